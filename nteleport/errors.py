@@ -1,0 +1,108 @@
+"""Everything that can go wrong, as one small tree.
+
+Every error nteleport raises on purpose is an `NTeleportError`, so a caller can catch one class. The message says what was
+found, what was expected and, where a name was mistyped, the nearest valid one; the command line prints it and exits with
+code 2, without a traceback.
+
+    NTeleportError
+    ├── TeleportationError   a change of basis that cannot be applied or drawn        (also a ValueError)
+    ├── AnalysisError        a network that cannot be traced
+    ├── ExperimentError      an experiment file with problems, all of them at once
+    ├── ExpressionError      a formula in an experiment file that is refused          (also a ValueError)
+    ├── UnknownNameError     a model, data set or initializer nobody knows            (also a LookupError)
+    ├── DatasetError         a data set that is neither present nor downloadable
+    ├── JobError             a job that cannot be started or continued
+    └── ResultsError         results on disk that are missing or cannot be read
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = [
+    "AnalysisError",
+    "DatasetError",
+    "ExperimentError",
+    "ExpressionError",
+    "JobError",
+    "NTeleportError",
+    "Problem",
+    "ResultsError",
+    "TeleportationError",
+    "UnknownNameError",
+    "nearest",
+]
+
+
+class NTeleportError(Exception):
+    """Base of all errors raised by nteleport."""
+
+
+class TeleportationError(NTeleportError, ValueError):
+    """A change of basis of the wrong length, with a zero or non-finite entry, or a range its sampling forbids."""
+
+
+class AnalysisError(NTeleportError):
+    """A network that cannot be traced into a graph of operators."""
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing that is wrong in an experiment file.
+
+    `line` and `column` count from 1; line 0 means the file as a whole (it is missing, it is not text).
+    """
+
+    file: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.message}"
+
+
+class ExperimentError(NTeleportError):
+    """An experiment file that cannot run. `problems` holds everything that is wrong; `str()` gives one line each."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class ExpressionError(NTeleportError, ValueError):
+    """A formula that is not a plain arithmetic function of one number."""
+
+
+class UnknownNameError(NTeleportError, LookupError):
+    """A model, data set or initializer that does not exist."""
+
+
+class DatasetError(NTeleportError):
+    """A data set that is neither on this machine nor downloadable, or whose files are damaged."""
+
+
+class JobError(NTeleportError):
+    """A job that cannot be started or continued: an unwritable folder, a damaged checkpoint."""
+
+
+class ResultsError(NTeleportError):
+    """Results on disk that are missing, unfinished or cannot be read."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return `", did you mean 'x'?"` for the choice most like `name`, or `""` when none is; letter case is ignored.
+
+    Example:
+        >>> nearest("SDG", ["SGD", "Adam"])
+        ", did you mean 'SGD'?"
+    """
+    by_folded = {choice.casefold(): choice for choice in choices}
+    matches = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    return f", did you mean {by_folded[matches[0]]!r}?" if matches else ""
