@@ -1,0 +1,82 @@
+"""Which data sets there are: shapes, classes, sizes and normalisation constants. No torch, no files touched.
+
+Images of MNIST and Fashion-MNIST are padded from 28×28 to 32×32 with black, and the 8×8 digits are enlarged to 32×32, so
+that every network that runs on CIFAR runs on all of them. The normalisation constants are those of the pictures as they
+are served: for the padded sets the published mean and standard deviation of the 28×28 pictures, carried over exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nteleport.errors import UnknownNameError, nearest
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known about a data set before it is read.
+
+    Attributes:
+        name: its name in an experiment file.
+        input_shape: (channels, height, width) of one image as served to a network.
+        num_classes: labels are 0 … num_classes − 1.
+        train_size, test_size: images in the two published splits.
+        mean, std: per channel, of pixel values in [0, 1] over the training split.
+        augmented: training images are randomly cropped (pad 4) and flipped.
+        folder: where its files lie below the data folder, as torchvision lays them out; "" ships inside the package.
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    train_size: int
+    test_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmented: bool = False
+    folder: str = ""
+
+
+def _padded(mean: float, std: float, content: float) -> tuple[tuple[float], tuple[float]]:
+    """Mean and standard deviation after adding black pixels until a share ``content`` of the pixels is picture."""
+    second_moment = (std**2 + mean**2) * content
+    return (mean * content,), ((second_moment - (mean * content) ** 2) ** 0.5,)
+
+
+_SMALL_IN_32 = (28 * 28) / (32 * 32)
+_MNIST_MEAN, _MNIST_STD = _padded(0.1307, 0.3081, _SMALL_IN_32)
+_FASHION_MEAN, _FASHION_STD = _padded(0.2860, 0.3530, _SMALL_IN_32)
+
+DATASETS: dict[str, DatasetInfo] = {
+    info.name: info
+    for info in (
+        DatasetInfo("digits", (1, 32, 32), 10, 1437, 360, (0.3053,), (0.3762,)),
+        DatasetInfo(
+            "mnist", (1, 32, 32), 10, 60_000, 10_000, _MNIST_MEAN, _MNIST_STD, folder="MNIST/raw"
+        ),
+        DatasetInfo(
+            "fashion_mnist", (1, 32, 32), 10, 60_000, 10_000, _FASHION_MEAN, _FASHION_STD, folder="FashionMNIST/raw"
+        ),
+        DatasetInfo(
+            "cifar10", (3, 32, 32), 10, 50_000, 10_000,
+            (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), augmented=True, folder="cifar-10-batches-py",
+        ),
+        DatasetInfo(
+            "cifar100", (3, 32, 32), 100, 50_000, 10_000,
+            (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762), augmented=True, folder="cifar-100-python",
+        ),
+    )
+}  # fmt: skip
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """The catalogue entry of a data set.
+
+    Raises:
+        UnknownNameError: no data set has this name; the message gives the nearest one.
+    """
+    key = str(name).strip().lower()
+    if key in DATASETS:
+        return DATASETS[key]
+    known = ", ".join(DATASETS)
+    raise UnknownNameError(f"unknown data set {name!r}: expected one of {known}{nearest(key, DATASETS)}")
