@@ -50,7 +50,7 @@ _FASHION_MEAN, _FASHION_STD = _padded(0.2860, 0.3530, _SMALL_IN_32)
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
     for info in (
-        DatasetInfo("digits", (1, 32, 32), 10, 1437, 360, (0.3053,), (0.3762,)),
+        DatasetInfo("digits", (1, 32, 32), 10, 1437, 360, (0.3058,), (0.3761,)),
         DatasetInfo(
             "mnist", (1, 32, 32), 10, 60_000, 10_000, _MNIST_MEAN, _MNIST_STD, folder="MNIST/raw"
         ),
