@@ -1,8 +1,8 @@
 """Everything that can go wrong, as one small tree.
 
-Every error nteleport raises on purpose is an `NTeleportError`, so a caller can catch one class. The message says what was
-found, what was expected and, where a name was mistyped, the nearest valid one; the command line prints it and exits with
-code 2, without a traceback.
+Every error nteleport raises on purpose is an `NTeleportError`, so a caller can catch one class. The message says
+what was found, what was expected and, where a name was mistyped, the nearest valid one; the command line prints it
+and exits with code 2, without a traceback.
 
     NTeleportError
     ├── TeleportationError   a change of basis that cannot be applied or drawn        (also a ValueError)
@@ -41,7 +41,7 @@ class NTeleportError(Exception):
 
 
 class TeleportationError(NTeleportError, ValueError):
-    """A change of basis of the wrong length, with a zero or non-finite entry, or a range its sampling forbids."""
+    """A change of basis of wrong length, with an entry that is zero or not finite, or from a forbidden range."""
 
 
 class AnalysisError(NTeleportError):
@@ -66,7 +66,7 @@ class Problem:
 
 
 class ExperimentError(NTeleportError):
-    """An experiment file that cannot run. `problems` holds everything that is wrong; `str()` gives one line each."""
+    """An experiment file that cannot run: `problems` holds all that is wrong, `str()` gives one line each."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
@@ -97,7 +97,7 @@ class ResultsError(NTeleportError):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return `", did you mean 'x'?"` for the choice most like `name`, or `""` when none is; letter case is ignored.
+    """Return `", did you mean 'x'?"` for the choice most like `name`, or `""` when none is; case is ignored.
 
     Example:
         >>> nearest("SDG", ["SGD", "Adam"])

@@ -1,0 +1,1 @@
+"""Training a network, with or without teleportations on the way."""

@@ -1,0 +1,296 @@
+"""A job: one cell of an experiment and one run of it, as pure data.
+
+A job is known by its content. `Job.name` ends in a hash of everything that can change the job's results, in a
+canonical form: fields at their default are left out (so a field added later changes no old name), options that
+have no effect in the job's mode are left out (so a baseline is the same job whatever teleportations stand beside
+it), and equal numbers are written equally. `Job.seed` hashes less: data set, model, initializer and run alone. So
+a teleported job and its baseline start from the same weights and see the same batches.
+
+This module imports no torch: planning, listing and plotting must be instant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from nteleport.errors import nearest
+
+SAMPLINGS = ("intra_landscape", "inter_landscape", "positive", "negative", "centered")
+METRICS = ("weighted_grad_norm", "loss_lookahead_diff")
+OPTIMIZER_STATES = ("reset", "transport", "keep")
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+_SCHEDULE_AND_COB = ("every_n_epochs", "teleport_only_once", "cob_range", "cob_sampling", "center")
+MODE_OPTIONS: dict[str, tuple[str, ...]] = {
+    "no_teleport": (),
+    "random": (*_SCHEDULE_AND_COB, "teleport_prob"),
+    "optim": (*_SCHEDULE_AND_COB, "metric", "num_teleportations", "num_batches"),
+    "pseudo": _SCHEDULE_AND_COB,
+    "same_distr": _SCHEDULE_AND_COB,
+}
+"""For each teleportation mode, the fields of `Teleportation` that have an effect in it."""
+
+_LONGEST_SLUG = 90
+
+
+def sampling_problem(sampling: str, cob_range: float, center: float = 1.0) -> str | None:
+    """Say why changes of basis cannot be drawn like this, or return None if they can.
+
+    With r = `cob_range`: `intra_landscape` needs 0 ≤ r ≤ 1 and `inter_landscape` r ≥ 0; `positive` and `negative`
+    need r > 0; `centered` needs 0 < r ≤ `center`.
+    """
+    if sampling not in SAMPLINGS:
+        names = ", ".join(SAMPLINGS)
+        return f"unknown sampling {sampling!r}, expected one of {names}{nearest(sampling, SAMPLINGS)}"
+    if not (math.isfinite(cob_range) and math.isfinite(center)):
+        return f"cob_range {cob_range:g} with center {center:g}: expected finite numbers"
+    expected = {
+        "intra_landscape": (0 <= cob_range <= 1, "a range from 0 to 1"),
+        "inter_landscape": (cob_range >= 0, "a range of at least 0"),
+        "positive": (cob_range > 0, "a range above 0"),
+        "negative": (cob_range > 0, "a range above 0"),
+        "centered": (0 < cob_range <= center, f"a range above 0 and at most its center {center:g}"),
+    }
+    allowed, wanted = expected[sampling]
+    return None if allowed else f"cob_range {cob_range:g} is forbidden by {sampling}: expected {wanted}"
+
+
+@dataclass(frozen=True)
+class TrainingParams:
+    """How a network is trained, whatever the optimizer and the teleportations."""
+
+    epochs: int = 10
+    batch_size: int = 32
+    shuffle_batches: bool = False
+    drop_last_batch: bool = False
+    max_batch: int | None = None
+    """At most this many batches an epoch; None for all."""
+    validation: float | None = None
+    """Share of the training split held out; None validates on the test split, as published."""
+    optimizer_state: str = "reset"
+    """What a teleportation does to the optimizer's state, one of `OPTIMIZER_STATES`."""
+    precision: str = "fp32"
+    compile: bool = False
+    channels_last: bool = False
+    fused: str | bool = "auto"
+
+
+@dataclass(frozen=True)
+class Teleportation:
+    """When and how a job teleports (section 3 of the paper).
+
+    Fields outside `MODE_OPTIONS[mode]` have no effect.
+    """
+
+    mode: str = "no_teleport"
+    every_n_epochs: int = 1
+    """The first teleportation is at the start of this epoch, counted from 0."""
+    teleport_only_once: bool = False
+    cob_range: float = 0.5
+    cob_sampling: str = "intra_landscape"
+    center: float = 1.0
+    """Middle of the range, for the sampling `centered` only."""
+    teleport_prob: float = 1.0
+    metric: str = "weighted_grad_norm"
+    num_teleportations: int = 10
+    num_batches: int = 1
+
+    def settings(self) -> dict[str, Any]:
+        """The mode and the options that have an effect in it."""
+        options = {name: getattr(self, name) for name in MODE_OPTIONS[self.mode]}
+        if options.get("every_n_epochs") == 0:  # every 0 epochs means once, at epoch 0
+            options["teleport_only_once"] = True
+        if self.cob_sampling != "centered":
+            options.pop("center", None)
+        return {"mode": self.mode, **options}
+
+    @property
+    def label(self) -> str:
+        """The teleportation in a few words: "no teleport", "random, once at 0, inter 0.9"."""
+        if self.mode == "no_teleport":
+            return "no teleport"
+        chosen = self.settings()
+        first = self.every_n_epochs
+        words = [self.mode, f"once at {first}" if chosen["teleport_only_once"] else f"every {first}"]
+        words.append(f"{self.cob_sampling.removesuffix('_landscape')} {self.cob_range:g}")
+        if "center" in chosen:
+            words[-1] += f" around {self.center:g}"
+        if self.mode == "random" and self.teleport_prob != 1:
+            words.append(f"prob {self.teleport_prob:g}")
+        if self.mode == "optim":
+            words.append(f"{self.metric} of {self.num_teleportations} on {self.num_batches}")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A class chosen by name with its keyword arguments: a model, an initializer, an optimizer."""
+
+    cls: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, key: str = "cls") -> dict[str, Any]:
+        """The name under `key`, then the keyword arguments: as an experiment file writes it."""
+        return {key: self.cls, **self.kwargs}
+
+    @property
+    def label(self) -> str:
+        """One line for a legend: `SGD lr=0.01 momentum=0.9`."""
+        chosen = _canonical(self.settings())
+        return " ".join([chosen.pop("cls"), *(f"{key}={_flat(value)}" for key, value in chosen.items())])
+
+
+@dataclass(frozen=True)
+class Scheduler(Component):
+    """A learning-rate scheduler, stepped at the end of each `interval`: `epoch` or `step`."""
+
+    interval: str = "epoch"
+
+    def settings(self, key: str = "cls") -> dict[str, Any]:
+        interval = {} if self.interval == "epoch" else {"interval": self.interval}
+        return {**super().settings(key), **interval}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: everything that determines its results, and `run`, which counts repetitions from 0."""
+
+    dataset: str
+    training: TrainingParams
+    model: Component
+    initializer: Component
+    optimizer: Component
+    scheduler: Scheduler | None = None
+    teleportation: Teleportation = Teleportation()
+    run: int = 0
+
+    @cached_property
+    def seed(self) -> int:
+        """63 bits, from data set, model, initializer and run alone: a teleported job and its baseline share it."""
+        origin = {key: self._cell[key] for key in ("dataset", "model", "initializer")}
+        return int(_digest({**origin, "run": self.run})[:16], 16) >> 1
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 in hexadecimal of the canonical job: equal jobs, equal digests."""
+        return _digest({**self._cell, "run": self.run})
+
+    @property
+    def hash8(self) -> str:
+        """The first 8 characters of the digest."""
+        return self.digest[:8]
+
+    @property
+    def slug(self) -> str:
+        """The job in readable words that are safe in a file name. Not unique: `name` is."""
+        return f"{self._cell_slug}-run{self.run}"
+
+    @property
+    def name(self) -> str:
+        """The name of the job's directory, `<slug>-<hash8>`."""
+        return f"{self.slug}-{self.hash8}"
+
+    @cached_property
+    def cell_name(self) -> str:
+        """The name of the job's cell of the matrix: all runs of it share this name."""
+        return f"{self._cell_slug}-{_digest(self._cell)[:8]}"
+
+    def to_experiment(self, runs: Sequence[int] | None = None) -> dict[str, Any]:
+        """The content of an experiment file that expands to this job, or to these `runs` of its cell."""
+        optimizer = self.optimizer.settings()
+        if self.scheduler is not None:
+            optimizer["lr_scheduler"] = self.scheduler.settings()
+        teleportation = {"teleport": self.teleportation.settings()}
+        return {
+            "runs": [self.run] if runs is None else list(runs),
+            "datasets": [self.dataset],
+            "models": [self.model.settings()],
+            "initializers": [self.initializer.settings("type")],
+            "optimizers": [optimizer],
+            "training_params": self._training_settings(),
+            "teleportations": teleportation if self._teleports else {"no_teleport": None},
+        }
+
+    def hparams(self) -> dict[str, str | int | float | bool | None]:
+        """Every hyper-parameter as a scalar under a dotted key, and a label of each component under its name.
+
+        `optimizer.lr` is 0.01, `teleport.cob_range` 0.9; `optimizer` is "SGD lr=0.01 momentum=0.9", `teleport` is
+        "random, once at 0, inter 0.9". A list becomes its JSON text.
+        """
+        parts: dict[str, tuple[str, dict[str, Any]]] = {
+            "model": (self.model.label, self.model.settings()),
+            "initializer": (self.initializer.label, self.initializer.settings("type")),
+            "optimizer": (self.optimizer.label, self.optimizer.settings()),
+            "lr_scheduler": ("none", {}),
+            "teleport": (self.teleportation.label, self.teleportation.settings()),
+        }
+        if self.scheduler is not None:
+            parts["lr_scheduler"] = (self.scheduler.label, self.scheduler.settings())
+        flat: dict[str, Any] = {"dataset": self.dataset, "run": self.run, "seed": self.seed}
+        for part, (label, _) in parts.items():
+            flat[part] = label
+        for part, (_, chosen) in parts.items():
+            flat.update({f"{part}.{key}": _flat(value) for key, value in chosen.items()})
+        flat.update({f"training.{key}": value for key, value in self._training_settings().items()})
+        return flat
+
+    @property
+    def _teleports(self) -> bool:
+        return self.teleportation.mode != "no_teleport"
+
+    def _training_settings(self) -> dict[str, Any]:
+        chosen = {each.name: getattr(self.training, each.name) for each in fields(TrainingParams)}
+        if not self._teleports:  # nothing ever happens to the optimizer's state
+            del chosen["optimizer_state"]
+        return chosen
+
+    @cached_property
+    def _cell(self) -> dict[str, Any]:
+        """Everything but the run, without defaults: what the hashes are made of."""
+        return {
+            "dataset": self.dataset,
+            "training": _without_defaults(self._training_settings(), TrainingParams()),
+            "model": self.model.settings(),
+            "initializer": self.initializer.settings("type"),
+            "optimizer": self.optimizer.settings(),
+            "scheduler": self.scheduler.settings() if self.scheduler else None,
+            "teleportation": _without_defaults(self.teleportation.settings(), Teleportation()),
+        }
+
+    @cached_property
+    def _cell_slug(self) -> str:
+        words = [self.dataset, self.model.label, self.optimizer.label]
+        if self.initializer.cls != "none":
+            words.insert(2, self.initializer.label)
+        text = re.sub(r"[^a-z0-9._]+", "-", " ".join(words).lower().replace("=", ""))
+        return f"{text[:_LONGEST_SLUG].strip('-.')}-{self.teleportation.mode}"
+
+
+def _without_defaults(chosen: dict[str, Any], defaults: TrainingParams | Teleportation) -> dict[str, Any]:
+    return {key: value for key, value in chosen.items() if value != getattr(defaults, key)}
+
+
+def _canonical(value: Any) -> Any:
+    """Sort keys, and write an integral float as the integer it equals."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(value[key]) for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(_canonical(value), separators=(",", ":")).encode()).hexdigest()
+
+
+def _flat(value: Any) -> Any:
+    return json.dumps(_canonical(value)) if isinstance(value, (list, tuple, Mapping)) else value
