@@ -1,8 +1,8 @@
 """Everything that can go wrong, as one small tree.
 
-Every error nteleport raises on purpose is an `NTeleportError`, so a caller can catch one class. The message says
-what was found, what was expected and, where a name was mistyped, the nearest valid one; the command line prints it
-and exits with code 2, without a traceback.
+Every error nteleport raises on purpose is an `NTeleportError`, so a caller can catch one class. The message
+says what was found, what was expected and, where a name was mistyped, the nearest valid one; the command line
+prints it and exits with code 2, without a traceback.
 
     NTeleportError
     ├── TeleportationError   a change of basis that cannot be applied or drawn        (also a ValueError)
@@ -41,7 +41,7 @@ class NTeleportError(Exception):
 
 
 class TeleportationError(NTeleportError, ValueError):
-    """A change of basis of wrong length, with an entry that is zero or not finite, or from a forbidden range."""
+    """A change of basis of wrong length or with an entry that is zero or not finite, or a forbidden range."""
 
 
 class AnalysisError(NTeleportError):

@@ -1,10 +1,10 @@
 """A job: one cell of an experiment and one run of it, as pure data.
 
 A job is known by its content. `Job.name` ends in a hash of everything that can change the job's results, in a
-canonical form: fields at their default are left out (so a field added later changes no old name), options that
-have no effect in the job's mode are left out (so a baseline is the same job whatever teleportations stand beside
-it), and equal numbers are written equally. `Job.seed` hashes less: data set, model, initializer and run alone. So
-a teleported job and its baseline start from the same weights and see the same batches.
+canonical form: fields at their default are left out (so a field added later changes no old name), options
+that have no effect in the job's mode are left out (so a baseline is the same job whatever teleportations
+stand beside it), and equal numbers are written equally. `Job.seed` hashes less: data set, model, initializer
+and run alone. So a teleported job and its baseline start from the same weights and see the same batches.
 
 This module imports no torch: planning, listing and plotting must be instant.
 """
@@ -43,8 +43,8 @@ _LONGEST_SLUG = 90
 def sampling_problem(sampling: str, cob_range: float, center: float = 1.0) -> str | None:
     """Say why changes of basis cannot be drawn like this, or return None if they can.
 
-    With r = `cob_range`: `intra_landscape` needs 0 ≤ r ≤ 1 and `inter_landscape` r ≥ 0; `positive` and `negative`
-    need r > 0; `centered` needs 0 < r ≤ `center`.
+    With r = `cob_range`: `intra_landscape` needs 0 ≤ r ≤ 1 and `inter_landscape` r ≥ 0; `positive` and
+    `negative` need r > 0; `centered` needs 0 < r ≤ `center`.
     """
     if sampling not in SAMPLINGS:
         names = ", ".join(SAMPLINGS)
@@ -173,7 +173,7 @@ class Job:
 
     @cached_property
     def seed(self) -> int:
-        """63 bits, from data set, model, initializer and run alone: a teleported job and its baseline share it."""
+        """63 bits from data set, model, initializer and run: a teleported job and its baseline share it."""
         origin = {key: self._cell[key] for key in ("dataset", "model", "initializer")}
         return int(_digest({**origin, "run": self.run})[:16], 16) >> 1
 
@@ -221,8 +221,8 @@ class Job:
     def hparams(self) -> dict[str, str | int | float | bool | None]:
         """Every hyper-parameter as a scalar under a dotted key, and a label of each component under its name.
 
-        `optimizer.lr` is 0.01, `teleport.cob_range` 0.9; `optimizer` is "SGD lr=0.01 momentum=0.9", `teleport` is
-        "random, once at 0, inter 0.9". A list becomes its JSON text.
+        `optimizer.lr` is 0.01, `teleport.cob_range` 0.9; `optimizer` is "SGD lr=0.01 momentum=0.9"
+        and `teleport` "random, once at 0, inter 0.9". A list becomes its JSON text.
         """
         parts: dict[str, tuple[str, dict[str, Any]]] = {
             "model": (self.model.label, self.model.settings()),
