@@ -1,4 +1,8 @@
-"""The command line: a thin leaf over the library. Nothing here imports torch until a command needs it."""
+"""The command line: a thin leaf over the library.
+
+``main`` is what the console script ``nteleport`` runs. Each command is a module of its own, imported when it is
+asked for; torch, pandas and matplotlib are imported later still, when the command truly works.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,8 @@ from typing import Any
 __all__ = ["main"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "main":
-        from nteleport.cli.main import main
+def main(*args: Any, **kwargs: Any) -> None:
+    """Run the command line on ``sys.argv``, or on the arguments given as a list. Always exits."""
+    from nteleport.cli.app import nteleport
 
-        return main
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    nteleport(*args, **kwargs)

@@ -1,0 +1,152 @@
+"""The command ``nteleport``: a group that knows its commands by name and imports one only when it is run.
+
+Help, shell completion and ``--version`` never import a command's module: the one line of help of each command
+is kept here, beside the module that has the rest. All ways to end badly meet here too:
+
+====================================  =========  ========================================
+what happened                         exit code  what is shown
+====================================  =========  ========================================
+a wrong command line, or bad input    2          one message on stderr, no traceback
+Ctrl-C                                130        "interrupted"
+the reader of the output went away    141        nothing (as for any program in a pipe)
+====================================  =========  ========================================
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import click
+from click.shell_completion import CompletionItem
+
+from nteleport import __version__
+from nteleport.cli.options import CONTEXT_SETTINGS, Failure
+from nteleport.errors import NTeleportError, nearest
+
+__all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "nteleport"]
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+@dataclass(frozen=True)
+class LazyCommand:
+    """A command that is not imported yet: the module that has it, under its own name, and its line of help."""
+
+    module: str
+    help: str
+
+
+COMMANDS: Mapping[str, LazyCommand] = {
+    "train": LazyCommand("nteleport.cli.train", "Train every job of an experiment file."),
+    "unravel": LazyCommand("nteleport.cli.unravel", "Write each cell of an experiment to a file of its own."),
+    "plot": LazyCommand("nteleport.cli.plot", "Draw mean curves and box plots of trained jobs."),
+    "inspect": LazyCommand("nteleport.cli.inspect", "Show what a teleportation does to each parameter."),
+    "completion": LazyCommand("nteleport.cli.completion", "Print the script for completion in a shell."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group that imports its commands on use, and whose `main` owns the exit codes of the table above."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.lazy:
+            return None
+        command = getattr(importlib.import_module(self.lazy[cmd_name].module), cmd_name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{self.lazy[cmd_name].module}.{cmd_name} is not a click command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.lazy and not name.startswith("-") and not ctx.resilient_parsing:
+            hint = nearest(name, self.lazy) or f": expected one of {', '.join(self.lazy)}"
+            raise click.UsageError(f"no such command {name!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in self.lazy.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [
+            CompletionItem(name, help=command.help)
+            for name, command in self.lazy.items()
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = "nteleport",
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run; in `standalone_mode` always exit, with a code of the table in the module's docstring."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            outcome = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except NTeleportError as error:
+            _show_and_exit(Failure(str(error)))
+        except click.ClickException as error:
+            _show_and_exit(error)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        sys.exit(outcome if isinstance(outcome, int) else 0)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _quiet_pipe():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _quiet_pipe():
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        return result
+
+
+@contextmanager
+def _quiet_pipe() -> Iterator[None]:
+    """End the program without a word when what reads its output (``| head``) has gone.
+
+    Standard output is pointed at the null device first, or the interpreter would complain on its way out.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+
+
+def _show_and_exit(error: click.ClickException) -> NoReturn:
+    error.show()
+    sys.exit(error.exit_code)
+
+
+@click.command(cls=LazyGroup, lazy=COMMANDS, context_settings=CONTEXT_SETTINGS)
+@click.version_option(__version__, prog_name="nteleport")
+def nteleport() -> None:
+    """Neural teleportation: move a network's weights without changing its function, and train from there.
+
+    Start with `nteleport train configs/quickstart.yml --out results/quickstart`.
+    """
