@@ -1,0 +1,100 @@
+"""What all commands share: how options are spelled, how lists are given and how errors end a command.
+
+- ``Command``: long options may be written with underscores (``--group_by`` is ``--group-by``), and an
+  ``NTeleportError`` becomes one message on stderr and exit code 2, never a traceback.
+- ``list_option``: a list is comma-separated, or the option is repeated, or both.
+- ``AliasedOption``: older names of an option that parse but do not crowd the help.
+
+A command is ``@click.command(cls=Command)``; a group passes ``context_settings=CONTEXT_SETTINGS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ..errors import NTeleportError
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+
+
+def normalize_token(token: str) -> str:
+    """The one spelling of an option, choice or command name: dashes for underscores."""
+    return token.replace("_", "-")
+
+
+CONTEXT_SETTINGS: dict[str, Any] = {
+    "token_normalize_func": normalize_token,
+    "help_option_names": ["-h", "--help"],
+}
+
+
+class Failure(click.ClickException):
+    """An error of the user's input: its message on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+class Command(click.Command):
+    """A click command with this project's spelling of options and its reporting of errors."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["context_settings"] = CONTEXT_SETTINGS | (kwargs.get("context_settings") or {})
+        super().__init__(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NTeleportError as error:
+            raise Failure(str(error)) from error
+
+
+class CommaList(click.ParamType):  # type: ignore[type-arg]  # subscriptable only since click 8.4
+    """A comma-separated list; each item is converted by `item_type`. Empty items are dropped."""
+
+    def __init__(self, item_type: Any = click.STRING) -> None:
+        self.item_type = click.types.convert_type(item_type)
+        self.name = "list" if self.item_type is click.STRING else f"{self.item_type.name} list"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        pieces = value.split(",") if isinstance(value, str) else value
+        stripped = [piece.strip() if isinstance(piece, str) else piece for piece in pieces]
+        items = tuple(self.item_type.convert(piece, param, ctx) for piece in stripped if piece != "")
+        if not items:
+            self.fail("expected one or more values separated by commas", param, ctx)
+        return items
+
+
+class AliasedOption(click.Option):
+    """An option with further names, `aliases`, that parse like the first ones but stay out of the help."""
+
+    def __init__(self, param_decls: Any = None, *, aliases: tuple[str, ...] = (), **attrs: Any) -> None:
+        super().__init__(param_decls, **attrs)
+        self.shown = list(self.opts)
+        self.opts += [alias for alias in aliases if alias not in self.opts]
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        every = self.opts
+        self.opts = self.shown
+        try:
+            return super().get_help_record(ctx)
+        finally:
+            self.opts = every
+
+
+def list_option(
+    *names: str, item_type: Any = click.STRING, aliases: tuple[str, ...] = (), **attrs: Any
+) -> Callable[[_Decorated], _Decorated]:
+    """An option whose value is a flat tuple: ``--x a,b --x c`` gives ``("a", "b", "c")``, absent gives ``()``."""
+
+    def flatten(ctx: click.Context, param: click.Parameter, value: Any) -> tuple[Any, ...]:
+        return tuple(item for items in value or () for item in items)
+
+    return click.option(
+        *names, cls=AliasedOption, aliases=aliases, type=CommaList(item_type), multiple=True,
+        callback=flatten, **attrs,
+    )
