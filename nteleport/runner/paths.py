@@ -1,7 +1,8 @@
 """The places of a job on disk, and how a file gets there.
 
-`JobPaths` is the one class that knows the filenames of a job. A file appears under its name only when it is whole:
-it is written beside its final place and renamed over it, so a reader or a crash never meets half a file.
+`JobPaths` is the one class that knows the filenames of a job. A file appears under its name only when it is
+whole: it is written beside its final place and renamed over it, so a reader or a crash never meets half a
+file.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ class JobPaths:
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; on success it takes the place of `path` in one step.
 
-    On an error the temporary file is removed and `path` is as it was. With `durable` the content reaches the disk
-    before the rename, so that not even a power cut leaves an empty file under the name.
+    On an error the temporary file is removed and `path` is as it was. With `durable` the content reaches the
+    disk before the rename, so that not even a power cut leaves an empty file under the name.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
