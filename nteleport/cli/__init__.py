@@ -1,7 +1,7 @@
 """The command line: a thin leaf over the library.
 
-``main`` is what the console script ``nteleport`` runs. Each command is a module of its own, imported when it is
-asked for; torch, pandas and matplotlib are imported later still, when the command truly works.
+``main`` is what the console script ``nteleport`` runs. Each command is a module of its own, imported when it
+is asked for; torch, pandas and matplotlib are imported later still, when the command truly works.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 @dataclass(frozen=True)
 class LazyCommand:
-    """A command that is not imported yet: the module that has it, under its own name, and its line of help."""
+    """A command that is not imported yet: the module that has it under its own name, and its line of help."""
 
     module: str
     help: str
@@ -53,7 +53,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
 
 
 class LazyGroup(click.Group):
-    """A click group that imports its commands on use, and whose `main` owns the exit codes of the table above."""
+    """A click group that imports its commands on use; its `main` owns the exit codes of the table above."""
 
     def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
