@@ -10,6 +10,7 @@ Everything wrong with a file is collected, not raised, so that a user sees all o
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ class _Reader:
     def __init__(self, origin: Mark, problems: Problems) -> None:
         self.origin = origin
         self.problems = problems
-        self.count = 0
+        self.count: float = 0
 
     def place(self, mark: Any) -> Mark:
         """PyYAML's mark, counted from the origin."""
@@ -164,17 +165,23 @@ class _Reader:
 
     def node(self, source: Any, key_mark: Mark | None = None, depth: int = 0) -> Node:
         mark = self.place(source.start_mark)
-        self.count += 1
-        if depth > _DEEPEST or self.count > _MOST_VALUES:
-            if self.count < 2 * _MOST_VALUES:  # say it once
-                self.problems.add(mark, "an alias inside its own anchor, or too many: expected a small file")
-                self.count = 2 * _MOST_VALUES
+        if self.grows_without_end(mark, depth):
             return Node(None, mark, key_mark)
         if isinstance(source, yaml.ScalarNode):
             return Node(source.value if source.style else resolve(source.value), mark, key_mark)
         if isinstance(source, yaml.SequenceNode):
             return Node([self.node(item, depth=depth + 1) for item in source.value], mark, key_mark)
         return Node(self.mapping(source, depth + 1), mark, key_mark)
+
+    def grows_without_end(self, mark: Mark, depth: int) -> bool:
+        """Count one more value, and say whether aliases have made too many of them; reported once."""
+        self.count += 1
+        if depth <= _DEEPEST and self.count <= _MOST_VALUES:
+            return False
+        if self.count != math.inf:
+            self.problems.add(mark, "an alias inside its own anchor, or too many: expected a small file")
+            self.count = math.inf
+        return True
 
     def mapping(self, source: Any, depth: int) -> dict[str, Node]:
         """The entries of a mapping; its own keys win over merged ones."""
@@ -186,7 +193,8 @@ class _Reader:
                 self.problems.add(key_mark, "a list or mapping as a key, expected a name")
             elif key.value == "<<" and not key.style:
                 for base in self.merge_bases(value):
-                    merged = {**self.mapping(base, depth), **merged}
+                    if not self.grows_without_end(key_mark, depth):
+                        merged = {**self.mapping(base, depth + 1), **merged}
             elif key.value in own:
                 first = own[key.value].key_mark or self.origin
                 self.problems.add(key_mark, f"duplicate key {key.value!r}, first given on line {first.line}")
@@ -199,13 +207,12 @@ class _Reader:
             if isinstance(base, yaml.MappingNode):
                 yield base
             else:
-                self.problems.add(self.place(base.start_mark), "`<<` merges mappings, expected an alias to
-                one")
+                self.problems.add(self.place(base.start_mark), "`<<` merges mappings, expected an alias")
 
 
 def to_yaml(data: Any) -> str:
-    """Write plain data as YAML that `parse_yaml` reads back equal; innermost collections stand on one line."""
-    layout = {"sort_keys": False, "allow_unicode": True, "width": 100, "default_flow_style": None}
+    """Write plain data as YAML that `parse_yaml` reads back equal; innermost collections on one line."""
+    layout: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 100, "default_flow_style": None}
     return str(yaml.dump(data, Dumper=_ExactDumper, **layout))
 
 
