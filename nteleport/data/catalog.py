@@ -23,7 +23,10 @@ class DatasetInfo:
         train_size, test_size: images in the two published splits.
         mean, std: per channel, of pixel values in [0, 1] over the training split.
         augmented: training images are randomly cropped (pad 4) and flipped.
-        folder: where its files lie below the data folder, as torchvision lays them out; "" ships inside the package.
+        folder: where its files lie below the data folder, as torchvision lays them out.
+        files: the files in that folder; none for a data set that ships inside the package.
+        torchvision_class: the class of ``torchvision.datasets`` that downloads it.
+        system_folder, system_package: a Debian package that has the files, and where it puts them.
     """
 
     name: str
@@ -35,6 +38,10 @@ class DatasetInfo:
     std: tuple[float, ...]
     augmented: bool = False
     folder: str = ""
+    files: tuple[str, ...] = ()
+    torchvision_class: str = ""
+    system_folder: str = ""
+    system_package: str = ""
 
 
 def _padded(mean: float, std: float, content: float) -> tuple[tuple[float], tuple[float]]:
@@ -47,26 +54,77 @@ _SMALL_IN_32 = (28 * 28) / (32 * 32)
 _MNIST_MEAN, _MNIST_STD = _padded(0.1307, 0.3081, _SMALL_IN_32)
 _FASHION_MEAN, _FASHION_STD = _padded(0.2860, 0.3530, _SMALL_IN_32)
 
+_IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+#: The data sets an experiment file can name.
 DATASETS: dict[str, DatasetInfo] = {
-    info.name: info
-    for info in (
-        DatasetInfo("digits", (1, 32, 32), 10, 1437, 360, (0.3058,), (0.3761,)),
-        DatasetInfo(
-            "mnist", (1, 32, 32), 10, 60_000, 10_000, _MNIST_MEAN, _MNIST_STD, folder="MNIST/raw"
-        ),
-        DatasetInfo(
-            "fashion_mnist", (1, 32, 32), 10, 60_000, 10_000, _FASHION_MEAN, _FASHION_STD, folder="FashionMNIST/raw"
-        ),
-        DatasetInfo(
-            "cifar10", (3, 32, 32), 10, 50_000, 10_000,
-            (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), augmented=True, folder="cifar-10-batches-py",
-        ),
-        DatasetInfo(
-            "cifar100", (3, 32, 32), 100, 50_000, 10_000,
-            (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762), augmented=True, folder="cifar-100-python",
-        ),
-    )
-}  # fmt: skip
+    "digits": DatasetInfo(
+        name="digits",
+        input_shape=(1, 32, 32),
+        num_classes=10,
+        train_size=1437,
+        test_size=360,
+        mean=(0.3058,),
+        std=(0.3761,),
+    ),
+    "mnist": DatasetInfo(
+        name="mnist",
+        input_shape=(1, 32, 32),
+        num_classes=10,
+        train_size=60_000,
+        test_size=10_000,
+        mean=_MNIST_MEAN,
+        std=_MNIST_STD,
+        folder="MNIST/raw",
+        files=_IDX_FILES,
+        torchvision_class="MNIST",
+    ),
+    "fashion_mnist": DatasetInfo(
+        name="fashion_mnist",
+        input_shape=(1, 32, 32),
+        num_classes=10,
+        train_size=60_000,
+        test_size=10_000,
+        mean=_FASHION_MEAN,
+        std=_FASHION_STD,
+        folder="FashionMNIST/raw",
+        files=_IDX_FILES,
+        torchvision_class="FashionMNIST",
+        system_folder="/usr/share/datasets/fashion-mnist",
+        system_package="dataset-fashion-mnist",
+    ),
+    "cifar10": DatasetInfo(
+        name="cifar10",
+        input_shape=(3, 32, 32),
+        num_classes=10,
+        train_size=50_000,
+        test_size=10_000,
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        augmented=True,
+        folder="cifar-10-batches-py",
+        files=("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"),
+        torchvision_class="CIFAR10",
+    ),
+    "cifar100": DatasetInfo(
+        name="cifar100",
+        input_shape=(3, 32, 32),
+        num_classes=100,
+        train_size=50_000,
+        test_size=10_000,
+        mean=(0.5071, 0.4866, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        augmented=True,
+        folder="cifar-100-python",
+        files=("train", "test"),
+        torchvision_class="CIFAR100",
+    ),
+}
 
 
 def dataset_info(name: str) -> DatasetInfo:
