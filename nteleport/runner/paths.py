@@ -62,6 +62,11 @@ class JobPaths:
         return self.directory / "checkpoint.pt"
 
     @property
+    def checkpoint_before(self) -> Path:
+        """The checkpoint before that one, for when it is damaged."""
+        return self.directory / "checkpoint.before.pt"
+
+    @property
     def weights(self) -> Path:
         """The trained network, when asked for."""
         return self.directory / "weights.pt"
