@@ -212,7 +212,7 @@ class _Reader:
 
 def to_yaml(data: Any) -> str:
     """Write plain data as YAML that `parse_yaml` reads back equal; innermost collections on one line."""
-    layout: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 100, "default_flow_style": None}
+    layout: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None}
     return str(yaml.dump(data, Dumper=_ExactDumper, **layout))
 
 
