@@ -1,8 +1,8 @@
 # Sourced by the scripts beside it: leaves a working environment in $venv and the checkout's folder in $root.
 #
 # The environment is made on first use, in .venv of the checkout or in $NTELEPORT_VENV. A file in it says how far that
-# got: "unfinished" (killed half-way: made again from nothing), "stale" (pip failed: pip runs again) or a digest of what
-# was installed (pip runs again when that changes). A virtual environment that somebody else made in $NTELEPORT_VENV is
+# got: "unfinished PID" (while that process runs we wait for it; if it was killed, all is made again), "stale" (pip
+# failed: pip runs again) or a digest of what was installed (pip runs again when that changes). A virtual environment that somebody else made in $NTELEPORT_VENV is
 # used as it is and never emptied.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -48,7 +48,7 @@ is_ready() {
         "$venv/bin/python" -I -c 'import nteleport' 2>/dev/null
 }
 
-is_usable() { [ "$(state)" != unfinished ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1; }
+is_usable() { [[ $(state) != unfinished* ]] && "$venv/bin/python" -m pip --version >/dev/null 2>&1; }
 
 # The folder may be emptied: it is not there yet, or empty, or was made by this script.
 is_ours() {
@@ -61,7 +61,7 @@ make_environment() {
     python=$(find_python) || exit 1
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$python cannot make virtual environments (on Debian and Ubuntu: apt install python3-venv)"
-    { mkdir -p "$venv" && find "$venv" -mindepth 1 -delete && touch "$made_file" && echo unfinished >"$state_file"; } ||
+    { mkdir -p "$venv" && find "$venv" -mindepth 1 -delete && touch "$made_file" && echo "unfinished $$" >"$state_file"; } ||
         fail "cannot write to $venv"
     "$python" -m venv "$venv" || fail "could not make a virtual environment in $venv"
 }
@@ -70,7 +70,7 @@ install_package() {
     local made_here=no quiet=()
     [ -e "$made_file" ] && made_here=yes
     [ -t 2 ] && [ -z "${CI:-}" ] || quiet=(--quiet)
-    [ "$made_here" = no ] || echo unfinished >"$state_file"
+    [ "$made_here" = no ] || echo "unfinished $$" >"$state_file"
     if ! "$venv/bin/python" -m pip install ${quiet[@]+"${quiet[@]}"} --disable-pip-version-check \
         --editable "$root[dev]" >&2; then
         [ "$made_here" = no ] || echo stale >"$state_file"
@@ -79,7 +79,16 @@ install_package() {
     wanted_state >"$state_file.new" && mv "$state_file.new" "$state_file"
 }
 
+wait_for_another() {
+    local word pid
+    read -r word pid <<<"$(state)"
+    [ "$word" = unfinished ] && kill -0 "$pid" 2>/dev/null || return 0
+    say "Waiting for process $pid, which is setting up $venv ..."
+    while kill -0 "$pid" 2>/dev/null; do sleep 1; done
+}
+
 ensure_environment() {
+    wait_for_another
     is_ready && return
     if ! is_usable; then
         say "Making an environment in $venv ..."
