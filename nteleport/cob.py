@@ -1,0 +1,61 @@
+"""Sampling changes of basis (section 4 of the paper)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nteleport.errors import TeleportationError
+from nteleport.training.job import sampling_problem
+
+SMALLEST_ENTRY = 1e-6
+"""No sampled entry is nearer to zero than this: zero has no inverse."""
+
+
+def sample_cob(
+    size: int,
+    cob_range: float,
+    sampling: str,
+    *,
+    center: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a change of basis.
+
+    With ``r = cob_range``: ``intra_landscape`` U[1−r, 1+r]; ``inter_landscape`` U[1−r, 1+r] or U[−1−r, −1+r] with
+    equal chances, chosen per entry; ``positive`` U[0, r]; ``negative`` U[−r, 0]; ``centered`` U[c−r, c+r].
+
+    Args:
+        size: number of entries.
+        cob_range: ``r``; at most 1 for ``intra_landscape``, in (0, ``center``] for ``centered``.
+        sampling: one of the names above.
+        center: ``c`` of ``centered``.
+        generator: source of randomness, on the CPU; the default generator of torch if None.
+
+    Returns:
+        float32 tensor of shape ``(size,)`` on the CPU, all ``|τ| ≥ 1e-6``.
+
+    Raises:
+        TeleportationError: unknown ``sampling``, or one that forbids ``cob_range``.
+    """
+    problem = sampling_problem(sampling, cob_range, center)
+    if problem:
+        raise TeleportationError(problem)
+    uniform = torch.rand(size, generator=generator)
+    if sampling == "positive":
+        cob = cob_range * uniform
+    elif sampling == "negative":
+        cob = -cob_range * uniform
+    else:
+        middle = center if sampling == "centered" else 1.0
+        cob = middle + cob_range * (2 * uniform - 1)
+        if sampling == "inter_landscape":
+            flipped = torch.rand(size, generator=generator) < 0.5
+            cob = torch.where(flipped, -cob, cob)
+    return _away_from_zero(cob, negative=sampling == "negative")
+
+
+def _away_from_zero(cob: Tensor, *, negative: bool) -> Tensor:
+    """Move entries within :data:`SMALLEST_ENTRY` of zero out to it, keeping their sign."""
+    sign = torch.where((cob < 0) | ((cob == 0) & negative), -1.0, 1.0)
+    return sign * cob.abs().clamp(min=SMALLEST_ENTRY)

@@ -1,0 +1,230 @@
+"""Training a teleported network at the speed of the plain one.
+
+The teleported network computes ``f(θ' / s)``, so there is no need to run it: the plain network runs at ``θ = θ' / s``
+and only the optimizer works in teleported coordinates, where weights are ``θ' = s ⊙ θ`` and gradients ``g / s``.
+
+* SGD (momentum, dampening, Nesterov and weight decay included) needs no second copy of the weights: in the
+  coordinates of the plain network it is SGD with gradients multiplied by ``1 / s²``.
+* Every other optimizer holds ``θ'``, sees ``g / s``, and after its step ``θ = θ' / s`` is written back. While the
+  change of basis is 1, both views share memory and nothing is copied.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from nteleport.errors import TeleportationError
+from nteleport.optimizer_state import check_transportable, scale_momentum, transport
+from nteleport.quiver import Quiver, check_cob, compact_scales
+
+OPTIMIZER_STATES = ("reset", "transport", "keep")
+
+
+class TeleportedOptimizer:
+    """A torch optimizer that works on the teleported weights of ``network``.
+
+    Attributes:
+        network: the plain network; it runs forward and backward as usual.
+        quiver: how the CoB acts on its parameters.
+        cob: the present CoB, shape ``(cob_size,)``; ones at first.
+        optimizer: the wrapped torch optimizer; learning-rate schedulers attach to it.
+
+    Args:
+        network: its parameters that require gradients are trained.
+        quiver: from :func:`nteleport.analyze`.
+        optimizer_class: any class of ``torch.optim``.
+        **hyper_parameters: its keyword arguments. ``fused`` is on where torch has it, unless given, or unless
+            ``foreach``, ``capturable`` or ``differentiable`` is.
+    """
+
+    def __init__(
+        self, network: nn.Module, quiver: Quiver, optimizer_class: type[Optimizer], **hyper_parameters: Any
+    ) -> None:
+        self.network, self.quiver = network, quiver
+        self._parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        first = next(iter(self._parameters.values()))
+        self.cob = torch.ones(quiver.cob_size, dtype=first.dtype, device=first.device)
+        self._in_plain_coordinates = optimizer_class is SGD
+        self._trained = dict(self._parameters)
+        if not self._in_plain_coordinates:
+            self._trained = {name: nn.Parameter(p.detach()) for name, p in self._parameters.items()}
+        self._hyper_parameters = {**_fused(optimizer_class, first, hyper_parameters), **hyper_parameters}
+        self.optimizer = self._new_optimizer(optimizer_class)
+        self._is_teleported = False
+        self._scales: dict[str, Tensor] = {}
+        self._gradient_factors: dict[str, Tensor] = {}
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One optimizer step from the gradients of the plain network. It consumes ``.grad`` of the parameters.
+
+        Args:
+            closure: re-evaluates the loss, for optimizers that need it; it clears gradients and runs backward.
+
+        Returns:
+            What the closure returned, if there is one.
+        """
+        if closure is None:
+            self._push_gradients()
+            self.optimizer.step()
+            self._pull_weights()
+            return None
+        evaluate = closure
+
+        def evaluate_at_teleported_weights() -> Any:
+            self._pull_weights()
+            with torch.enable_grad():
+                loss = evaluate()
+            self._push_gradients()
+            return loss
+
+        loss = self.optimizer.step(evaluate_at_teleported_weights)
+        self._pull_weights()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of the network, as ``Optimizer.zero_grad`` does."""
+        self.network.zero_grad(set_to_none)
+        if not self._in_plain_coordinates:
+            self.optimizer.zero_grad(set_to_none)
+
+    def teleport(self, cob: Tensor, optimizer_state: str = "reset") -> None:
+        """Move to another point of weight space; the function stays.
+
+        Args:
+            cob: the new total CoB, relative to the plain network; shape ``(cob_size,)``.
+            optimizer_state: ``reset`` starts the optimizer's state afresh, ``transport`` moves it exactly (a first
+                moment like a gradient, a second moment like its square), ``keep`` leaves the numbers as they are.
+                Hyper-parameters, and so the progress of a scheduler, carry on in all cases.
+
+        Raises:
+            TeleportationError: an unusable CoB, an unknown policy, or a state that cannot be transported.
+        """
+        check_cob(self.quiver, cob)
+        if optimizer_state not in OPTIMIZER_STATES:
+            raise TeleportationError(
+                f"optimizer_state is one of {', '.join(OPTIMIZER_STATES)}; got {optimizer_state!r}"
+            )
+        if optimizer_state == "transport":
+            check_transportable(self.optimizer)
+        before = self._scales
+        self._set_cob(cob)
+        if optimizer_state == "reset":
+            self.reset_state()
+        elif self._in_plain_coordinates:
+            scale_momentum(self.optimizer, self._ratios(before), power=-2 if optimizer_state == "transport" else -1)
+        elif optimizer_state == "transport":
+            transport(self.optimizer, self._ratios(before))
+        self.reload_weights()
+
+    def reset_state(self) -> None:
+        """Start the optimizer's state afresh; hyper-parameters stay."""
+        self.optimizer.state.clear()
+        self.optimizer.state.update(self._new_optimizer(type(self.optimizer)).state)
+
+    def reload_weights(self) -> None:
+        """Take over the network's parameters; call this after writing to them directly."""
+        if self._in_plain_coordinates:
+            return
+        for name, trained in self._trained.items():
+            plain = self._parameters[name].detach()
+            trained.data = plain * self._scales[name] if name in self._scales else plain
+
+    def scales(self) -> dict[str, Tensor]:
+        """The scale of every trained parameter, of its shape; expanded views, not for writing."""
+        return {name: self._scale(name).expand_as(p) for name, p in self._parameters.items()}
+
+    def teleported_weights(self) -> dict[str, Tensor]:
+        """The weights ``θ'`` of every trained parameter; do not write to them."""
+        if not self._in_plain_coordinates:
+            return {name: trained.detach() for name, trained in self._trained.items()}
+        return {name: p.detach() * self._scale(name) for name, p in self._parameters.items()}
+
+    def teleported_gradients(self) -> dict[str, Tensor]:
+        """The gradients ``g / s`` of every parameter that has one; meaningful between backward and :meth:`step`."""
+        return {
+            name: p.grad / self._scale(name) for name, p in self._parameters.items() if p.grad is not None
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The CoB, the state of the torch optimizer and the teleported weights where they are held separately.
+
+        The weights of the network are in its own ``state_dict``; restore those first.
+        """
+        weights = {} if self._in_plain_coordinates else {name: self._trained[name].detach() for name in self._scales}
+        return {"cob": self.cob, "optimizer": self.optimizer.state_dict(), "teleported_weights": weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            TeleportationError: the CoB does not fit this network. Nothing is changed then.
+        """
+        check_cob(self.quiver, state["cob"])
+        self._set_cob(state["cob"])
+        self.reload_weights()
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, weights in state["teleported_weights"].items():
+            self._trained[name].data.copy_(weights)
+
+    def _new_optimizer(self, optimizer_class: type[Optimizer]) -> Optimizer:
+        return optimizer_class(self._trained.values(), **self._hyper_parameters)
+
+    def _set_cob(self, cob: Tensor) -> None:
+        self.cob = cob.detach().to(self.cob, copy=True)
+        self._is_teleported = bool((self.cob != 1).any())
+        self._scales = {}
+        if self._is_teleported:
+            found = compact_scales(self.quiver, self.cob)
+            self._scales = {name: found[name].to(p.dtype) for name, p in self._parameters.items() if name in found}
+        power = -2 if self._in_plain_coordinates else -1
+        self._gradient_factors = {name: self._for_foreach(name, s.pow(power)) for name, s in self._scales.items()}
+
+    def _for_foreach(self, name: str, factor: Tensor) -> Tensor:
+        """CUDA multiplies a list of tensors in one kernel only if shapes agree; the CPU broadcasts as fast."""
+        return factor.expand_as(self._parameters[name]).contiguous() if factor.is_cuda else factor
+
+    def _scale(self, name: str) -> Tensor:
+        return self._scales.get(name, self.cob.new_ones(()))
+
+    def _ratios(self, before: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
+        """For each trained tensor that moved, its new scale over its old one."""
+        one = self.cob.new_ones(())
+        moved = before.keys() | self._scales.keys()
+        return {self._trained[name]: self._scales.get(name, one) / before.get(name, one) for name in moved}
+
+    def _push_gradients(self) -> None:
+        """Give the optimizer the gradients of its coordinates."""
+        gradients, factors = [], []
+        for name, factor in self._gradient_factors.items():
+            gradient = self._parameters[name].grad
+            if gradient is not None:
+                gradients.append(gradient)
+                factors.append(factor)
+        if gradients:
+            torch._foreach_mul_(gradients, factors)
+        if not self._in_plain_coordinates:
+            for name, trained in self._trained.items():
+                trained.grad = self._parameters[name].grad
+
+    @torch.no_grad()
+    def _pull_weights(self) -> None:
+        """Write ``θ = θ' / s`` back to the network."""
+        if self._is_teleported and not self._in_plain_coordinates:
+            names = list(self._scales)
+            plain = [self._parameters[name].detach() for name in names]
+            torch._foreach_copy_(plain, [self._trained[name].detach() for name in names])
+            torch._foreach_mul_(plain, [self._gradient_factors[name] for name in names])
+
+
+def _fused(optimizer_class: type[Optimizer], parameter: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
+    """``fused=True`` where the class knows it, the device has it and nothing given contradicts it."""
+    known = inspect.signature(optimizer_class).parameters
+    contradicted = {"fused", "foreach", "capturable", "differentiable"} & given.keys()
+    supported = parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda", "mps")
+    return {"fused": True} if "fused" in known and supported and not contradicted else {}

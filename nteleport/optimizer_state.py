@@ -1,0 +1,99 @@
+"""How the state of torch optimizers moves under a teleportation.
+
+With ``r`` the new scale of a parameter over its old one, weights are multiplied by ``r`` and gradients by ``1 / r``.
+What an optimizer accumulates from gradients therefore moves exactly: a mean of gradients by ``1 / r``, a mean of
+squared gradients by ``1 / r²``, a step size in weight units by ``|r|``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from nteleport.errors import TeleportationError
+
+_Factor = Callable[[Tensor], Tensor]
+
+
+def _like_gradient(r: Tensor) -> Tensor:
+    return r.reciprocal()
+
+
+def _like_gradient_squared(r: Tensor) -> Tensor:
+    return r.pow(-2)
+
+
+def _like_gradient_size(r: Tensor) -> Tensor:
+    return r.reciprocal().abs()
+
+
+def _like_weight(r: Tensor) -> Tensor:
+    return r
+
+
+def _like_weight_squared(r: Tensor) -> Tensor:
+    return r.square()
+
+
+def _like_weight_size(r: Tensor) -> Tensor:
+    return r.abs()
+
+
+_FACTORS: dict[str, dict[str, _Factor]] = {
+    "SGD": {"momentum_buffer": _like_gradient},
+    "Muon": {"momentum_buffer": _like_gradient},
+    "Adam": {"exp_avg": _like_gradient, "exp_avg_sq": _like_gradient_squared, "max_exp_avg_sq": _like_gradient_squared},
+    "Adamax": {"exp_avg": _like_gradient, "exp_inf": _like_gradient_size},
+    "Adagrad": {"sum": _like_gradient_squared},
+    "Adadelta": {"square_avg": _like_gradient_squared, "acc_delta": _like_weight_squared},
+    # The momentum of RMSprop is of gradients divided by their size: only signs move.
+    "RMSprop": {"square_avg": _like_gradient_squared, "grad_avg": _like_gradient, "momentum_buffer": torch.sign},
+    "Rprop": {"prev": _like_gradient, "step_size": _like_weight_size},
+    "ASGD": {"ax": _like_weight},
+}
+_FACTORS.update(dict.fromkeys(["AdamW", "NAdam", "RAdam", "SparseAdam"], _FACTORS["Adam"]))
+
+
+def check_transportable(optimizer: Optimizer) -> None:
+    """Raise :class:`TeleportationError` if the state of ``optimizer`` does not move by elementwise factors."""
+    name = type(optimizer).__name__
+    if name not in _FACTORS:
+        raise TeleportationError(
+            f"the state of {name} cannot be transported; use optimizer_state 'reset' or 'keep' "
+            f"(transport is known for {', '.join(sorted(_FACTORS))})"
+        )
+
+
+@torch.no_grad()
+def transport(optimizer: Optimizer, ratios: Mapping[Tensor, Tensor]) -> None:
+    """Move the state of an optimizer that works in teleported coordinates.
+
+    Args:
+        optimizer: one that :func:`check_transportable` accepts.
+        ratios: for each parameter tensor, its new scale over its old one, broadcastable to it.
+    """
+    factors = _FACTORS[type(optimizer).__name__]
+    for parameter, ratio in ratios.items():
+        for key, value in _tensors_of(optimizer, parameter):
+            if key in factors:
+                value.mul_(factors[key](ratio))
+
+
+@torch.no_grad()
+def scale_momentum(optimizer: Optimizer, ratios: Mapping[Tensor, Tensor], power: int) -> None:
+    """Multiply the momentum of an SGD that works in the plain network's coordinates by ``ratio ** power``.
+
+    Its momentum is the teleported one over the scale: power −1 keeps the latter, −2 transports it.
+    """
+    for parameter, ratio in ratios.items():
+        for key, value in _tensors_of(optimizer, parameter):
+            if key == "momentum_buffer":
+                value.mul_(ratio.pow(power))
+
+
+def _tensors_of(optimizer: Optimizer, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
+    state = optimizer.state.get(parameter, {})
+    return ((key, value) for key, value in state.items() if isinstance(value, Tensor))

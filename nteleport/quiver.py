@@ -1,0 +1,144 @@
+"""How a change of basis acts on the parameters of a network.
+
+A teleportation gives every hidden neuron ``i`` a non-zero scalar ``τ_i``; the weight on the edge ``j → i`` becomes
+``w_ij · τ_i / τ_j`` (Armenta et al., *Neural Teleportation*, arXiv 2012.01118, section 3). For each parameter that is
+a product of entries of the change of basis (CoB), one per axis, each with power +1 (the side of the neurons that the
+parameter feeds) or −1 (the side of those it reads). A :class:`Quiver` records which entries those are. It is found
+once, by :func:`nteleport.analyze`, and from then on only applied, by :func:`scales`.
+
+Entry 0 of the *extended* CoB is the constant 1: neurons that point to it (inputs and outputs of the network) are
+*pinned*. Entry ``k + 1`` of the extended CoB is entry ``k`` of the CoB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nteleport.errors import TeleportationError
+
+Status = Literal["teleported", "tied", "untouched"]
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """One factor of the scale of a parameter: entries of the extended CoB, raised to ``power``.
+
+    Attributes:
+        index: int64 tensor, broadcastable to the parameter; the extended CoB entry of each position. It varies along
+            one axis, except on the grouped side of a grouped convolution, where it varies along two.
+        power: +1 on the output side, −1 on the input side.
+    """
+
+    index: Tensor
+    power: int
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterScaling:
+    """How one parameter is scaled: the product of its ``factors``, at most one of each power."""
+
+    shape: torch.Size
+    factors: tuple[Factor, ...]
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A run of ``size`` entries of the CoB, from ``start``, owned by the layer ``name``."""
+
+    name: str
+    start: int
+    size: int
+
+
+class ReportRow(NamedTuple):
+    """One parameter in :meth:`Quiver.report`."""
+
+    name: str
+    shape: tuple[int, ...]
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Quiver:
+    """Frozen description of how a CoB of ``cob_size`` entries acts on the parameters of a network.
+
+    Attributes:
+        cob_size: number of free entries of the CoB.
+        parameters: for each name of ``network.named_parameters()``, its scaling.
+        layers: who owns which entries of the CoB, in execution order.
+    """
+
+    cob_size: int
+    parameters: Mapping[str, ParameterScaling]
+    layers: tuple[Layer, ...]
+
+    def report(self) -> list[ReportRow]:
+        """Every parameter as teleported, tied or untouched, each with the reason."""
+        return [ReportRow(name, tuple(p.shape), p.status, p.reason) for name, p in self.parameters.items()]
+
+    def to(self, device: torch.device | str) -> Quiver:
+        """The same quiver with its index tensors on ``device``."""
+        parameters = {
+            name: replace(p, factors=tuple(Factor(f.index.to(device), f.power) for f in p.factors))
+            for name, p in self.parameters.items()
+        }
+        return replace(self, parameters=parameters)
+
+
+def check_cob(quiver: Quiver, cob: Tensor) -> None:
+    """Raise :class:`TeleportationError` unless ``cob`` is a usable CoB of ``quiver``.
+
+    This reads the values, and so waits for the device: it is for entry points, not for hot loops.
+    """
+    if cob.shape != (quiver.cob_size,):
+        raise TeleportationError(
+            f"a change of basis for this network has shape ({quiver.cob_size},), got {tuple(cob.shape)}"
+        )
+    usable = torch.isfinite(cob) & (cob != 0)
+    if not bool(usable.all()):
+        position = int((~usable).nonzero()[0])
+        raise TeleportationError(
+            f"entry {position} of the change of basis is {cob[position].item()}; every entry must be finite and non-zero"
+        )
+
+
+def compact_scales(quiver: Quiver, cob: Tensor) -> dict[str, Tensor]:
+    """Like :func:`scales`, with axes along which a scale is constant kept at size 1.
+
+    Parameters that the CoB does not reach have no entry.
+    """
+    return dict(_products(quiver, cob))
+
+
+def scales(quiver: Quiver, cob: Tensor) -> dict[str, Tensor]:
+    """The vector ``s(τ)`` that multiplies the parameters, ``θ' = s ⊙ θ`` (section 3 of the paper).
+
+    Args:
+        quiver: from :func:`nteleport.analyze`.
+        cob: shape ``(quiver.cob_size,)``, floating point. Gradients flow to it.
+
+    Returns:
+        For each parameter name a tensor of the parameter's shape, with the dtype and device of ``cob``. Constant axes
+        share memory (they are expanded views): copy before writing.
+    """
+    reached = compact_scales(quiver, cob)
+    one = cob.new_ones(())
+    return {name: reached.get(name, one).expand(p.shape) for name, p in quiver.parameters.items()}
+
+
+def _products(quiver: Quiver, cob: Tensor) -> Iterator[tuple[str, Tensor]]:
+    extended = torch.cat([cob.new_ones(1), cob])
+    powers = {1: extended, -1: extended.reciprocal()}
+    for name, parameter in quiver.parameters.items():
+        if not parameter.factors:
+            continue
+        gathered = [powers[f.power][f.index.to(cob.device)] for f in parameter.factors]
+        yield name, gathered[0] if len(gathered) == 1 else gathered[0] * gathered[1]

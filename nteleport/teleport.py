@@ -1,0 +1,167 @@
+"""A network seen from another point of weight space: the simple, general view.
+
+The teleported network, with weights ``θ' = s ⊙ θ`` and activations ``x ↦ τ f(x / τ)``, computes what the unmodified
+network computes at ``θ' / s``. :class:`TeleportableModel` does exactly that, and so works for any module, trains with
+any optimizer, and is differentiable in the change of basis. For training at full speed see
+:class:`nteleport.TeleportedOptimizer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nteleport.analysis import ExampleInputs, analyze, as_tuple
+from nteleport.cob import sample_cob
+from nteleport.errors import TeleportationError
+from nteleport.quiver import Quiver, check_cob, compact_scales
+
+
+class TeleportableModel(nn.Module):
+    """A network whose parameters are teleported weights.
+
+    Attributes:
+        network: the wrapped module. Its parameters hold ``θ'``; call the model, not the network.
+        quiver: how the CoB acts on the parameters.
+        cob: buffer of shape ``(cob_size,)``: the CoB relative to the network as it was given.
+        example_inputs: what the network was analysed on.
+
+    Args:
+        network: any module that ``torch.export`` can trace; it is wrapped, not copied.
+        example_inputs: a tensor or a tuple of positional arguments.
+        quiver: the result of an earlier :func:`nteleport.analyze` of this architecture, to save the analysis.
+
+    Raises:
+        AnalysisError: the network cannot be traced.
+    """
+
+    cob: Tensor
+
+    def __init__(self, network: nn.Module, example_inputs: ExampleInputs, quiver: Quiver | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.example_inputs = as_tuple(example_inputs)
+        self._quiver = quiver or analyze(network, example_inputs)
+        self.register_buffer("cob", self._identity())
+
+    @property
+    def quiver(self) -> Quiver:
+        """How the CoB acts on the parameters, its indices on the device of the CoB."""
+        factors = [f for p in self._quiver.parameters.values() for f in p.factors]
+        if factors and factors[0].index.device != self.cob.device:
+            self._quiver = self._quiver.to(self.cob.device)
+        return self._quiver
+
+    @property
+    def cob_size(self) -> int:
+        """Number of entries of the CoB."""
+        return self._quiver.cob_size
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's own outputs: those of the unmodified network at ``θ' / s``."""
+        scale = compact_scales(self.quiver, self.cob)
+        weights = {n: p / scale[n] if n in scale else p for n, p in self.network.named_parameters()}
+        return functional_call(self.network, weights, args, kwargs)
+
+    def teleport(self, cob: Tensor, reset: bool = True) -> None:
+        """Move the weights; the function stays.
+
+        Args:
+            cob: shape ``(cob_size,)``, every entry finite and non-zero.
+            reset: teleport from the original position; otherwise from the present one, so that CoBs multiply.
+
+        Raises:
+            TeleportationError: wrong shape, or an entry that is zero or not finite.
+        """
+        check_cob(self._quiver, cob)
+        new = cob.detach().to(self.cob)
+        if not reset:
+            new = new * self.cob.detach()
+            check_cob(self._quiver, new)
+        before, after = compact_scales(self.quiver, self.cob.detach()), compact_scales(self.quiver, new)
+        with torch.no_grad():
+            for name, parameter in self.network.named_parameters():
+                if name in after:
+                    parameter.copy_(parameter / before[name] * after[name])
+        self.cob = new.clone()
+
+    def random_teleport(
+        self,
+        cob_range: float,
+        sampling: str,
+        *,
+        reset: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Teleport by a sampled CoB; see :func:`nteleport.sample_cob` for the arguments."""
+        self.teleport(sample_cob(self.cob_size, cob_range, sampling, generator=generator), reset=reset)
+
+    def undo_teleportation(self) -> None:
+        """Teleport back to the original position, where the CoB is 1."""
+        self.teleport(self._identity())
+
+    def get_weights(self) -> Tensor:
+        """All teleported parameters as one detached vector, in the order of ``network.named_parameters()``."""
+        return torch.cat([p.detach().flatten() for p in self.network.parameters()])
+
+    def set_weights(self, vector: Tensor) -> None:
+        """Set all teleported parameters from a vector as :meth:`get_weights` returns it.
+
+        Raises:
+            TeleportationError: wrong length.
+        """
+        parameters = list(self.network.parameters())
+        expected = sum(p.numel() for p in parameters)
+        if vector.shape != (expected,):
+            raise TeleportationError(f"the weights of this network have shape ({expected},), got {tuple(vector.shape)}")
+        with torch.no_grad():
+            for parameter, piece in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
+                parameter.copy_(piece.view_as(parameter))
+
+    def get_params(self) -> tuple[Tensor, Tensor]:
+        """The position in weight space: the vector of teleported weights and a copy of the CoB."""
+        return self.get_weights(), self.cob.detach().clone()
+
+    def set_params(self, weights: Tensor, cob: Tensor) -> None:
+        """Set both as :meth:`get_params` returns them; nothing is moved, so the function changes with the weights.
+
+        Raises:
+            TeleportationError: wrong length, or a CoB entry that is zero or not finite. Nothing is set then.
+        """
+        check_cob(self._quiver, cob)
+        self.set_weights(weights)
+        self.cob = cob.detach().to(self.cob).clone()
+
+    def get_grad(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
+        """Gradient of ``loss_fn(model(x), y)`` at the teleported weights, as one vector.
+
+        Args:
+            x: input of the network; a tuple is taken as several positional arguments.
+            y: target, handed to ``loss_fn``.
+            loss_fn: returns a scalar.
+
+        Returns:
+            A vector like :meth:`get_weights`; zero where a parameter is frozen or unused. ``.grad`` is left alone.
+        """
+        parameters = list(self.network.parameters())
+        trained = [p for p in parameters if p.requires_grad]
+        loss = loss_fn(self(*x) if isinstance(x, tuple) else self(x), y)
+        found = dict(zip(trained, torch.autograd.grad(loss, trained, allow_unused=True), strict=True))
+        gradients = [torch.zeros_like(p) if found.get(p) is None else found[p] for p in parameters]
+        return torch.cat([g.flatten() for g in gradients])
+
+    def reset_weights(self) -> None:
+        """Draw new weights by each layer's ``reset_parameters`` and set the CoB to 1."""
+        for module in self.network.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+        self.cob = self._identity()
+
+    def _identity(self) -> Tensor:
+        parameter = next(self.network.parameters(), torch.empty(0))
+        return torch.ones(self._quiver.cob_size, dtype=parameter.dtype, device=parameter.device)
