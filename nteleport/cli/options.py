@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..errors import NTeleportError
+from nteleport.errors import NTeleportError
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -89,7 +89,7 @@ class AliasedOption(click.Option):
 def list_option(
     *names: str, item_type: Any = click.STRING, aliases: tuple[str, ...] = (), **attrs: Any
 ) -> Callable[[_Decorated], _Decorated]:
-    """An option whose value is a flat tuple: ``--x a,b --x c`` gives ``("a", "b", "c")``, absent gives ``()``."""
+    """An option whose value is a flat tuple: ``--x a,b --x c`` gives ``("a", "b", "c")``, none ``()``."""
 
     def flatten(ctx: click.Context, param: click.Parameter, value: Any) -> tuple[Any, ...]:
         return tuple(item for items in value or () for item in items)
