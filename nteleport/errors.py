@@ -10,6 +10,7 @@ prints it and exits with code 2, without a traceback.
     ├── ExperimentError      an experiment file with problems, all of them at once
     ├── ExpressionError      a formula in an experiment file that is refused          (also a ValueError)
     ├── UnknownNameError     a model, data set or initializer nobody knows            (also a LookupError)
+    ├── ModelError           arguments or images that a model cannot take             (also a ValueError)
     ├── DatasetError         a data set that is neither present nor downloadable
     ├── JobError             a job that cannot be started or continued
     └── ResultsError         results on disk that are missing or cannot be read
@@ -27,6 +28,7 @@ __all__ = [
     "ExperimentError",
     "ExpressionError",
     "JobError",
+    "ModelError",
     "NTeleportError",
     "Problem",
     "ResultsError",
@@ -82,6 +84,10 @@ class ExpressionError(NTeleportError, ValueError):
 
 class UnknownNameError(NTeleportError, LookupError):
     """A model, data set or initializer that does not exist."""
+
+
+class ModelError(NTeleportError, ValueError):
+    """A model or an initializer that cannot be built: arguments it does not know, or images of a size it cannot take."""
 
 
 class DatasetError(NTeleportError):
