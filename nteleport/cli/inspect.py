@@ -1,0 +1,126 @@
+"""``nteleport inspect``: what a teleportation does to each parameter of a network, and why."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+from nteleport.cli.options import Command
+from nteleport.data.catalog import DATASETS, dataset_info
+from nteleport.model_names import MODEL_NAMES, canonical_name
+
+if TYPE_CHECKING:
+    from nteleport.quiver import Quiver, ReportRow
+
+__all__ = ["inspect"]
+
+COLUMNS = ("parameter", "status", "reason", "shape")
+COLOURS = {"teleported": "green", "tied": "yellow", "untouched": "red"}
+
+
+class NameType(click.ParamType):  # type: ignore[type-arg]  # subscriptable only since click 8.4
+    """A name that the shell can complete; the command itself checks it, with the library's own message."""
+
+    def __init__(self, name: str, choices: Iterable[str]) -> None:
+        self.name = name
+        self.choices = tuple(choices)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(choice) for choice in self.choices if choice.startswith(incomplete.lower())]
+
+
+@click.command(cls=Command)
+@click.argument("model", type=NameType("model", MODEL_NAMES))
+@click.option(
+    "--dataset", type=NameType("name", DATASETS), default="cifar10", show_default=True,
+    help="The data set that gives the size of the input and the number of classes; its files are not read.",
+)  # fmt: skip
+@click.option(
+    "--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table to this file too; - writes it to standard output instead of the report.",
+)  # fmt: skip
+def inspect(model: str, dataset: str, csv_file: Path | None) -> None:
+    """Show what a teleportation does to each parameter of MODEL: teleported, tied or untouched, and why.
+
+    MODEL is `mlp` or a classifier of torchvision, such as resnet18, vgg16_bn or densenet121.
+    """
+    name, info = canonical_name(model), dataset_info(dataset)
+    quiver = _analyze(name, info.input_shape, info.num_classes)
+    rows = quiver.report()
+    if csv_file is not None:
+        _write_csv(rows, csv_file)
+    if csv_file != Path("-"):
+        _print_table(rows)
+        click.echo()
+        for line in summary(quiver, rows):
+            click.echo(line)
+
+
+def _analyze(model: str, input_shape: tuple[int, int, int], num_classes: int) -> Quiver:
+    import torch
+
+    from nteleport.analysis import analyze
+    from nteleport.models import build_model
+
+    network = build_model(model, input_shape=input_shape, num_classes=num_classes)
+    return analyze(network, torch.zeros(2, *input_shape))
+
+
+def cells(row: ReportRow) -> tuple[str, str, str, str]:
+    """A row of the report as the texts of `COLUMNS`."""
+    return row.name, row.status, row.reason, "×".join(map(str, row.shape)) or "scalar"
+
+
+def _write_csv(rows: Sequence[ReportRow], path: Path) -> None:
+    from nteleport.runner.paths import write_text_atomic
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(cells(row) for row in rows)
+    if path == Path("-"):
+        sys.stdout.write(buffer.getvalue())
+        return
+    try:
+        write_text_atomic(path, buffer.getvalue())
+    except OSError as error:
+        raise click.FileError(str(path), error.strerror) from error
+
+
+def _print_table(rows: Sequence[ReportRow]) -> None:
+    table = [COLUMNS, *(cells(row) for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
+    for row in table:
+        padded = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        padded[1] = click.style(padded[1], fg=COLOURS.get(row[1]))
+        click.echo("  ".join(padded).rstrip())
+
+
+def summary(quiver: Quiver, rows: Sequence[ReportRow]) -> list[str]:
+    """The change of basis, its layers and the share of the weights it moves, one line each."""
+    sizes = [layer.size for layer in quiver.layers]
+    span = f" of {min(sizes):,} to {max(sizes):,} entries" if sizes else ""
+    lines = [f"change of basis  {quiver.cob_size:,} entries in {len(sizes)} layers{span}"]
+    total = sum(_weights(row) for row in rows)
+    for status in COLOURS:
+        chosen = [row for row in rows if row.status == status]
+        weights = sum(_weights(row) for row in chosen)
+        share = f"{weights / total:.1%}" if total else "-"
+        lines.append(
+            f"{status:15}  {len(chosen)} of {len(rows)} tensors, {weights:,} of {total:,} weights, {share}"
+        )
+    return lines
+
+
+def _weights(row: ReportRow) -> int:
+    return math.prod(row.shape)

@@ -1,0 +1,36 @@
+"""``nteleport unravel``: one experiment file per cell of a matrix, to hand to whatever runs jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nteleport.cli.options import AliasedOption, Command
+
+__all__ = ["unravel"]
+
+
+@click.command(cls=Command)
+@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--out", "-o", cls=AliasedOption, aliases=("--output-dir", "--out-dir"), required=True,
+    type=click.Path(file_okay=False, path_type=Path), help="The folder for the files; made when missing.",
+)  # fmt: skip
+@click.option("--per-run", is_flag=True, help="One file per run, instead of one per cell with all its runs.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Replace a value of CONFIG, such as training_params.epochs=5; may be repeated.",
+)  # fmt: skip
+def unravel(config: Path, out: Path, per_run: bool, overrides: tuple[str, ...]) -> None:
+    """Write each cell of the experiment CONFIG to a file of its own.
+
+    A file is named after what is in it, so names stay the same when the matrix is reordered or extended. Each
+    runs alone with `nteleport train FILE --out DIR`, in the same job folder as when the whole matrix runs.
+    """
+    from nteleport.runner import matrix
+    from nteleport.runner.experiment import load_experiment
+
+    paths = matrix.unravel(load_experiment(config, overrides=overrides), out, per_run=per_run)
+    what = "run" if per_run else "cell"
+    click.echo(f"{len(paths)} {what}{'s' if len(paths) != 1 else ''} of {config} written to {out}")
