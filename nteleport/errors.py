@@ -87,7 +87,7 @@ class UnknownNameError(NTeleportError, LookupError):
 
 
 class ModelError(NTeleportError, ValueError):
-    """A model or an initializer that cannot be built: arguments it does not know, or images of a size it cannot take."""
+    """A model or an initializer that cannot be built: unknown arguments, or images of a wrong size."""
 
 
 class DatasetError(NTeleportError):

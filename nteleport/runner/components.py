@@ -1,0 +1,151 @@
+"""The sections of an experiment file that name a class and its keyword arguments.
+
+An entry is a name or a mapping, `{cls: SGD, lr: 0.01}`. Names that are known without torch are checked here:
+models, initializers, activations. So are formulas, which torch would never see. Whether a class takes the
+keyword arguments it is given is for `nteleport.runner.signatures` to say; it finds their places through
+`Placed.node`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from nteleport.errors import ExpressionError
+from nteleport.model_names import ACTIVATIONS, INITIALIZERS, NON_LINEARITIES, canonical_name
+from nteleport.runner.checks import (
+    Check,
+    Refused,
+    axis_nodes,
+    fields,
+    known_name,
+    mapping,
+    number,
+    one_of,
+    optional,
+)
+from nteleport.runner.expression import compile_lambda
+from nteleport.runner.yaml_source import Node, Problems
+from nteleport.training.job import Component, Scheduler
+
+T = TypeVar("T")
+
+_INITIALIZER: dict[str, Check[Any]] = {
+    "gain": optional(number("above 0, or null", lambda gain: gain > 0)),
+    "non_linearity": optional(one_of(*NON_LINEARITIES)),
+}
+
+
+@dataclass(frozen=True)
+class Placed(Generic[T]):
+    """A value and the node it was read from."""
+
+    value: T
+    node: Node
+
+
+@dataclass(frozen=True)
+class OptimizerChoice:
+    """An optimizer and the scheduler of its learning rate."""
+
+    optimizer: Component
+    scheduler: Scheduler | None = None
+
+
+def read_models(node: Node, problems: Problems) -> list[Placed[Component]]:
+    """Each model, by its canonical name."""
+    known = known_name(canonical_name, "the name of a model")
+    found: list[Placed[Component]] = []
+    for item in axis_nodes(node, problems, "models"):
+        entry = _read_entry(item, known, problems, "models")
+        if entry is None:
+            continue
+        name, arguments = entry
+        if name == "mlp" and "activation" in arguments:
+            chosen = {"activation": arguments["activation"]}
+            fields(chosen, {"activation": one_of(*ACTIVATIONS)}, problems, "mlp")
+        found.append(Placed(Component(name, _plain(arguments)), item))
+    return found
+
+
+def read_initializers(node: Node, problems: Problems) -> list[Component]:
+    """Each initializer; `none` takes no options, so any it is given are dropped."""
+    found: list[Component] = []
+    for item in axis_nodes(node, problems, "initializers"):
+        entry = _read_entry(item, one_of(*INITIALIZERS), problems, "initializers", key="type")
+        if entry is not None:
+            name, arguments = entry
+            options = fields(arguments, _INITIALIZER, problems, "an initializer")
+            given = {key: value for key, value in options.items() if value is not None}
+            found.append(Component(name, {} if name == "none" else given))
+    return found
+
+
+def read_optimizers(node: Node, problems: Problems) -> list[Placed[OptimizerChoice]]:
+    """Each optimizer with its scheduler; that torch has such classes is checked elsewhere."""
+    found: list[Placed[OptimizerChoice]] = []
+    for item in axis_nodes(node, problems, "optimizers"):
+        entry = _read_entry(item, _any_name, problems, "optimizers")
+        if entry is not None:
+            name, arguments = entry
+            scheduler = _read_scheduler(arguments.pop("lr_scheduler", None), problems)
+            found.append(Placed(OptimizerChoice(Component(name, _plain(arguments)), scheduler), item))
+    return found
+
+
+def _read_scheduler(node: Node | None, problems: Problems) -> Scheduler | None:
+    if node is None or node.value is None:
+        return None
+    entry = _read_entry(node, _any_name, problems, "lr_scheduler")
+    if entry is None:
+        return None
+    name, arguments = entry
+    own = {key: arguments.pop(key) for key in ("interval",) if key in arguments}
+    # ReduceLROnPlateau follows the validation accuracy, which is known once an epoch
+    intervals = ("epoch",) if name == "ReduceLROnPlateau" else ("epoch", "step")
+    interval = fields(own, {"interval": one_of(*intervals)}, problems, name).get("interval", "epoch")
+    for key, argument in arguments.items():
+        _check_formulas(argument, key, problems)
+    return Scheduler(name, _plain(arguments), interval)
+
+
+def _check_formulas(node: Node, key: str, problems: Problems) -> None:
+    """Try every text that is a formula, at any depth."""
+    if isinstance(node.value, (list, dict)):
+        for item in node.value if isinstance(node.value, list) else node.value.values():
+            _check_formulas(item, key, problems)
+    elif isinstance(node.value, str) and (key == "lr_lambda" or node.value.lstrip().startswith("lambda")):
+        try:
+            compile_lambda(node.value)
+        except ExpressionError as error:
+            problems.add(node.mark, f"{key}: {error}")
+
+
+def _read_entry(
+    node: Node, check: Check[str], problems: Problems, what: str, key: str = "cls"
+) -> tuple[str, dict[str, Node]] | None:
+    """A name and its keyword arguments, from `name` or `{cls: name, **arguments}`; None with a problem."""
+    arguments: dict[str, Node] = {}
+    name = node
+    if not isinstance(node.value, str):
+        arguments = dict(mapping(node, problems, what))
+        if key not in arguments:
+            if isinstance(node.value, dict):
+                problems.add(node.mark, f"{what}: an entry without {key}, expected {{{key}: NAME, …}}")
+            return None
+        name = arguments.pop(key)
+    try:
+        return check(name), arguments
+    except Refused as refusal:
+        problems.add(name.mark, f"{what}: {refusal}")
+        return None
+
+
+def _any_name(node: Node) -> str:
+    if isinstance(node.value, str) and node.value:
+        return node.value
+    raise Refused(f"{node.described()}, expected the name of a class")
+
+
+def _plain(arguments: dict[str, Node]) -> dict[str, Any]:
+    return {key: node.plain() for key, node in arguments.items()}

@@ -1,0 +1,184 @@
+"""An experiment: a matrix of jobs, read from a YAML file and checked whole.
+
+`load_experiment` either returns an `Experiment` in which every name, type and combination is right, or raises
+one `ExperimentError` with all that is wrong, each with its place. What only torch can tell, the keyword
+arguments of optimizers, schedulers and models, is checked by `nteleport.runner.signatures` when asked for;
+everything else here needs no torch. The axes keep the nodes they were read from, so that later checks can
+point at the file too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nteleport.data.catalog import dataset_info
+from nteleport.errors import ExperimentError, Problem
+from nteleport.runner.checks import (
+    Check,
+    axis,
+    axis_nodes,
+    boolean,
+    boolean_or,
+    fields,
+    known_name,
+    mapping,
+    number,
+    one_of,
+    optional,
+    unknown_key,
+    whole_number,
+)
+from nteleport.runner.components import (
+    OptimizerChoice,
+    Placed,
+    read_initializers,
+    read_models,
+    read_optimizers,
+)
+from nteleport.runner.overrides import apply_overrides
+from nteleport.runner.teleportations import read_teleportations
+from nteleport.runner.yaml_source import Mark, Node, Problems, parse_yaml
+from nteleport.training.job import OPTIMIZER_STATES, PRECISIONS, Component, Teleportation, TrainingParams
+
+_KEYS = (
+    "runs_per_config",
+    "runs",
+    "datasets",
+    "models",
+    "initializers",
+    "optimizers",
+    "training_params",
+    "teleportations",
+)
+_REQUIRED = ("datasets", "models", "optimizers")
+
+_TRAINING: dict[str, Check[Any]] = {
+    "epochs": whole_number(1),
+    "batch_size": whole_number(1),
+    "shuffle_batches": boolean,
+    "drop_last_batch": boolean,
+    "max_batch": optional(whole_number(1)),
+    "validation": optional(number("above 0 and below 1, or null", lambda share: 0 < share < 1)),
+    "optimizer_state": one_of(*OPTIMIZER_STATES),
+    "precision": one_of(*PRECISIONS),
+    "compile": boolean,
+    "channels_last": boolean,
+    "fused": boolean_or("auto"),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The axes of a matrix of jobs; `nteleport.runner.matrix.expand` gives the jobs."""
+
+    path: Path
+    datasets: tuple[str, ...] = ()
+    training: tuple[TrainingParams, ...] = ()
+    models: tuple[Placed[Component], ...] = ()
+    initializers: tuple[Component, ...] = (Component("none"),)
+    optimizers: tuple[Placed[OptimizerChoice], ...] = ()
+    teleportations: tuple[Teleportation, ...] = (Teleportation(),)
+    runs: tuple[int, ...] = (0,)
+
+
+def load_experiment(
+    path: Path | str, *, overrides: Sequence[str] = (), signatures: bool = False
+) -> Experiment:
+    """Read and check an experiment file.
+
+    Args:
+        path: the file.
+        overrides: changes such as `training_params.epochs=5`, applied in order before the checks.
+        signatures: check keyword arguments against torch's signatures as well, which imports torch.
+
+    Raises:
+        ExperimentError: with all problems, in the order of the file.
+    """
+    experiment, problems = read_experiment(Path(path), overrides)
+    if signatures:
+        from nteleport.runner.signatures import signature_problems
+
+        problems += signature_problems(experiment)
+    if problems:
+        raise ExperimentError(sorted(set(problems)))
+    return experiment
+
+
+def read_experiment(path: Path, overrides: Sequence[str] = ()) -> tuple[Experiment, list[Problem]]:
+    """The experiment as far as it can be read, and everything that is wrong with it."""
+    problems = Problems()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        return Experiment(path), [Problem(str(path), 0, 0, f"{error.strerror}, expected an experiment file")]
+    except UnicodeDecodeError:
+        return Experiment(path), [Problem(str(path), 0, 0, "not UTF-8 text, expected an experiment file")]
+    root = parse_yaml(text, Mark(str(path)), problems)
+    if root is None and problems:
+        return Experiment(path), problems
+    root = root or Node(None, Mark(str(path)))
+    apply_overrides(root, overrides, problems)
+    return _read(path, root, problems), problems
+
+
+def _read(path: Path, root: Node, problems: Problems) -> Experiment:
+    """Read every section; a section that is left out keeps its default."""
+    entries = mapping(root, problems, "an experiment")
+    for key, node in entries.items():
+        if key not in _KEYS:
+            unknown_key(key, node, _KEYS, problems, "an experiment")
+    if isinstance(root.value, dict):
+        for key in _REQUIRED:
+            if key not in entries:
+                problems.add(root.mark, f"missing key {key!r}, expected at least {', '.join(_REQUIRED)}")
+    training = _read_training(entries.get("training_params"), problems)
+    sections: dict[str, tuple[Any, ...]] = {"training": training, "runs": _read_runs(entries, problems)}
+    for key, read in _SECTIONS.items():
+        if key in entries:
+            sections[key] = tuple(read(entries[key], problems))
+    if "teleportations" in entries:
+        sections["teleportations"] = read_teleportations(entries["teleportations"], training, problems)
+    return Experiment(path, **sections)
+
+
+def _read_datasets(node: Node, problems: Problems) -> list[str]:
+    check = known_name(lambda name: dataset_info(name).name, "the name of a data set")
+    return [name for name, _ in axis(node, check, problems, "datasets")]
+
+
+_SECTIONS: dict[str, Callable[[Node, Problems], list[Any]]] = {
+    "datasets": _read_datasets,
+    "models": read_models,
+    "initializers": read_initializers,
+    "optimizers": read_optimizers,
+}
+
+
+def _read_training(node: Node | None, problems: Problems) -> tuple[TrainingParams, ...]:
+    if node is None:
+        return (TrainingParams(),)
+    found: list[TrainingParams] = []
+    for item in axis_nodes(node, problems, "training_params"):
+        entries = mapping(item, problems, "training_params")
+        found.append(TrainingParams(**fields(entries, _TRAINING, problems, "training_params")))
+    return tuple(found)
+
+
+def _read_runs(entries: dict[str, Node], problems: Problems) -> tuple[int, ...]:
+    """`runs_per_config: 3` is short for `runs: [0, 1, 2]`."""
+    if "runs" not in entries:
+        known = {key: node for key, node in entries.items() if key == "runs_per_config"}
+        count = fields(known, {"runs_per_config": whole_number(1)}, problems, "an experiment")
+        return tuple(range(count.get("runs_per_config", 1)))
+    node = entries["runs"]
+    if "runs_per_config" in entries:
+        problems.add(node.key_mark or node.mark, "runs beside runs_per_config, expected one of them")
+    runs: list[int] = []
+    for run, place in axis(node, whole_number(0), problems, "runs"):
+        if run in runs:
+            problems.add(place.mark, f"runs: {run} twice, expected different runs")
+        runs.append(run)
+    return tuple(runs)

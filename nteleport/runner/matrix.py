@@ -1,0 +1,72 @@
+"""From an experiment to its jobs, and to files with one cell or one run each.
+
+The order is fixed: data set, training parameters, model, initializer, optimizer, teleportation, run; the last
+varies fastest. A job that a matrix describes twice, for instance by an option that has no effect in one of
+its modes, is in it once. Files are named by what they hold, so names stay when a matrix is reordered or
+extended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from nteleport.errors import JobError
+from nteleport.runner.experiment import Experiment
+from nteleport.runner.paths import write_text_atomic
+from nteleport.runner.yaml_source import to_yaml
+from nteleport.training.job import Job
+
+
+def cells(experiment: Experiment) -> list[Job]:
+    """The cells of the matrix: for each, its first run."""
+    axes = product(
+        experiment.datasets,
+        experiment.training,
+        experiment.models,
+        experiment.initializers,
+        experiment.optimizers,
+        experiment.teleportations,
+    )
+    found: dict[str, Job] = {}
+    for dataset, training, model, initializer, chosen, teleportation in axes:
+        job = Job(
+            dataset=dataset,
+            training=training,
+            model=model.value,
+            initializer=initializer,
+            optimizer=chosen.value.optimizer,
+            scheduler=chosen.value.scheduler,
+            teleportation=teleportation,
+            run=experiment.runs[0],
+        )
+        found.setdefault(job.digest, job)
+    return list(found.values())
+
+
+def expand(experiment: Experiment) -> list[Job]:
+    """All jobs, in the order above."""
+    return [replace(cell, run=run) for cell in cells(experiment) for run in experiment.runs]
+
+
+def unravel(experiment: Experiment, out: Path, *, per_run: bool = False) -> list[Path]:
+    """Write a file for each cell, or with `per_run` for each run, that `train` turns into the same jobs.
+
+    Returns:
+        the files in the order of the matrix, `<out>/<slug>-<hash>.yml`.
+
+    Raises:
+        JobError: `out` cannot be written.
+    """
+    if per_run:
+        files = {job.name: job.to_experiment() for job in expand(experiment)}
+    else:
+        files = {cell.cell_name: cell.to_experiment(experiment.runs) for cell in cells(experiment)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_text_atomic(out / f"{name}.yml", to_yaml(content))
+    except OSError as error:
+        raise JobError(f"cannot write to {out}: {error.strerror}, expected a writable folder") from error
+    return [out / f"{name}.yml" for name in files]

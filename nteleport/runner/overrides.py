@@ -1,0 +1,58 @@
+"""`--set a.b=value`: changes to an experiment file from the command line.
+
+The path names keys, and positions in lists from 0. A key applied to a list goes into every item of it, so
+`optimizers.lr=0.1` sets the rate of all optimizers and `optimizers.0.lr=0.1` that of the first. What is
+missing on the way is made. The value is YAML. The n-th `--set` has the place `--set:n:column` in messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from nteleport.runner.yaml_source import Mark, Node, Problems, parse_yaml
+
+_OVERRIDE = re.compile(r"(?P<path>[^=\s.]+(\.[^=\s.]+)*)\s*=(?P<value>.*)", re.DOTALL)
+
+
+def apply_overrides(root: Node, overrides: Sequence[str], problems: Problems) -> None:
+    """Change `root` in place by each `path=value`; whatever cannot be applied is a problem."""
+    for position, override in enumerate(overrides, start=1):
+        mark = Mark("--set", position, 1)
+        match = _OVERRIDE.fullmatch(override)
+        if match is None:
+            problems.add(mark, f"{override!r}: expected path=value, such as training_params.epochs=5")
+            continue
+        origin = Mark("--set", position, match.start("value") + 1)
+        value = parse_yaml(match["value"], origin, problems) or Node(None, origin)
+        _set(root, match["path"].split("."), value, mark, problems)
+
+
+def _set(node: Node, path: Sequence[str], value: Node, mark: Mark, problems: Problems) -> None:
+    """Set the value at `path` below `node`."""
+    key, *rest = path
+    if node.value is None:
+        node.value = {}
+    if isinstance(node.value, dict):
+        if rest:
+            _set(node.value.setdefault(key, Node(None, value.mark, mark)), rest, value, mark, problems)
+        else:
+            node.value[key] = Node(value.value, value.mark, mark)
+    elif isinstance(node.value, list):
+        _set_in_list(node.value, path, value, mark, problems)
+    else:
+        problems.add(mark, f"cannot set {key!r} of {node.described()}: expected a mapping there")
+
+
+def _set_in_list(items: list[Node], path: Sequence[str], value: Node, mark: Mark, problems: Problems) -> None:
+    """Set it in one item, or in all where the path names no position."""
+    key, *rest = path
+    if not key.isdigit():
+        for item in items:
+            _set(item, path, value, mark, problems)
+    elif int(key) >= len(items):
+        problems.add(mark, f"no item {key} in a list of {len(items)}: expected 0 to {len(items) - 1}")
+    elif rest:
+        _set(items[int(key)], rest, value, mark, problems)
+    else:
+        items[int(key)] = Node(value.value, value.mark, mark)

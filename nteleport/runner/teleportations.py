@@ -1,0 +1,146 @@
+"""The section `teleportations` of an experiment file: modes, and the product of their options.
+
+Options stand under `teleport` for all modes, or under one mode for that mode alone, where they win. Each may
+be a list. A mode takes part in the product of the options that have an effect in it, no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from typing import Any
+
+from nteleport.runner.checks import (
+    Check,
+    Refused,
+    axis,
+    axis_nodes,
+    boolean,
+    mapping,
+    number,
+    one_of,
+    unknown_key,
+    whole_number,
+)
+from nteleport.runner.yaml_source import Node, Problems
+from nteleport.training.job import (
+    METRICS,
+    MODE_OPTIONS,
+    SAMPLINGS,
+    Teleportation,
+    TrainingParams,
+    sampling_problem,
+)
+
+Choices = dict[str, list[tuple[Any, Node]]]
+"""For each option its values, each with its place."""
+
+MODES = tuple(mode for mode in MODE_OPTIONS if mode != "no_teleport")
+
+_OPTIONS: dict[str, Check[Any]] = {
+    "every_n_epochs": whole_number(0),
+    "teleport_only_once": boolean,
+    "cob_range": number("of at least 0", lambda value: value >= 0),
+    "cob_sampling": one_of(*SAMPLINGS),
+    "center": number("above 0", lambda value: value > 0),
+    "teleport_prob": number("above 0 and at most 1", lambda value: 0 < value <= 1),
+    "metric": one_of(*METRICS),
+    "num_teleportations": whole_number(1),
+    "num_batches": whole_number(1),
+}
+
+
+def read_teleportations(
+    node: Node, training: Sequence[TrainingParams], problems: Problems
+) -> tuple[Teleportation, ...]:
+    """All teleportations of the section, in the order of the file; `training` gives the epochs there are."""
+    entries = mapping(node, problems, "teleportations")
+    if isinstance(node.value, dict) and not entries:
+        problems.add(node.mark, "teleportations: an empty axis, expected no_teleport or teleport")
+    found: list[Teleportation] = []
+    for key, entry in entries.items():
+        if key == "no_teleport":
+            found.append(Teleportation())
+            if entry.value not in (None, {}):
+                problems.add(entry.mark, f"no_teleport: {entry.described()}, expected nothing")
+        elif key == "teleport":
+            found.extend(_read_teleport(entry, training, problems))
+        else:
+            unknown_key(key, entry, ("no_teleport", "teleport"), problems, "teleportations")
+    return tuple(found)
+
+
+def _read_teleport(node: Node, training: Sequence[TrainingParams], problems: Problems) -> list[Teleportation]:
+    entries = dict(mapping(node, problems, "teleport"))
+    modes_node = entries.pop("mode", None)
+    if modes_node is None:
+        if isinstance(node.value, dict):
+            problems.add(node.mark, f"teleport without a mode, expected mode: {' or '.join(MODES)}")
+        return []
+    modes = _read_modes(modes_node, problems)
+    relevant = dict.fromkeys(option for mode, _ in modes for option in MODE_OPTIONS[mode])
+    shared = _read_options(entries, relevant or _OPTIONS, problems, "teleport")
+    found: list[Teleportation] = []
+    for mode, mode_node in modes:
+        own: Choices = {}
+        if mode_node.value is not None:
+            own = _read_options(mapping(mode_node, problems, mode), MODE_OPTIONS[mode], problems, mode)
+        choices = {**{key: shared[key] for key in MODE_OPTIONS[mode] if key in shared}, **own}
+        found += _product(mode, mode_node, choices, training, problems)
+    return found
+
+
+def _read_modes(node: Node, problems: Problems) -> list[tuple[str, Node]]:
+    """Each mode with the node of its options: from a mapping, a list or a name."""
+    found: list[tuple[str, Node]] = []
+    for item in axis_nodes(node, problems, "mode"):
+        named = item.value if isinstance(item.value, dict) else {str(item.value): Node(None, item.mark)}
+        for name, options in named.items():
+            place = options.key_mark or item.mark
+            try:
+                found.append((one_of(*MODES)(Node(name, place)), options))
+            except Refused as refusal:
+                problems.add(place, f"mode: {refusal}")
+    return found
+
+
+def _read_options(entries: dict[str, Node], known: Iterable[str], problems: Problems, what: str) -> Choices:
+    """The values of each option that is known here."""
+    known = tuple(known)
+    choices: Choices = {}
+    for key, node in entries.items():
+        if key in known:
+            choices[key] = axis(node, _OPTIONS[key], problems, key)
+        else:
+            unknown_key(key, node, ("mode", *known) if what == "teleport" else known, problems, what)
+    return choices
+
+
+def _product(
+    mode: str, mode_node: Node, choices: Choices, training: Sequence[TrainingParams], problems: Problems
+) -> list[Teleportation]:
+    """Every combination of the options of one mode; what is impossible about one is a problem."""
+    options = [key for key in MODE_OPTIONS[mode] if key in choices]
+    found: list[Teleportation] = []
+    for combination in product(*(choices[key] for key in options)):
+        values = {key: value for key, (value, _) in zip(options, combination, strict=True)}
+        marks = {key: node.mark for key, (_, node) in zip(options, combination, strict=True)}
+        teleportation = Teleportation(mode, **values)
+        for option, message in _impossibilities(teleportation, training):
+            problems.add(marks.get(option, mode_node.key_mark or mode_node.mark), message)
+        found.append(teleportation)
+    return found
+
+
+def _impossibilities(
+    teleportation: Teleportation, training: Sequence[TrainingParams]
+) -> Iterator[tuple[str, str]]:
+    """What cannot be done about this teleportation, each with the option to blame."""
+    forbidden = sampling_problem(teleportation.cob_sampling, teleportation.cob_range, teleportation.center)
+    if forbidden:
+        yield "cob_range", forbidden
+    first = teleportation.every_n_epochs
+    shortest = min((params.epochs for params in training), default=first + 1)
+    if first >= shortest:
+        expected = f"expected at most {shortest - 1}: epochs count from 0 and there are {shortest}"
+        yield "every_n_epochs", f"every_n_epochs {first} is past the end of training, {expected}"
