@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What a training step costs when it is teleported, against the plain network with the same optimizer.
 
-Both networks are the same, are fed the same batch and take steps of the same fused SGD with momentum 0.9; one through
-``TeleportedOptimizer`` after an ``inter_landscape`` teleportation of range 0.9. The two take turns, step by step,
-and swap who goes first, so that whatever else the machine does meets both. Shown are the medians, their ratio, and
-the spread of that ratio: the 25th and 75th percentile over the pairs of neighbouring steps.
+Both networks are the same, are fed the same batch and take steps of the same fused SGD with momentum 0.9; one
+through ``TeleportedOptimizer`` after an ``inter_landscape`` teleportation of range 0.9. The two take turns,
+step by step, and swap who goes first, so that whatever else the machine does meets both. Shown are the medians,
+their ratio, and its spread: the 25th and 75th percentile of the ratio over the pairs of neighbouring steps.
 
     python scripts/bench_step.py                        # all three networks, about three minutes on two cores
     python scripts/bench_step.py mlp --seconds 10 --json step.json

@@ -19,7 +19,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import click
@@ -29,33 +28,26 @@ from nteleport import __version__
 from nteleport.cli.options import CONTEXT_SETTINGS, Failure
 from nteleport.errors import NTeleportError, nearest
 
-__all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "nteleport"]
+__all__ = ["COMMANDS", "LazyGroup", "nteleport"]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
-@dataclass(frozen=True)
-class LazyCommand:
-    """A command that is not imported yet: the module that has it under its own name, and its line of help."""
-
-    module: str
-    help: str
-
-
-COMMANDS: Mapping[str, LazyCommand] = {
-    "train": LazyCommand("nteleport.cli.train", "Train every job of an experiment file."),
-    "unravel": LazyCommand("nteleport.cli.unravel", "Write each cell of an experiment to a file of its own."),
-    "plot": LazyCommand("nteleport.cli.plot", "Draw mean curves and box plots of trained jobs."),
-    "inspect": LazyCommand("nteleport.cli.inspect", "Show what a teleportation does to each parameter."),
-    "completion": LazyCommand("nteleport.cli.completion", "Print the script for completion in a shell."),
+#: The commands and their lines of help. A command is found in the module of its name, under its name.
+COMMANDS: Mapping[str, str] = {
+    "train": "Train every job of an experiment file.",
+    "unravel": "Write each cell of the experiment CONFIG to a file of its own.",
+    "plot": "Draw mean curves and box plots of trained jobs.",
+    "inspect": "Show what a teleportation does to each parameter of MODEL.",
+    "completion": "Print the script that completes commands in a shell.",
 }
 
 
 class LazyGroup(click.Group):
     """A click group that imports its commands on use; its `main` owns the exit codes of the table above."""
 
-    def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, lazy: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lazy = lazy
 
@@ -65,9 +57,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.lazy:
             return None
-        command = getattr(importlib.import_module(self.lazy[cmd_name].module), cmd_name)
+        command = getattr(importlib.import_module(f"nteleport.cli.{cmd_name}"), cmd_name)
         if not isinstance(command, click.Command):
-            raise TypeError(f"{self.lazy[cmd_name].module}.{cmd_name} is not a click command")
+            raise TypeError(f"nteleport.cli.{cmd_name}.{cmd_name} is not a click command")
         return command
 
     def resolve_command(
@@ -81,13 +73,11 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, command.help) for name, command in self.lazy.items()])
+            formatter.write_dl(list(self.lazy.items()))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         found = [
-            CompletionItem(name, help=command.help)
-            for name, command in self.lazy.items()
-            if name.startswith(incomplete)
+            CompletionItem(name, help=line) for name, line in self.lazy.items() if name.startswith(incomplete)
         ]
         return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["inspect"]
 
 COLUMNS = ("parameter", "status", "reason", "shape")
+MOST_SIZES = 8  # of layers, in one line
 COLOURS = {"teleported": "green", "tied": "yellow", "untouched": "red"}
 
 
@@ -46,16 +48,23 @@ class NameType(click.ParamType):  # type: ignore[type-arg]  # subscriptable only
     help="The data set that gives the size of the input and the number of classes; its files are not read.",
 )  # fmt: skip
 @click.option(
+    "--image-size", type=click.IntRange(min=1), metavar="PIXELS",
+    help="Height and width of the images, where MODEL needs others than those of the data set.",
+)  # fmt: skip
+@click.option(
     "--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path),
     help="Write the table to this file too; - writes it to standard output instead of the report.",
 )  # fmt: skip
-def inspect(model: str, dataset: str, csv_file: Path | None) -> None:
-    """Show what a teleportation does to each parameter of MODEL: teleported, tied or untouched, and why.
+def inspect(model: str, dataset: str, image_size: int | None, csv_file: Path | None) -> None:
+    """Show what a teleportation does to each parameter of MODEL.
 
-    MODEL is `mlp` or a classifier of torchvision, such as resnet18, vgg16_bn or densenet121.
+    It is teleported, tied (a weight used twice) or untouched, each with the reason. MODEL is `mlp` or a classifier
+    of torchvision, such as resnet18, vgg16_bn or densenet121.
     """
     name, info = canonical_name(model), dataset_info(dataset)
-    quiver = _analyze(name, info.input_shape, info.num_classes)
+    channels, height, width = info.input_shape
+    shape = (channels, image_size or height, image_size or width)
+    quiver = _analyze(name, shape, info.num_classes)
     rows = quiver.report()
     if csv_file is not None:
         _write_csv(rows, csv_file)
@@ -78,7 +87,7 @@ def _analyze(model: str, input_shape: tuple[int, int, int], num_classes: int) ->
 
 def cells(row: ReportRow) -> tuple[str, str, str, str]:
     """A row of the report as the texts of `COLUMNS`."""
-    return row.name, row.status, row.reason, "×".join(map(str, row.shape)) or "scalar"
+    return row.name, row.status, row.reason, "x".join(map(str, row.shape)) or "scalar"
 
 
 def _write_csv(rows: Sequence[ReportRow], path: Path) -> None:
@@ -108,9 +117,8 @@ def _print_table(rows: Sequence[ReportRow]) -> None:
 
 def summary(quiver: Quiver, rows: Sequence[ReportRow]) -> list[str]:
     """The change of basis, its layers and the share of the weights it moves, one line each."""
-    sizes = [layer.size for layer in quiver.layers]
-    span = f" of {min(sizes):,} to {max(sizes):,} entries" if sizes else ""
-    lines = [f"change of basis  {quiver.cob_size:,} entries in {len(sizes)} layers{span}"]
+    entries = f"{quiver.cob_size:,} entries in {len(quiver.layers)} layers"
+    lines = [f"change of basis  {entries}: {_layer_sizes(quiver)}"]
     total = sum(_weights(row) for row in rows)
     for status in COLOURS:
         chosen = [row for row in rows if row.status == status]
@@ -120,6 +128,14 @@ def summary(quiver: Quiver, rows: Sequence[ReportRow]) -> list[str]:
             f"{status:15}  {len(chosen)} of {len(rows)} tensors, {weights:,} of {total:,} weights, {share}"
         )
     return lines
+
+
+def _layer_sizes(quiver: Quiver) -> str:
+    """How many layers own how many entries, as `5 × 500`; only the extremes where that would be long."""
+    counts = sorted(Counter(layer.size for layer in quiver.layers).items())
+    if len(counts) > MOST_SIZES:
+        return f"from {counts[0][0]:,} to {counts[-1][0]:,} each"
+    return ", ".join(f"{count} × {size:,}" for size, count in counts) or "nothing can be teleported"
 
 
 def _weights(row: ReportRow) -> int:
