@@ -3,16 +3,16 @@
 
     python scripts/make_digits.py [--wheel scikit_learn-….whl] [--out nteleport/data/digits.npz]
 
-Without ``--wheel`` the scikit-learn wheel is fetched by ``pip download`` into a temporary folder; it is only unzipped,
-never installed. The file holds
+Without ``--wheel`` the scikit-learn wheel is fetched by ``pip download`` into a temporary folder; it is only
+unzipped, never installed. The file holds
 
     train_images  uint8 [1437, 8, 8], values 0 … 16 (how many of 4×4 bitmap pixels are on)
     train_labels  uint8 [1437]
     test_images   uint8 [360, 8, 8]
     test_labels   uint8 [360]
 
-The split is stratified and fixed: of all digits sorted by label (stably), every fifth goes to the test split. Within a
-split the digits keep their published order. Both splits hold digits by the same 13 writers.
+The split is stratified and fixed: of all digits sorted by label (stably), every fifth goes to the test split.
+Within a split the digits keep their published order. Both splits hold digits by the same 13 writers.
 """
 
 from __future__ import annotations
@@ -33,11 +33,8 @@ DEFAULT_OUT = Path(__file__).resolve().parent.parent / "nteleport" / "data" / "d
 
 def download_wheel(folder: Path) -> Path:
     """Fetch the scikit-learn wheel into ``folder``."""
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder),
-         "scikit-learn"],
-        check=True,
-    )  # fmt: skip
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "download", *options, "scikit-learn"], check=True)
     return next(folder.glob("scikit_learn-*.whl"))
 
 
@@ -45,7 +42,9 @@ def read_table(wheel: Path) -> np.ndarray:
     """The table in the wheel: uint8 [1797, 65], 64 pixel counts and a label in each row."""
     with zipfile.ZipFile(wheel) as archive:
         text = gzip.decompress(archive.read(MEMBER)).decode("ascii")
-    table = np.array([[int(float(cell)) for cell in line.split(",")] for line in text.split()], dtype=np.uint8)
+    table = np.array(
+        [[int(float(cell)) for cell in line.split(",")] for line in text.split()], dtype=np.uint8
+    )
     if table.shape != (1797, 65) or table[:, :64].max() != 16 or table[:, 64].max() != 9:
         raise SystemExit(f"{wheel}: {MEMBER} is not the table of 1,797 digits that was expected")
     return table
@@ -59,7 +58,9 @@ def is_test_row(labels: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--wheel", type=Path, help="a scikit-learn wheel already on this machine")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
     arguments = parser.parse_args()

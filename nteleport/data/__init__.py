@@ -1,9 +1,9 @@
 """Data sets, held once as bytes on the training device and turned into batches there.
 
 A data set here is one ``uint8`` tensor of images and one tensor of labels, both on the device that trains
-(:class:`Split`). An epoch draws its order and its crops in bulk from a generator seeded by the job's seed and the
-epoch's number, then gathers, crops, flips and normalises whole batches with a few tensor operations (:func:`batches`).
-There are no worker processes and no per-sample Python.
+(:class:`Split`). An epoch draws its order and its crops in bulk from a generator seeded by the job's seed and
+the epoch's number, then gathers, crops, flips and normalises whole batches with a few tensor operations
+(:func:`batches`). There are no worker processes and no per-sample Python.
 
 The modules, from the cheap to the expensive import:
 

@@ -1,12 +1,14 @@
 """Where the files of a data set are, and fetching them when they are nowhere.
 
-Files lie below the data folder as torchvision lays them out, so a folder that torchvision filled is used as it is, and the
-other way round. Files that are present are read by this package's own readers, which check their structure but not a
-checksum; a download goes through torchvision, which verifies the published MD5 sums. Looking for files imports no torch.
+Files lie below the data folder as torchvision lays them out, so a folder that torchvision filled is used as
+it is, and the other way round. Files that are present are read by this package's own readers, which check
+their structure but not a checksum; a download goes through torchvision, which verifies the published MD5
+sums. Looking for files imports no torch.
 
-Search path of the MNIST family: ``DATA_DIR/MNIST/raw`` or ``DATA_DIR/FashionMNIST/raw``, files plain or gzipped; then, for
-Fashion-MNIST, the folder of Debian's package ``dataset-fashion-mnist``. CIFAR: ``DATA_DIR/cifar-10-batches-py`` or
-``DATA_DIR/cifar-100-python``; the published archive beside it is unpacked when the folder is missing.
+Search path of the MNIST family: ``DATA_DIR/MNIST/raw`` or ``DATA_DIR/FashionMNIST/raw``, files plain or
+gzipped; then, for Fashion-MNIST, the folder of Debian's package ``dataset-fashion-mnist``. CIFAR:
+``DATA_DIR/cifar-10-batches-py`` or ``DATA_DIR/cifar-100-python``; the published archive beside it is unpacked
+when the folder is missing.
 """
 
 from __future__ import annotations
@@ -28,7 +30,15 @@ from nteleport.errors import DatasetError
 _CONNECTION_TIMEOUT = 30.0
 """Seconds without an answer after which a server counts as unreachable."""
 
-_DOWNLOAD_ERRORS = (OSError, RuntimeError, EOFError, ValueError, zlib.error, tarfile.TarError, http.client.HTTPException)
+_DOWNLOAD_ERRORS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    zlib.error,
+    tarfile.TarError,
+    http.client.HTTPException,
+)
 
 
 def locate(name: str, data_dir: Path | str) -> dict[str, Path] | None:
@@ -65,7 +75,8 @@ def is_present(name: str, data_dir: Path | str) -> bool:
 def availability(name: str, data_dir: Path | str, *, download: bool = True) -> None:
     """Make sure that a data set can be loaded: return at once when its files are there, else download them.
 
-    Meant to be called for every data set of an experiment before anything is trained. Torch is imported only to download.
+    Meant to be called for every data set of an experiment before anything is trained. Imports torch only to
+    download.
 
     Args:
         name: a name in ``DATASETS``.
@@ -85,26 +96,26 @@ def availability(name: str, data_dir: Path | str, *, download: bool = True) -> N
         _download(info, Path(data_dir))
     except _DOWNLOAD_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        message = _how_to_get(info, Path(data_dir), f"is not on this machine and could not be downloaded ({reason})")
+        message = _how_to_get(
+            info, Path(data_dir), f"is not on this machine and could not be downloaded ({reason})"
+        )
         raise DatasetError(message) from error
 
 
 def _how_to_get(info: DatasetInfo, data_dir: Path, state: str) -> str:
     """One message: what is missing, which files are expected where, and three ways to get them."""
     folder = data_dir / info.folder
+    download = f"from torchvision.datasets import {info.torchvision_class} as D; D('data', download=True)"
     lines = [f"data set {info.name!r} {state}", f"expected in {folder}: {', '.join(info.files)}"]
     if info.system_folder:
         lines.append(f"or in {info.system_folder}, where Debian's package {info.system_package!r} puts them")
-    lines.append(
-        "to get them, run on a machine with a network: "
-        f"python -c \"from torchvision.datasets import {info.torchvision_class} as D; D('data', download=True)\""
-    )
-    lines.append(f"and copy data/{info.folder} to {folder}; the data set 'digits' ships with nteleport and needs no files")
+    lines.append(f'to get them, run on a machine with a network: python -c "{download}"')
+    lines.append(f"and copy data/{info.folder} to {folder}; the data set 'digits' needs no files at all")
     return "\n  ".join(lines)
 
 
 def _download(info: DatasetInfo, data_dir: Path) -> None:
-    """Fetch through torchvision into a temporary folder, then rename file by file: nothing half-written is ever seen."""
+    """Fetch into a temporary folder, then rename file by file: nothing half-written is ever seen."""
     with _folder_made(data_dir), tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as temporary:
         _fetch(info, data_dir, Path(temporary))
         fetched, target = Path(temporary) / info.folder, data_dir / info.folder
@@ -129,7 +140,8 @@ def _fetch(info: DatasetInfo, data_dir: Path, temporary: Path) -> None:
         extract_archive(str(archive), str(temporary))
         return
     previous = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_CONNECTION_TIMEOUT)  # torchvision sets none: a silent server would hold us for ever
+    # torchvision sets no timeout: a silent server would hold us for ever.
+    socket.setdefaulttimeout(_CONNECTION_TIMEOUT)
     try:
         with open(os.devnull, "w", encoding="utf-8") as sink, contextlib.redirect_stdout(sink):
             dataset_class(str(temporary), train=True, download=True)

@@ -1,10 +1,11 @@
 """An epoch of batches, made on the device that holds the data.
 
-All that is random in an epoch, its order and the crop and flip of each image, is drawn at once on the CPU from the passed
-generator and moved to the device in one piece, so a CPU and a GPU see the same epoch and nothing waits for the device.
-Then a stretch of several batches at a time is gathered, cropped and flipped as bytes, and normalised, in a handful of
-tensor operations; the batches are views of it. Crop and flip are one gather: pixel (y, x) of the result comes from
-(y + dy, x + dx), or (y + dy, W − 1 − x + dx) if flipped, of the image padded with black.
+All that is random in an epoch, its order and the crop and flip of each image, is drawn at once on the CPU
+from the passed generator and moved to the device in one piece, so a CPU and a GPU see the same epoch and
+nothing waits for the device. Then a stretch of several batches at a time is gathered, cropped and flipped as
+bytes, and normalised, in a handful of tensor operations; the batches are views of it. Crop and flip are one
+gather: pixel (y, x) of the result comes from (y + dy, x + dx), or (y + dy, W − 1 − x + dx) if flipped, of the
+image padded with black.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ CROP_PADDING = 4
 """Black pixels added on every side before a random crop of the original size."""
 
 _STRETCH_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
-"""Values prepared at once: on a CPU what stays in its cache, on a GPU enough to hide the cost of starting kernels."""
+"""Values prepared at once: on a CPU what stays in its cache, on a GPU enough to hide the start of kernels."""
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """A CPU generator for all that is random in one epoch of one job.
 
-    Seeded by a hash of both numbers, as torch's CPU generator keeps 32 bits of a seed only: ``seed + epoch`` would give
-    neighbouring jobs shifted copies of one sequence.
+    Seeded by a hash of both numbers: with ``seed + epoch``, neighbouring seeds would see the same epochs one
+    later. (Of a seed, torch's CPU generator uses the lower 32 bits alone.)
     """
     digest = hashlib.sha256(f"epoch {seed} {epoch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -56,8 +57,8 @@ def num_batches(
     count = count if max_batch is None else min(count, max_batch)
     if count < 1:
         raise DatasetError(
-            f"no batch can be made of {images} images with batch_size {batch_size}, drop_last {drop_last} and max_batch "
-            f"{max_batch}: expected a batch_size from 1 to {images} and a max_batch of at least 1"
+            f"no batch can be made of {images} images with batch_size {batch_size}, drop_last {drop_last} "
+            f"and max_batch {max_batch}: expected a batch_size from 1 to {images} and a max_batch of at least 1"
         )
     return count
 
@@ -72,23 +73,27 @@ def batches(
     drop_last: bool = False,
     max_batch: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch: pairs of normalised float32 images ``[B, C, H, W]`` and int64 labels ``[B]`` on the split's device.
+    """One epoch of batches, on the split's device.
 
     Args:
         split: the data.
         batch_size: images a batch; the last one may be smaller.
-        generator: a CPU generator, usually ``epoch_generator(seed, epoch)``; the draw is made before the first batch.
+        generator: a CPU generator, usually ``epoch_generator(seed, epoch)``; the draw is made before the
+            first batch.
         shuffle: a random order; default: if there is a generator.
         augment: random crops of the image padded with 4 black pixels, and random horizontal flips.
         drop_last: leave out a last batch that is not full.
         max_batch: at most this many batches.
+
+    Returns:
+        An iterator of normalised float32 images ``[B, C, H, W]`` and int64 labels ``[B]``.
 
     Raises:
         DatasetError: there would be no batch, or a random epoch was asked for without a generator.
     """
     shuffle = generator is not None if shuffle is None else shuffle
     if generator is None and (shuffle or augment):
-        raise DatasetError("a shuffled or augmented epoch needs a generator, such as epoch_generator(seed, epoch)")
+        raise DatasetError("a shuffled or augmented epoch needs a generator: epoch_generator(seed, epoch)")
     count = num_batches(split, batch_size=batch_size, drop_last=drop_last, max_batch=max_batch)
     used = min(count * batch_size, len(split))
     rows = crops = None
@@ -128,7 +133,7 @@ def crop_and_flip(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) 
 
     Args:
         images: uint8 ``[B, C, H, W]``.
-        down, right: int64 ``[B]``, 0 … 8: where the crop starts in the padded image; 4 leaves it where it was.
+        down, right: int64 ``[B]``, 0 … 8: where the crop starts in the padded image; 4 moves nothing.
         flipped: int64 ``[B]``: 1 mirrors the crop left to right, 0 leaves it.
 
     Returns:
@@ -144,9 +149,10 @@ def crop_and_flip(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) 
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Part a validation set off a training set: ``(rest, held out)``, the same for the same seed on every device.
+    """Part a validation set off a training set: ``(rest, held out)``; the same seed parts the same images.
 
-    Stratified: of each class, ``fraction`` of its images, rounded, are held out. Within each part the images keep their order.
+    Stratified: of each class, ``fraction`` of its images, rounded, are held out. Within each part the images
+    keep their order.
 
     Args:
         split: the training split.
@@ -158,7 +164,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """
     labels = split.labels.cpu()
     generator = epoch_generator(seed, -1)  # apart from the generators of all epochs
-    # Shuffle, then sort by label: each class is one run in random order, of which the first ones are held out.
+    # Shuffle, then sort by label: each class is a run in random order, of which the first are held out.
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[torch.sort(labels[shuffled], stable=True).indices]
     sizes = torch.bincount(labels)
@@ -168,8 +174,8 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     held[by_class] = torch.arange(len(labels)) - starts < quota
     if not 0 < fraction < 1 or not held.any() or held.all():
         raise DatasetError(
-            f"validation {fraction} of {len(labels)} training images cannot be held out: expected a fraction between 0 and 1 "
-            "that leaves images in both parts"
+            f"validation {fraction} of {len(labels)} training images cannot be held out: expected a fraction "
+            "between 0 and 1 that leaves images in both parts"
         )
     rest, kept = (torch.nonzero(mask).flatten().to(split.device) for mask in (~held, held))
     return split.select(rest), split.select(kept)

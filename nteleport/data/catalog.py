@@ -1,8 +1,9 @@
 """Which data sets there are: shapes, classes, sizes and normalisation constants. No torch, no files touched.
 
-Images of MNIST and Fashion-MNIST are padded from 28×28 to 32×32 with black, and the 8×8 digits are enlarged to 32×32, so
-that every network that runs on CIFAR runs on all of them. The normalisation constants are those of the pictures as they
-are served: for the padded sets the published mean and standard deviation of the 28×28 pictures, carried over exactly.
+Images of MNIST and Fashion-MNIST are padded from 28×28 to 32×32 with black, and the 8×8 digits are enlarged
+to 32×32, so that every network that runs on CIFAR runs on all of them. The normalisation constants are those
+of the pictures as they are served: for the padded sets the published mean and standard deviation of the 28×28
+pictures, carried over exactly.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class DatasetInfo:
 
 
 def _padded(mean: float, std: float, content: float) -> tuple[tuple[float], tuple[float]]:
-    """Mean and standard deviation after adding black pixels until a share ``content`` of the pixels is picture."""
+    """Mean and standard deviation after adding black until only a share ``content`` of it is picture."""
     second_moment = (std**2 + mean**2) * content
     return (mean * content,), ((second_moment - (mean * content) ** 2) ** 0.5,)
 

@@ -1,19 +1,19 @@
 """Readers of the file formats that data sets come in, each giving NumPy arrays of bytes. No torch.
 
-Every reader checks what it reads (header, length, shapes, label range) and turns anything else into a ``DatasetError`` that
-names the file. CIFAR's files are Python pickles; they are read by an unpickler that knows how to build arrays and nothing
-else, so a file of unknown origin cannot run code.
+Every reader checks what it reads (header, length, shapes, label range) and turns anything else into a
+``DatasetError`` that names the file. CIFAR's files are Python pickles; they are read by an unpickler that
+knows how to build arrays and nothing else, so a file of unknown origin cannot run code.
 """
 
 from __future__ import annotations
 
+import codecs
 import gzip
-import importlib
 import pickle
 import zlib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,9 @@ def existing(path: Path) -> Path | None:
 
 def damaged(path: Path, reason: str) -> DatasetError:
     """The error for a file that is there but cannot be used."""
-    return DatasetError(f"{path}: {reason}; the file is damaged or of another kind: delete it and fetch it again")
+    return DatasetError(
+        f"{path}: {reason}; the file is damaged or of another kind: delete it and fetch it again"
+    )
 
 
 def read_idx(path: Path) -> Bytes:
@@ -81,28 +83,25 @@ def read_mnist(images_path: Path, labels_path: Path) -> Arrays:
 class _ArrayUnpickler(pickle.Unpickler):
     """Builds dictionaries, lists, numbers, strings and NumPy arrays; refuses every other object."""
 
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"): ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.numeric", "_frombuffer"): ("numpy._core.numeric", "_frombuffer"),
-        ("numpy.core.numeric", "_frombuffer"): ("numpy._core.numeric", "_frombuffer"),
-        ("numpy", "ndarray"): ("numpy", "ndarray"),
-        ("numpy", "dtype"): ("numpy", "dtype"),
-        ("_codecs", "encode"): ("_codecs", "encode"),
+    _ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # its name up to NumPy 1
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): codecs.encode,
     }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"refers to {module}.{name}, which no CIFAR file needs")
-        home, attribute = self._ALLOWED[module, name]
-        return getattr(importlib.import_module(home), attribute)
+        return self._ALLOWED[module, name]
 
 
 def _read_pickled_batch(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
             content = _ArrayUnpickler(stream, encoding="bytes").load()
-    except (OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+    except Exception as error:  # a damaged pickle can raise nearly anything
         raise damaged(path, f"cannot be read ({error})") from error
     if not isinstance(content, dict):
         raise damaged(path, "is not a CIFAR batch")
@@ -110,7 +109,10 @@ def _read_pickled_batch(path: Path) -> dict[str, Any]:
 
 
 def read_cifar(paths: list[Path], label_key: str, num_classes: int) -> Arrays:
-    """CIFAR batches in the published pickled layout, joined: rows of 3,072 bytes, red, green and blue planes of 32×32.
+    """CIFAR batches in the published pickled layout, joined.
+
+    A batch is a dictionary with ``data``, rows of 3,072 bytes (red, green and blue planes of 32×32), and a
+    list of labels.
 
     Args:
         paths: the batch files, in order.
@@ -124,15 +126,14 @@ def read_cifar(paths: list[Path], label_key: str, num_classes: int) -> Arrays:
     for path in paths:
         batch = _read_pickled_batch(path)
         data, targets = batch.get("data"), batch.get(label_key)
-        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
             raise damaged(path, "has no 'data' of shape [N, 3072] and type uint8")
         if not isinstance(targets, list) or len(targets) != len(data):
             raise damaged(path, f"has no list {label_key!r} with a label for each of its {len(data)} images")
-        checked = np.asarray(targets)
-        if len(checked) and (checked.dtype.kind not in "iu" or checked.min() < 0 or checked.max() >= num_classes):
+        if not all(isinstance(label, int) and 0 <= label < num_classes for label in targets):
             raise damaged(path, f"has labels that are not whole numbers from 0 to {num_classes - 1}")
         images.append(data.reshape(-1, 3, 32, 32))
-        labels.append(checked.astype(np.uint8))
+        labels.append(np.array(targets, dtype=np.uint8))
     return np.concatenate(images), np.concatenate(labels)
 
 

@@ -1,7 +1,8 @@
 """A data set in memory: one tensor of bytes and one of labels for each split, on the device that trains.
 
-Bytes are a quarter of the size of floats (CIFAR-10 is 184 MB), so a whole data set stays on the device and is copied there
-once. What a network sees, ``(byte / 255 − mean) / std`` per channel, is made batch by batch in ``batching``.
+Bytes are a quarter of the size of floats (CIFAR-10 is 184 MB), so a whole data set stays on the device and is
+copied there once. What a network sees, ``(byte / 255 − mean) / std`` per channel, is made batch by batch in
+``batching``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Split:
         images: uint8 ``[N, C, H, W]``.
         labels: int64 ``[N]``, on the same device.
         mean, std: of pixel values in [0, 1], one per channel or one for all.
-        scale, shift: float32 ``[1, C or 1, 1, 1]`` on the same device; a byte ``b`` is normalised to ``b·scale + shift``.
+        scale, shift: float32 ``[1, C or 1, 1, 1]`` on the same device; a byte ``b`` is normalised to
+            ``b·scale + shift``.
     """
 
     images: Tensor
@@ -38,12 +40,16 @@ class Split:
     shift: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.labels.shape != self.images.shape[:1]:
+        sizes_fit = self.images.ndim == 4 and self.labels.shape == self.images.shape[:1]
+        if self.images.dtype != torch.uint8 or not sizes_fit:
             raise DatasetError(
                 f"a split needs uint8 images [N, C, H, W] and labels [N]; got {self.images.dtype} "
                 f"{tuple(self.images.shape)} and {tuple(self.labels.shape)}"
             )
-        mean, std = (torch.tensor(tuple(values), dtype=torch.float64).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(tuple(values), dtype=torch.float64).view(1, -1, 1, 1)
+            for values in (self.mean, self.std)
+        )
         object.__setattr__(self, "scale", (1 / (255 * std)).float().to(self.images.device))
         object.__setattr__(self, "shift", (-mean / std).float().to(self.images.device))
 
@@ -56,11 +62,12 @@ class Split:
         return self.images.device
 
     def select(self, rows: Tensor) -> Split:
-        """A split of some rows, in the order of the int64 tensor ``rows`` (on the same device); the bytes are copied."""
-        return Split(self.images.index_select(0, rows), self.labels.index_select(0, rows), self.mean, self.std)
+        """A copy of some rows, in the order of the int64 tensor ``rows`` (on the same device)."""
+        images, labels = self.images.index_select(0, rows), self.labels.index_select(0, rows)
+        return Split(images, labels, self.mean, self.std)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Bytes ``[B, C, H, W]`` as the float32 that a network sees: ``(byte / 255 − mean) / std`` per channel."""
+        """Bytes ``[B, C, H, W]`` as the float32 a network sees: ``(byte / 255 − mean) / std`` per channel."""
         # Three passes over one buffer that stays in the cache: faster on a CPU than one broadcasting addcmul.
         return images.to(torch.float32).mul_(self.scale).add_(self.shift)
 
@@ -116,15 +123,16 @@ def _read(info: DatasetInfo, paths: dict[str, Path]) -> tuple[Arrays, Arrays]:
     if info.name in ("mnist", "fashion_mnist"):
         return read_mnist(found[0], found[1]), read_mnist(found[2], found[3])
     label_key = "labels" if info.name == "cifar10" else "fine_labels"
-    return read_cifar(found[:-1], label_key, info.num_classes), read_cifar(found[-1:], label_key, info.num_classes)
+    train, test = (read_cifar(paths, label_key, info.num_classes) for paths in (found[:-1], found[-1:]))
+    return train, test
 
 
 def _to_split(info: DatasetInfo, arrays: Arrays, device: torch.device | str) -> Split:
     images, labels = (torch.from_numpy(array) for array in arrays)
     if len(labels) == 0 or int(labels.max()) >= info.num_classes:
         raise DatasetError(
-            f"data set {info.name!r}: expected labels from 0 to {info.num_classes - 1} and at least one image; "
-            "its files are damaged or of another data set"
+            f"data set {info.name!r}: expected labels from 0 to {info.num_classes - 1} and at least one "
+            "image; its files are damaged or of another data set"
         )
     return Split(images.to(device), labels.to(device, torch.int64), info.mean, info.std)
 
@@ -136,9 +144,10 @@ def random_split(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
 ) -> Split:
-    """Random data for studies: bytes uniform on 0 … 255, labels uniform on the classes, nothing to be learned.
+    """Random data for studies: uniform bytes, uniform labels, nothing to be learned.
 
-    Normalised with the mean and standard deviation of that distribution, so a network sees zero mean and unit variance.
+    Normalised with the mean and standard deviation of that distribution, so a network sees zero mean and unit
+    variance.
 
     Args:
         shape: (channels, height, width).
