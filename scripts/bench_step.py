@@ -3,8 +3,8 @@
 
 Both networks are the same, are fed the same batch and take steps of the same fused SGD with momentum 0.9; one
 through ``TeleportedOptimizer`` after an ``inter_landscape`` teleportation of range 0.9. The two take turns,
-step by step, and swap who goes first, so that whatever else the machine does meets both. Shown are the medians,
-their ratio, and its spread: the 25th and 75th percentile of the ratio over the pairs of neighbouring steps.
+step by step, and swap who goes first, so that whatever else the machine does meets both. Shown are the
+medians, their ratio, and its spread: the 25th and 75th percentile of the ratio over the pairs of neighbours.
 
     python scripts/bench_step.py                        # all three networks, about three minutes on two cores
     python scripts/bench_step.py mlp --seconds 10 --json step.json

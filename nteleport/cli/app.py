@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "unravel": "Write each cell of the experiment CONFIG to a file of its own.",
     "plot": "Draw mean curves and box plots of trained jobs.",
     "inspect": "Show what a teleportation does to each parameter of MODEL.",
+    "study": "Run one of the paper's studies.",
     "completion": "Print the script that completes commands in a shell.",
 }
 

@@ -58,8 +58,8 @@ class NameType(click.ParamType):  # type: ignore[type-arg]  # subscriptable only
 def inspect(model: str, dataset: str, image_size: int | None, csv_file: Path | None) -> None:
     """Show what a teleportation does to each parameter of MODEL.
 
-    It is teleported, tied (a weight used twice) or untouched, each with the reason. MODEL is `mlp` or a classifier
-    of torchvision, such as resnet18, vgg16_bn or densenet121.
+    It is teleported, tied (a weight used twice) or untouched, each with the reason. MODEL is `mlp` or a
+    classifier of torchvision, such as resnet18, vgg16_bn or densenet121.
     """
     name, info = canonical_name(model), dataset_info(dataset)
     channels, height, width = info.input_shape

@@ -1,0 +1,105 @@
+"""``nteleport inspect``: its table is the network's own list of parameters, and its sums are right."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+from torchvision.models import squeezenet1_1
+
+from nteleport.cli.app import nteleport
+
+
+def inspect(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(nteleport, ["inspect", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_table_has_a_row_for_each_parameter_in_order() -> None:
+    code, out, _ = inspect("squeezenet1_1")
+    table = out.split("\n\n")[0].splitlines()
+    assert code == 0
+    assert table[0].split() == ["parameter", "status", "reason", "shape"]
+    assert [row.split()[0] for row in table[1:]] == [name for name, _ in squeezenet1_1().named_parameters()]
+
+
+def test_the_summary_counts_entries_layers_and_weights() -> None:
+    """MLP 5×500 on 3×32×32 images with 10 classes, by hand."""
+    _, out, _ = inspect("MLPCOB")
+    weights = 3072 * 500 + 500 + 4 * (500 * 500 + 500) + 500 * 10 + 10
+    assert "2,500 entries in 5 layers: 5 × 500" in out
+    assert f"teleported       12 of 12 tensors, {weights:,} of {weights:,} weights, 100.0%" in out
+    assert "untouched        0 of 12 tensors" in out
+
+
+def test_the_data_set_gives_the_input_and_the_classes(tmp_path: Path) -> None:
+    inspect("mlp", "--dataset", "cifar100", "--csv", str(tmp_path / "table.csv"))
+    shapes = {row["parameter"]: row["shape"] for row in read(tmp_path / "table.csv")}
+    assert shapes["1.weight"] == "500x3072"
+    assert shapes["11.weight"] == "100x500"
+
+
+class OddNetwork(nn.Module):
+    """Has a weight that only an operator reads which nobody has a rule for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 32 * 32, 4)
+        self.odd = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.flatten(1)) * torch.cumsum(self.odd, 0)
+
+
+def test_what_is_untouched_is_reported_with_the_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nteleport.models.build_model", lambda *args, **kwargs: OddNetwork())
+    _, out, _ = inspect("mlp", "--csv", str(tmp_path / "table.csv"))
+    odd = next(row for row in read(tmp_path / "table.csv") if row["parameter"] == "odd")
+    assert odd["status"] == "untouched"
+    assert "cumsum" in odd["reason"]
+    assert f"untouched        1 of 3 tensors, 4 of {3072 * 4 + 8:,} weights, 0.0%" in out
+
+
+def test_the_table_alone_goes_to_standard_output() -> None:
+    code, out, _ = inspect("mlp", "--csv", "-")
+    rows = list(csv.DictReader(out.splitlines()))
+    assert code == 0
+    assert [row["status"] for row in rows] == ["teleported"] * 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet81"], "did you mean 'resnet18'?"),
+        (["mlp", "--dataset", "cifar1"], "did you mean 'cifar10"),
+        (["inception_v3"], "at least 75×75"),
+    ],
+)
+def test_what_does_not_exist_or_fit_is_one_message(arguments: list[str], message: str) -> None:
+    code, out, err = inspect(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_larger_images_for_a_network_that_needs_them(tmp_path: Path) -> None:
+    assert inspect("mlp", "--image-size", "8", "--csv", str(tmp_path / "table.csv"))[0] == 0
+    assert read(tmp_path / "table.csv")[0]["shape"] == "500x192"
+
+
+def test_a_file_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    code, _, err = inspect("mlp", "--csv", str(tmp_path / "missing" / "table.csv"))
+    assert code != 0
+    assert "missing" in err
+    assert "Traceback" not in err
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
