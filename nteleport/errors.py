@@ -13,7 +13,8 @@ prints it and exits with code 2, without a traceback.
     ├── ModelError           arguments or images that a model cannot take             (also a ValueError)
     ├── DatasetError         a data set that is neither present nor downloadable
     ├── JobError             a job that cannot be started or continued
-    └── ResultsError         results on disk that are missing or cannot be read
+    ├── ResultsError         results on disk that are missing or cannot be read
+    └── StudyError           a study that cannot run with its settings, or weights that do not fit
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "NTeleportError",
     "Problem",
     "ResultsError",
+    "StudyError",
     "TeleportationError",
     "UnknownNameError",
     "nearest",
@@ -100,6 +102,10 @@ class JobError(NTeleportError):
 
 class ResultsError(NTeleportError):
     """Results on disk that are missing, unfinished or cannot be read."""
+
+
+class StudyError(NTeleportError):
+    """Settings of a study that do not go together, or weights that do not fit its model."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -61,7 +61,8 @@ def one_of(*choices: str) -> Check[str]:
         if node.value in choices:
             return str(node.value)
         hint = nearest(node.value, choices) if isinstance(node.value, str) else ""
-        raise Refused(f"{node.described()}, expected {' or '.join(choices)}{hint}")
+        expected = " or ".join(choices) if len(choices) < 3 else f"one of {', '.join(choices)}"
+        raise Refused(f"{node.described()}, expected {expected}{hint}")
 
     return check
 

@@ -24,8 +24,10 @@ def apply_overrides(root: Node, overrides: Sequence[str], problems: Problems) ->
             problems.add(mark, f"{override!r}: expected path=value, such as training_params.epochs=5")
             continue
         origin = Mark("--set", position, match.start("value") + 1)
+        found = len(problems)
         value = parse_yaml(match["value"], origin, problems) or Node(None, origin)
-        _set(root, match["path"].split("."), value, mark, problems)
+        if len(problems) == found:
+            _set(root, match["path"].split("."), value, mark, problems)
 
 
 def _set(node: Node, path: Sequence[str], value: Node, mark: Mark, problems: Problems) -> None:

@@ -110,7 +110,13 @@ def _read_options(entries: dict[str, Node], known: Iterable[str], problems: Prob
     choices: Choices = {}
     for key, node in entries.items():
         if key in known:
-            choices[key] = axis(node, _OPTIONS[key], problems, key)
+            values = axis(node, _OPTIONS[key], problems, key)
+            if values:  # with none left, go on with the default and find what else is wrong
+                choices[key] = values
+        elif key in _OPTIONS:
+            problems.add(
+                node.key_mark or node.mark, f"{key} has no effect in {what}, expected {', '.join(known)}"
+            )
         else:
             unknown_key(key, node, ("mode", *known) if what == "teleport" else known, problems, what)
     return choices

@@ -116,6 +116,8 @@ def parse_yaml(text: str, origin: Mark, problems: Problems) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = reader.place(mark) if mark else origin
+        if mark and mark.index >= len(text):  # libyaml points at a line after the last one
+            place = reader.end_of(text)
         problems.add(place, f"not valid YAML: {error.problem or error.context}")
     except yaml.YAMLError as error:
         problems.add(origin, f"not valid YAML: {str(error).splitlines()[0]}")
@@ -148,6 +150,16 @@ class _Reader:
         first_line = mark.line == 0
         column = mark.column + (self.origin.column if first_line else 1)
         return Mark(self.origin.file, self.origin.line + mark.line, column)
+
+    def end_of(self, text: str) -> Mark:
+        """The place of the last character."""
+        before = text.rstrip()[:-1]
+        column = len(before) - (before.rfind("\n") + 1)
+        return Mark(
+            self.origin.file,
+            self.origin.line + before.count("\n"),
+            column + (1 if "\n" in before else self.origin.column),
+        )
 
     def tokens_are_safe(self, text: str) -> bool:
         """Report tags, and refuse a nesting that would exhaust the stack."""

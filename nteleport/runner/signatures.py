@@ -1,0 +1,199 @@
+"""What only torch can say about an experiment: do its classes exist and take these keyword arguments?
+
+Three questions, in this order. Is there such a class? Does its signature know each keyword, and is the value
+of the kind of the default? Does it work: a small instance is made and takes a step, so a learning rate below
+zero or a cyclic momentum without momentum is found now, not hours into a matrix. This is the one module of
+the runner's reading side that imports torch; it is imported only when something is about to be trained.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.optim import lr_scheduler
+
+from nteleport.data.catalog import dataset_info
+from nteleport.errors import ExperimentError, ModelError, NTeleportError, Problem, nearest
+from nteleport.models import check_model, model_keywords
+from nteleport.runner.components import OptimizerChoice, Placed
+from nteleport.runner.experiment import Experiment
+from nteleport.runner.expression import compile_lambda
+from nteleport.runner.yaml_source import Node, Problems
+from nteleport.training.job import Component, Scheduler
+from nteleport.training.learning_rate import build_learning_rate
+
+_GIVEN = frozenset({"params", "defaults", "optimizer", "last_epoch"})
+"""What training itself hands to optimizers and schedulers."""
+
+_COMPUTED = frozenset({"total_steps", "steps_per_epoch", "epochs", "T_max"})
+"""What training computes for schedulers when it is left out."""
+
+_DEVICE_DEPENDENT = frozenset({"capturable", "fused"})
+"""What may work on the training device alone, so not tried here."""
+
+
+def check_signatures(experiment: Experiment) -> None:
+    """Raise an `ExperimentError` with all problems that `signature_problems` finds, if any."""
+    problems = signature_problems(experiment)
+    if problems:
+        raise ExperimentError(sorted(set(problems)))
+
+
+def signature_problems(experiment: Experiment) -> list[Problem]:
+    """Everything that torch and the models would refuse about the experiment's classes, with places."""
+    problems = Problems()
+    for model in experiment.models:
+        _check_model(model, experiment.datasets, problems)
+    longest = max((params.epochs for params in experiment.training), default=1)
+    for entry in experiment.optimizers:
+        _check_optimizer(entry, longest, problems)
+    return problems
+
+
+def _check_model(model: Placed[Component], datasets: Iterable[str], problems: Problems) -> None:
+    name = model.value.cls
+    try:
+        keywords = dict.fromkeys(model_keywords(name), inspect.Parameter.empty)
+    except NTeleportError as error:
+        problems.add(_name_node(model.node).mark, f"models: {error}")
+        return
+    if not _check_arguments(keywords, _arguments(model.node), f"model {name}", problems):
+        return
+    for dataset in datasets:
+        info = dataset_info(dataset)
+        try:
+            check_model(name, model.value.kwargs, input_shape=info.input_shape, num_classes=info.num_classes)
+        except ModelError as error:
+            problems.add(_name_node(model.node).mark, f"models: {error}")
+
+
+def _check_optimizer(entry: Placed[OptimizerChoice], epochs: int, problems: Problems) -> None:
+    chosen, scheduler = entry.value.optimizer, entry.value.scheduler
+    place = _name_node(entry.node)
+    arguments = _arguments(entry.node)
+    scheduler_node = arguments.pop("lr_scheduler", None)
+    cls = _find_class(torch.optim, torch.optim.Optimizer, place, "optimizer", problems)
+    fine = cls is not None and _check_arguments(_defaults(cls), arguments, chosen.cls, problems)
+    if scheduler is not None and scheduler_node is not None:
+        fine = _check_scheduler_class(scheduler_node, problems) and fine
+    if not fine:
+        return
+    try:
+        _try_optimizer(chosen, None, epochs)
+    except Exception as error:
+        problems.add(place.mark, f"torch refuses {chosen.cls}: {error}")
+        return
+    if scheduler is not None and scheduler_node is not None:
+        try:
+            _try_optimizer(chosen, scheduler, epochs)
+        except Exception as error:
+            problems.add(_name_node(scheduler_node).mark, f"{scheduler.cls} does not work here: {error}")
+
+
+def _check_scheduler_class(node: Node, problems: Problems) -> bool:
+    """Name and keyword arguments of a scheduler, and of those it is made of."""
+    place = _name_node(node)
+    cls = _find_class(lr_scheduler, lr_scheduler.LRScheduler, place, "learning-rate scheduler", problems)
+    arguments = _arguments(node)
+    parts = arguments.get("schedulers")
+    inner = parts.value if parts is not None and isinstance(parts.value, list) else []
+    fine = [_check_scheduler_class(part, problems) for part in inner]
+    arguments.pop("interval", None)
+    if cls is None:
+        return False
+    fine.append(_check_arguments(_defaults(cls), arguments, str(place.value), problems))
+    missing = _missing(cls, arguments)
+    if missing:
+        problems.add(place.mark, f"{place.value} without {', '.join(missing)}, expected with it")
+    return all(fine) and not missing
+
+
+def _try_optimizer(chosen: Component, scheduler: Scheduler | None, epochs: int) -> None:
+    """Make the optimizer and its scheduler for one small parameter, and take a step."""
+    parameter = torch.nn.Parameter(torch.ones(2, 2))
+    parameter.grad = torch.ones(2, 2)
+    kwargs = {key: value for key, value in chosen.kwargs.items() if key not in _DEVICE_DEPENDENT}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer = getattr(torch.optim, chosen.cls)([parameter], **kwargs)
+        rate = build_learning_rate(
+            optimizer, scheduler, epochs=epochs, steps_per_epoch=10, compile_lambda=compile_lambda
+        )
+        optimizer.step(lambda: torch.ones(()))
+        rate.step_finished()
+        rate.epoch_finished(0.5)
+
+
+def _find_class(module: Any, base: type, place: Node, what: str, problems: Problems) -> type | None:
+    """The subclass of `base` that `module` has under the name at `place`, or None with a problem."""
+    classes = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, base) and value is not base and key[0] != "_"
+    }
+    name = str(place.value)
+    if name not in classes:
+        known = f"expected one of {', '.join(sorted(classes))}{nearest(name, classes)}"
+        problems.add(place.mark, f"unknown {what} {name!r}, {known}")
+    return classes.get(name)
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """The keyword arguments of a class with their defaults."""
+    parameters = inspect.signature(cls).parameters.values()
+    return {each.name: each.default for each in parameters if each.name not in _GIVEN}
+
+
+def _missing(cls: type, arguments: Mapping[str, Node]) -> list[str]:
+    defaults = _defaults(cls)
+    required = [key for key, default in defaults.items() if default is inspect.Parameter.empty]
+    return [key for key in required if key not in arguments and key not in _COMPUTED]
+
+
+def _check_arguments(
+    defaults: Mapping[str, Any], arguments: Mapping[str, Node], what: str, problems: Problems
+) -> bool:
+    """Whether each argument is known and of the kind of its default."""
+    found = len(problems)
+    for key, node in arguments.items():
+        if key not in defaults:
+            known = ", ".join(defaults) or "none"
+            message = f"{what} takes no argument {key!r}, expected {known}{nearest(key, defaults)}"
+            problems.add(node.key_mark or node.mark, message)
+            continue
+        expected = _implausible(node.plain(), defaults[key])
+        if expected:
+            problems.add(node.mark, f"{key}: {node.described()}, expected {expected}")
+    return len(problems) == found
+
+
+def _implausible(value: Any, default: Any) -> str | None:
+    """What was expected, when `value` cannot stand where `default` does."""
+    match default:
+        case bool():
+            return None if isinstance(value, bool) else "true or false"
+        case int() | float():
+            numbers = value if isinstance(value, list) else [value]
+            plausible = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in numbers)
+            return None if plausible else "a number"
+        case tuple():
+            plausible = isinstance(value, list) and len(value) == len(default)
+            return None if plausible else f"a list of {len(default)}"
+        case str():
+            return None if isinstance(value, str) else "text"
+    return None
+
+
+def _name_node(node: Node) -> Node:
+    """The node of a class's name: the entry itself, or its `cls`."""
+    return node.value.get("cls", node) if isinstance(node.value, dict) else node
+
+
+def _arguments(node: Node) -> dict[str, Node]:
+    """The keyword arguments beside a class's name."""
+    entries = node.value if isinstance(node.value, dict) else {}
+    return {key: value for key, value in entries.items() if key != "cls"}
