@@ -73,7 +73,7 @@ def test_mistyped_command_gets_the_nearest_one() -> None:
 def test_unknown_command_gets_the_list() -> None:
     code, _, err = run("xyzzy")
     assert code == 2
-    assert "expected one of train, unravel, plot, inspect, completion" in err
+    assert f"expected one of {', '.join(COMMANDS)}" in err
 
 
 def test_an_error_of_the_library_is_a_message_and_exit_code_2(monkeypatch: pytest.MonkeyPatch) -> None:
