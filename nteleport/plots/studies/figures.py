@@ -1,0 +1,42 @@
+"""Figures of one column of a paper, in the sizes and colours of `nteleport.plots.style`.
+
+Draw within `paper_style()`; type then stays legible at the width of a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from nteleport.plots.style import COLUMN, DARK, LIGHT, paper_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+__all__ = ["COLUMN", "DARK", "LIGHT", "column_figure", "letter", "paper_style"]
+
+
+def column_figure(
+    height: float, rows: int = 1, columns: int = 1, *, width: float = COLUMN, **options: Any
+) -> tuple[Figure, NDArray[Any]]:
+    """A figure and its axes, an array [rows, columns]; call it within `paper_style`.
+
+    Args:
+        height: in inches.
+        rows, columns: of axes.
+        width: in inches.
+        options: of `Figure.subplots`, such as `sharex`.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, np.asarray(axes)
+
+
+def letter(axes: Sequence[Axes]) -> None:
+    """Mark axes with a, b, c … outside their upper left corner."""
+    for each, mark in zip(axes, "abcdefghijkl", strict=False):
+        each.text(-0.02, 1.04, mark, transform=each.transAxes, fontweight="bold", ha="right", va="bottom")

@@ -1,0 +1,51 @@
+"""The studies of the paper as functions that return tidy tables; `nteleport study NAME` runs and draws one.
+
+- `study`: which studies there are, and how one is run, written and run again. No torch.
+- `settings`: what each can be told. No torch.
+- `subject`: the networks, data and changes of basis that a study looks at.
+- each other module: the computing of one study. Its picture is drawn by the module of the same name in
+  `nteleport.plots.studies`, from the table alone.
+
+Example:
+    >>> from nteleport.studies import MicroSettings, micro_angles
+    >>> table = micro_angles(MicroSettings(datasets=("digits",)))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nteleport.studies.micro import micro_angles
+    from nteleport.studies.settings.micro import MicroSettings
+    from nteleport.studies.settings.shared import StudySettings
+    from nteleport.studies.study import STUDIES, Study, find_study, load_study, run_study
+
+_HOMES = {
+    "STUDIES": "study",
+    "Study": "study",
+    "find_study": "study",
+    "load_study": "study",
+    "run_study": "study",
+    "StudySettings": "settings.shared",
+    "MicroSettings": "settings.micro",
+    "micro_angles": "micro",
+}
+
+__all__ = [
+    "STUDIES",
+    "MicroSettings",
+    "Study",
+    "StudySettings",
+    "find_study",
+    "load_study",
+    "micro_angles",
+    "run_study",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,81 @@
+"""Micro-teleportations are orthogonal to the gradient (section 4.2 of the paper, Fig. 4).
+
+A teleportation keeps the function, so an infinitely small one moves along a level set of the loss, to which the
+gradient is orthogonal. Two random vectors of many dimensions are nearly orthogonal as well: what the controls are
+for is to show how far from 90° chance alone gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nteleport.quiver import compact_scales
+from nteleport.studies.settings.micro import MicroSettings
+from nteleport.studies.study import Progress, no_progress
+from nteleport.studies.subject import Subject, draw_cob, named_generator, subjects, wide_dtype
+from nteleport.studies.vectors import angle, loss_gradients
+
+PAIRS = (
+    "gradient, teleportation",
+    "gradient, random vector",
+    "teleportation, random vector",
+    "two random vectors",
+)
+"""The angles that are measured: the claim, then its three controls."""
+
+
+def micro_angles(settings: MicroSettings, *, progress: Progress = no_progress) -> pd.DataFrame:
+    """Angles between the loss gradient, the displacement of a micro-teleportation and random vectors.
+
+    Returns:
+        One row for each angle, in degrees: `model, dataset, batch_size, repeat, pair, angle`; `pair` is one of
+        `PAIRS`.
+
+    Raises:
+        NTeleportError: settings that cannot be run.
+    """
+    total = (
+        len(settings.models) * len(settings.datasets) * len(settings.batch_sizes) * settings.teleportations
+    )
+    rows: list[dict[str, object]] = []
+    done = 0
+    for subject in subjects(settings):
+        for batch_size in settings.batch_sizes:
+            for repeat, angles in enumerate(_angles(subject, batch_size, settings)):
+                origin = {"model": subject.model.label, "dataset": subject.dataset, "batch_size": batch_size}
+                rows += [
+                    {**origin, "repeat": repeat, "pair": p, "angle": a}
+                    for p, a in zip(PAIRS, angles, strict=True)
+                ]
+                done += 1
+                progress(done, total)
+    return pd.DataFrame(rows)
+
+
+def _angles(subject: Subject, batch_size: int, settings: MicroSettings) -> Iterator[tuple[float, ...]]:
+    """The angles of `PAIRS`, once for each teleportation."""
+    purpose = f"micro {batch_size}"
+    generator = named_generator(settings.seed, purpose)
+    parameters = dict(subject.network.named_parameters())
+    for _, batch in zip(range(settings.teleportations), subject.batches(batch_size, purpose), strict=False):
+        found = loss_gradients(subject.network, batch)
+        gradient = _flat(found[name] for name in parameters)
+        cob = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator)
+        scales = compact_scales(subject.quiver, cob)
+        moved = _flat(
+            (scales[name] - 1) * p.detach() if name in scales else torch.zeros_like(p)
+            for name, p in parameters.items()
+        )
+        first, second = (torch.randn(len(moved), generator=generator).to(moved) for _ in range(2))
+        pairs = ((gradient, moved), (gradient, first), (moved, second), (first, second))
+        yield tuple(float(angle(a, b)) for a, b in pairs)
+
+
+def _flat(pieces: Iterator[Tensor]) -> Tensor:
+    """All pieces as one vector in float64 (float32 where there is none)."""
+    flat = [piece.detach().flatten() for piece in pieces]
+    return torch.cat([piece.to(wide_dtype(piece.device)) for piece in flat])

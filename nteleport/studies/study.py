@@ -1,0 +1,198 @@
+"""The studies of the paper, each by its name: what it computes, how it is drawn and how it is run again.
+
+A study is three things that this module only knows by name, so that help and plots never import torch:
+
+- a settings class in `nteleport.studies.settings`, from which the command line and `study.yml` follow;
+- `compute(settings, *, progress)`, which returns one tidy table or several by name. One that is `resumable`
+  is also given `folder`, where it may keep what is finished;
+- `draw(tables)`, which takes what `compute` returned and gives one matplotlib figure or several by name.
+
+`run_study` does all three and writes `<name>.csv`, `<name>.png`, `<name>.pdf` and `study.yml`, by rename.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nteleport.errors import ExperimentError, Problem, StudyError, nearest
+from nteleport.runner.paths import replacing, write_text_atomic
+from nteleport.runner.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
+from nteleport.studies.settings.option import plain_settings, read_options
+from nteleport.studies.settings.shared import StudySettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+Progress = Callable[[int, int], None]
+"""Called with the steps that are done and how many there are."""
+
+SETTINGS_FILE = "study.yml"
+_DOTS_PER_INCH = 200
+
+
+def no_progress(done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study; `settings`, `compute` and `draw` are places, `module:name` below the package that has them.
+
+    Attributes:
+        name: as on the command line.
+        summary: one line of help.
+        settings: a subclass of `StudySettings`, below `nteleport.studies.settings`.
+        compute: a function, below `nteleport.studies`.
+        draw: a function, below `nteleport.plots.studies`.
+        resumable: `compute` takes the output folder as `folder` and continues what it finds there.
+    """
+
+    name: str
+    summary: str
+    settings: str
+    compute: str
+    draw: str
+    resumable: bool = False
+
+    def settings_class(self) -> type[StudySettings]:
+        """The class of its settings; no torch."""
+        found: type[StudySettings] = _load(f"nteleport.studies.settings.{self.settings}")
+        return found
+
+    def computing(self) -> Callable[..., DataFrame | Mapping[str, DataFrame]]:
+        """The function that computes; imports torch."""
+        found: Callable[..., DataFrame | Mapping[str, DataFrame]] = _load(f"nteleport.studies.{self.compute}")
+        return found
+
+    def drawing(self) -> Callable[..., Figure | Mapping[str, Figure]]:
+        """The function that draws; imports matplotlib, not torch."""
+        found: Callable[..., Figure | Mapping[str, Figure]] = _load(f"nteleport.plots.studies.{self.draw}")
+        return found
+
+
+_STUDIES = (
+    Study(
+        "micro", "Angles between gradients and micro-teleportations.",
+        "micro:MicroSettings", "micro:micro_angles", "micro:draw",
+    ),
+)  # fmt: skip
+
+STUDIES: Mapping[str, Study] = {study.name: study for study in _STUDIES}
+"""All studies, by name."""
+
+
+def find_study(name: str) -> Study:
+    """The study `name`; underscores count as dashes.
+
+    Raises:
+        StudyError: there is none; the message gives the nearest one.
+    """
+    key = str(name).replace("_", "-")
+    if key not in STUDIES:
+        known = ", ".join(STUDIES)
+        raise StudyError(f"unknown study {name!r}, expected one of {known}{nearest(key, STUDIES)}")
+    return STUDIES[key]
+
+
+def run_study(
+    study: Study, settings: StudySettings, out: Path, *, progress: Progress = no_progress
+) -> list[Path]:
+    """Compute, draw and write a study.
+
+    Args:
+        study: one of `STUDIES`.
+        settings: an instance of its settings class.
+        out: the folder; made when missing. Files of an earlier run are replaced.
+        progress: told about the computing.
+
+    Returns:
+        The files, tables before pictures.
+
+    Raises:
+        NTeleportError: what the study raises, or a folder that cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(out / SETTINGS_FILE, settings_yaml(study, settings))
+    except OSError as error:
+        raise StudyError(f"cannot write to {out}: {error.strerror}") from error
+    extra = {"folder": out} if study.resumable else {}
+    tables = study.computing()(settings, progress=progress, **extra)
+    written = [_write_table(out, name, table) for name, table in _named(study, tables).items()]
+    for name, figure in _named(study, study.drawing()(tables)).items():
+        written += write_figure(out, name, figure)
+    return [*written, out / SETTINGS_FILE]
+
+
+def settings_yaml(study: Study, settings: StudySettings) -> str:
+    """The content of the `study.yml` that runs a study again."""
+    content = {"study": study.name, **plain_settings(settings)}
+    return f"# nteleport study --from {SETTINGS_FILE}\n{to_yaml(content)}"
+
+
+def load_study(path: Path) -> tuple[Study, StudySettings]:
+    """The study and the settings of a `study.yml`.
+
+    Raises:
+        ExperimentError: with all that is wrong in it, each with its place.
+        StudyError: settings that do not go together.
+    """
+    problems = Problems()
+    try:
+        root = parse_yaml(path.read_text(encoding="utf-8-sig"), Mark(str(path)), problems)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        problem = Problem(str(path), 0, 0, f"{reason}, expected the settings of a study")
+        raise ExperimentError([problem]) from error
+    root = root or Node({}, Mark(str(path)))
+    entries = root.value if isinstance(root.value, dict) else {}
+    study = _study_of(entries.get("study"), root, problems)
+    if study is None:
+        raise ExperimentError(problems)
+    rest = Node({key: node for key, node in entries.items() if key != "study"}, root.mark)
+    values = read_options(study.settings_class(), rest, problems, f"the study {study.name}")
+    if problems:
+        raise ExperimentError(sorted(set(problems)))
+    return study, study.settings_class()(**values)
+
+
+def write_figure(folder: Path, name: str, figure: Figure) -> list[Path]:
+    """Write a figure as PNG and PDF; neither carries a date, so equal pictures are equal files."""
+    written = []
+    for suffix, metadata in {"png": {"Software": None}, "pdf": {"CreationDate": None}}.items():
+        path = folder / f"{name}.{suffix}"
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
+        written.append(path)
+    return written
+
+
+def _write_table(folder: Path, name: str, table: DataFrame) -> Path:
+    path = folder / f"{name}.csv"
+    write_text_atomic(path, table.to_csv(index=False, lineterminator="\n"))
+    return path
+
+
+def _named(study: Study, found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, Mapping) else {study.name: found}
+
+
+def _study_of(node: Node | None, root: Node, problems: Problems) -> Study | None:
+    if node is None:
+        problems.add(root.mark, f"missing key 'study', expected one of {', '.join(STUDIES)}")
+        return None
+    try:
+        return find_study(str(node.value))
+    except StudyError as error:
+        problems.add(node.mark, str(error))
+        return None
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

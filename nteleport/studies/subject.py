@@ -1,0 +1,174 @@
+"""What a study looks at: a network with its quiver and its data, built from the study's settings.
+
+Everything random is drawn from generators named by their purpose (`named_generator`), so that adding a draw
+to one part of a study changes no other part, and all studies of one seed look at the same network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nteleport.analysis import analyze
+from nteleport.cob import sample_cob
+from nteleport.data import (
+    Dataset,
+    DatasetInfo,
+    batches,
+    dataset_info,
+    epoch_generator,
+    load_dataset,
+    random_split,
+)
+from nteleport.errors import StudyError
+from nteleport.models import seeded_model
+from nteleport.quiver import Quiver
+from nteleport.studies.settings.shared import StudySettings
+from nteleport.training.device import find_device
+from nteleport.training.job import Component
+
+RANDOM_IMAGES = (4096, 1024)
+"""Images of the training and the test split of random data."""
+
+_RANDOM_LIKE = "cifar10"
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One network on one data set.
+
+    Attributes:
+        model: the name and arguments of the network.
+        dataset: the name of the data set as the settings give it.
+        network: on `device`, in training mode.
+        quiver: of the network, on `device`.
+        data: both splits, on `device`.
+        seed: of the study.
+    """
+
+    model: Component
+    dataset: str
+    network: nn.Module
+    quiver: Quiver
+    data: Dataset
+    seed: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network and the data are."""
+        return self.data.train.device
+
+    def batches(self, batch_size: int, purpose: str) -> Iterator[Batch]:
+        """Full training batches without end, each fresh: epoch after epoch, every one in a new random order.
+
+        Images are cropped and flipped as in training. The sequence follows from the seed and `purpose`.
+        """
+        seed = named_seed(self.seed, purpose)
+        for epoch in count():
+            yield from batches(
+                self.data.train, batch_size=batch_size, generator=epoch_generator(seed, epoch),
+                augment=self.data.augmented, drop_last=True,
+            )  # fmt: skip
+
+
+def subjects(settings: StudySettings) -> Iterator[Subject]:
+    """Every model on every data set of the settings, one after the other.
+
+    Raises:
+        NTeleportError: an unknown name, a model that cannot take these images, missing data or weights that
+            do not fit.
+    """
+    for dataset in settings.datasets:
+        data = load_data(dataset, settings)
+        for model in settings.models:
+            yield build_subject(model, dataset, data, settings)
+
+
+def one_subject(settings: StudySettings) -> Subject:
+    """The subject of a study that takes one model and one data set.
+
+    Raises:
+        StudyError: the settings name several.
+    """
+    model, dataset = settings.model, settings.dataset
+    return build_subject(model, dataset, load_data(dataset, settings), settings)
+
+
+def build_subject(model: Component, dataset: str, data: Dataset, settings: StudySettings) -> Subject:
+    """Make the network, load its weights if the settings have any, and find its quiver."""
+    network = build_network(model, data.info, settings.seed)
+    if settings.weights is not None:
+        load_weights(network, settings.weights)
+    network = network.to(data.train.device)
+    quiver = analyze(network, torch.zeros(2, *data.input_shape, device=data.train.device))
+    return Subject(model, dataset, network, quiver.to(data.train.device), data, settings.seed)
+
+
+def build_network(model: Component, info: DatasetInfo, seed: int) -> nn.Module:
+    """A network with the first weights that follow from `seed`, on the CPU."""
+    return seeded_model(
+        model.cls, model.kwargs, input_shape=info.input_shape, num_classes=info.num_classes,
+        seed=named_seed(seed, "weights"),
+    )  # fmt: skip
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a state dict as `nteleport train --save-weights` writes it.
+
+    Raises:
+        StudyError: no such file, not a state dict, or of another network.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise StudyError(f"{path}: no such file, expected weights from `train --save-weights`") from error
+    except Exception as error:  # torch.load raises whatever a damaged file makes it raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise StudyError(
+            f"{path}: cannot be loaded ({reason}); expected the weights of this model and data set"
+        ) from error
+
+
+def load_data(dataset: str, settings: StudySettings) -> Dataset:
+    """A data set of the catalogue, or random data of the shape of one, on the device of the settings."""
+    device = find_device(settings.device)
+    kind, _, like = dataset.partition(":")
+    if kind != "random":
+        return load_dataset(dataset, settings.data_dir, device)
+    train, test = RANDOM_IMAGES
+    model = dataset_info(like or _RANDOM_LIKE)
+    info = replace(model, name=dataset, train_size=train, test_size=test, augmented=False)
+    generator = named_generator(settings.seed, f"data {dataset}")
+    splits = (random_split(info.input_shape, info.num_classes, n, generator, device) for n in RANDOM_IMAGES)
+    return Dataset(info, *splits)
+
+
+def draw_cob(subject: Subject, cob_range: float, sampling: str, generator: torch.Generator) -> Tensor:
+    """A random change of basis of the subject's network, shape (cob_size,), on its device, in float64."""
+    cob = sample_cob(subject.quiver.cob_size, cob_range, sampling, generator=generator)
+    return cob.to(subject.device, wide_dtype(subject.device))
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def named_seed(seed: int, purpose: str) -> int:
+    """A 63-bit seed of its own for each purpose."""
+    digest = hashlib.sha256(f"study {seed} {purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def named_generator(seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator of its own for each purpose."""
+    return torch.Generator().manual_seed(named_seed(seed, purpose))

@@ -1,0 +1,38 @@
+"""Gradients of a network and angles between vectors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Batch = tuple[Tensor, Tensor]
+
+
+def loss_gradients(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The gradient of the mean cross-entropy of a batch for every parameter by name; `.grad` is left alone.
+
+    A parameter that is frozen or not used has gradient 0.
+    """
+    images, labels = batch
+    parameters = dict(network.named_parameters())
+    trained = {name: p for name, p in parameters.items() if p.requires_grad}
+    loss = functional.cross_entropy(network(images).float(), labels)
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    found = dict(zip(trained, gradients, strict=True))
+    return {
+        name: torch.zeros_like(p) if found.get(name) is None else found[name]
+        for name, p in parameters.items()
+    }
+
+
+def angle(first: Tensor, second: Tensor) -> Tensor:
+    """The angle between two vectors in degrees, 0 to 180; not a number if one of them is 0.
+
+    Kahan's formula for unit vectors, 2·atan2(‖a − b‖, ‖a + b‖): exact to rounding at every angle, while
+    `acos` of a cosine loses half of the digits near 0 and 180, and fails for one that rounding put above 1.
+    """
+    a, b = first / first.norm(), second / second.norm()
+    return 2 * torch.atan2((a - b).norm(), (a + b).norm()) * (180 / math.pi)
