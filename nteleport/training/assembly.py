@@ -1,0 +1,184 @@
+"""From a job to everything that trains: data, seeded network, quiver, optimizer, learning rate.
+
+A job and its baseline share a seed, so they get the same initial weights, the same held-out images and the same batches.
+What is costly and the same for many jobs of a matrix, the data set in memory and the analysis of an architecture, is made
+once a process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nteleport.analysis import analyze
+from nteleport.data import Dataset, Split, batches, epoch_generator, hold_out, load_dataset, num_batches
+from nteleport.errors import JobError, nearest
+from nteleport.models import build_model, seeded_model
+from nteleport.optimizer import TeleportedOptimizer
+from nteleport.optimizer_state import check_transportable
+from nteleport.quiver import Quiver
+from nteleport.runner.expression import compile_lambda
+from nteleport.training.checkpoint import keeping_random_states
+from nteleport.training.device import forward_of
+from nteleport.training.job import Component, Job
+from nteleport.training.learner import Learner
+from nteleport.training.learning_rate import LearningRate, build_learning_rate
+
+_EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A job made concrete on a device.
+
+    Attributes:
+        job: what was asked for.
+        device: where everything is.
+        learner: network and optimizer.
+        learning_rate: of the optimizer.
+        train, validation, test: the images; validation is the test split itself unless some of train are held out.
+        augmented: training images are cropped and flipped.
+        drops_last: an incomplete last batch is left out: because the job says so, or because it would be one image and
+            BatchNorm has no variance of one.
+    """
+
+    job: Job
+    device: torch.device
+    learner: Learner
+    learning_rate: LearningRate
+    train: Split
+    validation: Split
+    test: Split
+    augmented: bool
+    drops_last: bool
+
+    def training_batches(
+        self, seed: int, epoch: int, max_batch: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an epoch; order and augmentation come from `seed` and `epoch`."""
+        params = self.job.training
+        limits = [limit for limit in (params.max_batch, max_batch) if limit is not None]
+        return batches(
+            self.train,
+            batch_size=params.batch_size,
+            generator=epoch_generator(seed, epoch),
+            shuffle=params.shuffle_batches,
+            augment=self.augmented,
+            drop_last=self.drops_last,
+            max_batch=min(limits, default=None),
+        )
+
+    def evaluation_batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images of a split, in order."""
+        return batches(split, batch_size=max(_EVALUATION_BATCH, self.job.training.batch_size))
+
+
+def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembly:
+    """Build what `job` names, on `device`.
+
+    Raises:
+        NTeleportError: a data set, model, optimizer or scheduler that cannot be had as the job wants it.
+    """
+    params = job.training
+    dataset = _dataset(job.dataset, str(data_dir), str(device))
+    train, validation = dataset.train, dataset.test
+    if params.validation is not None:
+        train, validation = hold_out(dataset.train, params.validation, job.seed)
+    network = _network(job, dataset).to(device)
+    if params.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    drops_last = params.drop_last_batch or _leaves_one_image(network, len(train), params.batch_size)
+    steps = num_batches(train, batch_size=params.batch_size, drop_last=drops_last, max_batch=params.max_batch)
+    optimizer = _optimizer(job, network, _quiver(job, dataset).to(device))
+    learning_rate = build_learning_rate(
+        optimizer.optimizer, job.scheduler, epochs=params.epochs, steps_per_epoch=steps, compile_lambda=compile_lambda
+    )
+    forward = forward_of(
+        network,
+        device,
+        precision=params.precision,
+        compile=params.compile,
+        channels_last=params.channels_last,
+    )
+    learner = Learner(network, optimizer, forward)
+    return Assembly(
+        job, device, learner, learning_rate, train, validation, dataset.test, dataset.augmented, drops_last
+    )
+
+
+def _network(job: Job, dataset: Dataset) -> nn.Module:
+    return seeded_model(
+        job.model.cls,
+        job.model.kwargs,
+        input_shape=dataset.input_shape,
+        num_classes=dataset.num_classes,
+        seed=job.seed,
+        initializer=job.initializer.cls,
+        initializer_kwargs=job.initializer.kwargs,
+    )
+
+
+def _optimizer(job: Job, network: nn.Module, quiver: Quiver) -> TeleportedOptimizer:
+    """The optimizer of the job. With a change of basis of ones it is the plain torch optimizer at no cost."""
+    name = job.optimizer.cls
+    cls = getattr(torch.optim, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        raise JobError(f"torch has no optimizer {name!r}{nearest(name, dir(torch.optim))}")
+    kwargs: dict[str, Any] = dict(job.optimizer.kwargs)
+    if job.training.fused != "auto":
+        kwargs.setdefault("fused", bool(job.training.fused))
+    try:
+        optimizer = TeleportedOptimizer(network, quiver, cls, **kwargs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise JobError(f"torch refuses the arguments of the optimizer {name}: {error}") from error
+    if job.training.optimizer_state == "transport" and job.teleportation.mode in ("random", "optim"):
+        check_transportable(optimizer.optimizer)  # now, rather than at the first teleportation
+    return optimizer
+
+
+def _quiver(job: Job, dataset: Dataset) -> Quiver:
+    """How the network teleports; a job that never does needs no analysis."""
+    if job.teleportation.mode == "no_teleport":
+        return Quiver(0, {}, ())
+    return _architecture(_ModelKey.of(job.model), dataset.input_shape, dataset.num_classes)
+
+
+@dataclass(frozen=True)
+class _ModelKey:
+    """A model's name and arguments in a form that can be a key."""
+
+    name: str
+    arguments: str
+
+    @classmethod
+    def of(cls, model: Component) -> _ModelKey:
+        return cls(model.cls, json.dumps(dict(model.kwargs), sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _architecture(model: _ModelKey, input_shape: tuple[int, int, int], num_classes: int) -> Quiver:
+    """The quiver of an architecture, which does not depend on its weights."""
+    with keeping_random_states(torch.device("cpu")):
+        network = build_model(
+            model.name, input_shape=input_shape, num_classes=num_classes, **json.loads(model.arguments)
+        )
+    return analyze(network, torch.zeros(2, *input_shape))
+
+
+@lru_cache(maxsize=1)
+def _dataset(name: str, data_dir: str, device: str) -> Dataset:
+    return load_dataset(name, data_dir, device)
+
+
+def _leaves_one_image(network: nn.Module, images: int, batch_size: int) -> bool:
+    """Whether the last batch of an epoch would be a single image that BatchNorm cannot train on."""
+    normalised = any(isinstance(module, _BatchNorm) for module in network.modules())
+    return normalised and batch_size > 1 and images > 1 and images % batch_size == 1

@@ -1,0 +1,113 @@
+"""The mode `optim`: which of several changes of basis is the best to train from.
+
+Both metrics are measured on a few training batches and averaged over them; the largest wins. Neither leaves a trace:
+weights, buffers, optimizer and random states are afterwards what they were before, and gradients are cleared.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from nteleport.training.checkpoint import keeping_random_states, random_states, restore_random_states
+from nteleport.training.gradient_norms import weighted_grad_norms
+from nteleport.training.learner import Learner
+
+Batch = tuple[Tensor, Tensor]
+
+
+def score_candidates(
+    metric: str, learner: Learner, cobs: Tensor, batches: Iterable[Batch], optimizer_state: str = "reset"
+) -> Tensor:
+    """The metric of each change of basis, larger is better.
+
+    Args:
+        metric: `weighted_grad_norm`, ‖g'/θ'‖ without the weights that are 0; or `loss_lookahead_diff`, the loss before
+            minus the loss after one real step of the optimizer in teleported coordinates.
+        learner: at the present change of basis.
+        cobs: shape (candidates, cob_size), relative to the plain network.
+        batches: pairs of images and labels, on the device of the network.
+        optimizer_state: what a teleportation to a candidate does to the optimizer's state.
+
+    Returns:
+        Shape (candidates,). A candidate that leads to no number scores −∞.
+    """
+    measure = _METRICS[metric]
+    with keeping_all_but_weights(learner):
+        learner.network.train()
+        scores = torch.stack([measure(learner, cobs, batch, optimizer_state) for batch in batches]).mean(0)
+    return torch.where(torch.isfinite(scores), scores, -torch.inf)
+
+
+def _grad_norms(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: str) -> Tensor:
+    """One backward pass for all candidates. The optimizer's state plays no part."""
+    learner.backward(*batch)
+    return weighted_grad_norms(learner.network, learner.optimizer.quiver, cobs)
+
+
+def _loss_drops(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: str) -> Tensor:
+    """A real step for each candidate. The gradient at the plain weights is the same for all: it is computed once.
+
+    All losses see the same dropout masks, so that they can be compared.
+    """
+    states = random_states(learner.device)
+    with torch.no_grad():
+        before = learner.loss(*batch)
+    restore_random_states(states, learner.device)
+    learner.backward(*batch)
+    gradients = {p: p.grad.clone() for p in learner.network.parameters() if p.grad is not None}
+    drops = []
+    for cob in cobs:
+        restore_random_states(states, learner.device)
+        with keeping_weights(learner), keeping_all_but_weights(learner):
+            if not torch.equal(cob.to(learner.optimizer.cob), learner.optimizer.cob):
+                learner.optimizer.teleport(cob, optimizer_state)
+            for parameter, gradient in gradients.items():
+                parameter.grad = gradient.clone()
+            learner.step(*batch)
+            restore_random_states(states, learner.device)
+            with torch.no_grad():
+                drops.append(before - learner.loss(*batch))
+    return torch.stack(drops)
+
+
+@contextmanager
+def keeping_weights(learner: Learner) -> Iterator[None]:
+    """Restore the weights and the optimizer with its change of basis."""
+    parameters = list(learner.network.parameters())
+    weights = [parameter.detach().clone() for parameter in parameters]
+    state = copy.deepcopy(learner.optimizer.state_dict())
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, weight in zip(parameters, weights, strict=True):
+                parameter.copy_(weight)
+        learner.optimizer.load_state_dict(state)
+
+
+@contextmanager
+def keeping_all_but_weights(learner: Learner) -> Iterator[None]:
+    """Restore buffers, training mode and random states, and clear the gradients."""
+    buffers = list(learner.network.buffers())
+    values = [buffer.clone() for buffer in buffers]
+    modes = {module: module.training for module in learner.network.modules()}
+    with keeping_random_states(learner.device):
+        try:
+            yield
+        finally:
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.copy_(value)
+            learner.optimizer.zero_grad()
+            for module, training in modes.items():
+                module.training = training
+
+
+_METRICS: dict[str, Callable[[Learner, Tensor, Batch, str], Tensor]] = {
+    "weighted_grad_norm": _grad_norms,
+    "loss_lookahead_diff": _loss_drops,
+}

@@ -1,0 +1,137 @@
+"""The state of an unfinished job on disk, from which it continues as if it had never stopped.
+
+A checkpoint is an ordinary torch file: a zip archive in which every record carries a checksum. It is written beside its
+place, flushed to the disk and renamed, and the one before it is kept under `JobPaths.checkpoint_before`. Loading checks
+every checksum and never unpickles code (`weights_only=True`); a damaged file gives way to the one before it, and with
+none left the job starts again.
+
+All randomness of an epoch but dropout comes from generators made anew from the job's seed and the epoch's number;
+dropout and its like draw from torch's default generators, whose states are in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nteleport.runner.paths import JobPaths, replacing
+
+FORMAT = 1
+"""Raised when the content of a checkpoint changes in a way that an older reader would misunderstand."""
+
+RandomStates = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that decides how a job goes on.
+
+    Attributes:
+        job: the digest of the job.
+        network: its `state_dict`: weights and buffers.
+        optimizer: the `state_dict` of the optimizer, with the change of basis where there is one.
+        learning_rate: progress of the scheduler.
+        random: states of torch's default generators, by device type.
+        rows: the rows of metrics of the finished epochs, as plain mappings.
+        versions: of the software that wrote it.
+    """
+
+    job: str
+    network: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    learning_rate: Mapping[str, Any]
+    random: RandomStates
+    rows: list[dict[str, Any]]
+    versions: dict[str, str]
+
+
+def save_checkpoint(paths: JobPaths, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint.pt`, keeping the one before it."""
+    content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    with replacing(paths.checkpoint, durable=True) as temporary:
+        with temporary.open("wb") as file:  # an open file, so that the name is not in the content
+            torch.save({"format": FORMAT, **content}, file)
+        if paths.checkpoint.exists():
+            os.replace(paths.checkpoint, paths.checkpoint_before)
+    _flush_folder(paths.directory)
+
+
+def load_checkpoint(paths: JobPaths, job: str, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The latest whole checkpoint of the job with digest `job`, its tensors on the CPU; None if there is none.
+
+    `warn` is told of each file that had to be passed over.
+    """
+    for path in (paths.checkpoint, paths.checkpoint_before):
+        if not path.exists():
+            continue
+        try:
+            return _read(path, job)
+        except Exception as error:  # whatever torch, zipfile or pickle make of a damaged file
+            warn(f"{path.name} is damaged and passed over: {error}")
+    return None
+
+
+def remove_checkpoints(paths: JobPaths) -> None:
+    """Remove the checkpoints of a job that is over."""
+    paths.checkpoint.unlink(missing_ok=True)
+    paths.checkpoint_before.unlink(missing_ok=True)
+
+
+def random_states(device: torch.device) -> RandomStates:
+    """The states of torch's default generators: of the CPU and of `device`."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_random_states(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Put the default generators back where `random_states` found them."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
+
+
+@contextmanager
+def keeping_random_states(device: torch.device) -> Iterator[None]:
+    """Leave torch's default generators as they were before the block."""
+    states = random_states(device)
+    try:
+        yield
+    finally:
+        restore_random_states(states, device)
+
+
+def _read(path: Path, job: str) -> Checkpoint:
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken is not None:
+        raise ValueError(f"the checksum of its record {broken} is wrong")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if content.pop("format") != FORMAT:
+        raise ValueError("it was written by another version of nteleport")
+    if content["job"] != job:
+        raise ValueError("it belongs to another job")
+    return Checkpoint(**content)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the renames in `folder` last through a power cut, on systems that can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,136 @@
+"""Learning-rate schedulers: any class of `torch.optim.lr_scheduler`, built from an experiment's words.
+
+Three things are done for the user. Lengths that a scheduler wants and that follow from the job (`total_steps`,
+`steps_per_epoch`, `epochs`, `T_max`) are computed when left out, counted in the scheduler's own interval. A formula in
+text, `lr_lambda: "lambda epoch: 0.95 ** epoch"`, is compiled by the safe expression library. And `ReduceLROnPlateau`
+watches the validation accuracy, so its `mode` is `max` unless the experiment says otherwise.
+
+A scheduler changes the hyper-parameters of the wrapped torch optimizer. A teleportation changes its state at most, so
+the scheduler's progress carries on through it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.optim import lr_scheduler
+
+from nteleport.errors import JobError, nearest
+from nteleport.training.job import Scheduler
+
+
+class LearningRate:
+    """The learning rate of an optimizer over a training.
+
+    `scheduler` is None for a constant rate. `interval` is `epoch` or `step`; `ReduceLROnPlateau` always goes by epochs,
+    as the accuracy it watches does.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, scheduler: Any | None = None, interval: str = "epoch"
+    ) -> None:
+        self._optimizer = optimizer
+        self.scheduler = scheduler
+        self._watches_accuracy = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
+        self._by_step = interval == "step" and not self._watches_accuracy
+
+    @property
+    def current(self) -> float:
+        """The rate of the first parameter group for the next step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def step_finished(self) -> None:
+        """Call after each step of the optimizer."""
+        if self.scheduler is not None and self._by_step:
+            self.scheduler.step()
+
+    def epoch_finished(self, validation_accuracy: float) -> None:
+        """Call at the end of each epoch."""
+        if self.scheduler is None or self._by_step:
+            return
+        if self._watches_accuracy:
+            self.scheduler.step(validation_accuracy)
+        else:
+            self.scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The progress of the scheduler, as plain data."""
+        return {} if self.scheduler is None else dict(self.scheduler.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the progress that `state_dict` gave. Load the optimizer's own state before this."""
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(dict(state))
+
+
+def build_learning_rate(
+    optimizer: torch.optim.Optimizer,
+    spec: Scheduler | None,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    compile_lambda: Callable[[str], Callable[[float], float]],
+) -> LearningRate:
+    """Attach the scheduler `spec` to `optimizer`.
+
+    Args:
+        optimizer: a torch optimizer; of a `TeleportedOptimizer`, the wrapped one.
+        spec: the scheduler and its keyword arguments; None for a constant rate.
+        epochs: length of the training.
+        steps_per_epoch: optimizer steps in an epoch.
+        compile_lambda: turns the text of a lambda into a function.
+
+    Raises:
+        JobError: torch has no such scheduler, or refuses the arguments.
+    """
+    if spec is None:
+        return LearningRate(optimizer)
+    length = epochs * steps_per_epoch if spec.interval == "step" else epochs
+    per_epoch = steps_per_epoch if spec.interval == "step" else 1
+    lengths = {"total_steps": length, "T_max": length, "epochs": epochs, "steps_per_epoch": per_epoch}
+    scheduler = _build(optimizer, spec.cls, spec.kwargs, lengths, compile_lambda)
+    return LearningRate(optimizer, scheduler, spec.interval)
+
+
+def _build(
+    optimizer: torch.optim.Optimizer,
+    name: str,
+    kwargs: Mapping[str, Any],
+    lengths: Mapping[str, int],
+    compile_lambda: Callable[[str], Callable[[float], float]],
+) -> Any:
+    cls = getattr(lr_scheduler, name, None)
+    if not inspect.isclass(cls):
+        raise JobError(f"torch has no learning-rate scheduler {name!r}{nearest(name, dir(lr_scheduler))}")
+    chosen = {key: _compiled(value, compile_lambda) for key, value in kwargs.items()}
+    if "schedulers" in chosen:  # SequentialLR and ChainedScheduler are made of others
+        chosen["schedulers"] = [
+            _build(optimizer, part["cls"], {k: v for k, v in part.items() if k != "cls"}, lengths, compile_lambda)
+            for part in chosen["schedulers"]
+        ]
+    wanted = inspect.signature(cls).parameters
+    if name == "ReduceLROnPlateau":
+        chosen.setdefault("mode", "max")
+    chosen.update({key: value for key, value in _left_out(chosen, lengths).items() if key in wanted})
+    try:
+        return cls(optimizer=optimizer, **chosen)
+    except (TypeError, ValueError) as error:
+        raise JobError(f"torch refuses the arguments of the scheduler {name}: {error}") from error
+
+
+def _left_out(chosen: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, int]:
+    """The lengths to fill in. `total_steps` and `epochs` × `steps_per_epoch` say the same, so one of them is enough."""
+    in_epochs = "epochs" in chosen or "steps_per_epoch" in chosen
+    computed = ("epochs", "steps_per_epoch", "T_max") if in_epochs else ("total_steps", "T_max")
+    return {key: lengths[key] for key in computed if chosen.get(key) is None}
+
+
+def _compiled(value: Any, compile_lambda: Callable[[str], Callable[[float], float]]) -> Any:
+    if isinstance(value, str) and value.lstrip().startswith("lambda"):
+        return compile_lambda(value)
+    if isinstance(value, (list, tuple)):
+        return [_compiled(item, compile_lambda) for item in value]
+    return value

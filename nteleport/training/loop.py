@@ -1,0 +1,259 @@
+"""Training one job from its first epoch, or from where it was left, to its result.
+
+After each epoch the rows so far replace `metrics.csv` and a checkpoint is written, so that whatever happens next, the job
+continues bit for bit as if nothing had happened. A stop is honoured between two batches: the epoch begun is discarded and
+the checkpoint of the last whole epoch, which is already on disk, is where the job goes on. That is exact whatever the
+mode, and costs less than an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from nteleport.runner.paths import JobPaths, replacing
+from nteleport.training.assembly import Assembly, assemble
+from nteleport.training.checkpoint import (
+    Checkpoint,
+    keeping_random_states,
+    load_checkpoint,
+    random_states,
+    remove_checkpoints,
+    restore_random_states,
+    save_checkpoint,
+)
+from nteleport.training.device import matmul_precision
+from nteleport.training.epoch import StopRequested, evaluate, train_epoch
+from nteleport.training.job import Job
+from nteleport.training.modes import Occasion, teleport, teleport_generator, teleport_seed
+from nteleport.training.provenance import begin_provenance, end_provenance, versions
+from nteleport.training.records import MetricRow, TrainingResult, log_line, write_metrics, write_result
+from nteleport.training.schedule import teleports_at
+
+
+def _local_time() -> datetime:
+    return datetime.now().astimezone()
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time, passed in: `seconds` measures how long things take, `now` says when they happened."""
+
+    seconds: Callable[[], float] = time.perf_counter
+    now: Callable[[], datetime] = _local_time
+
+
+class TrainingReport(Protocol):
+    """Who wants to hear how a training gets on."""
+
+    def resumed(self, epochs: int) -> None:
+        """The job goes on after this many finished epochs."""
+
+    def epoch_finished(self, row: MetricRow) -> None:
+        """An epoch is over."""
+
+    def warning(self, text: str) -> None:
+        """Something a user should know."""
+
+
+class Silent:
+    """A report that nobody reads."""
+
+    def resumed(self, epochs: int) -> None: ...
+
+    def epoch_finished(self, row: MetricRow) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+
+def train_job(
+    job: Job,
+    paths: JobPaths,
+    *,
+    data_dir: Path | str,
+    device: torch.device,
+    save_weights: bool = False,
+    stop_requested: Callable[[], bool] = _never,
+    report: TrainingReport | None = None,
+    clock: Clock | None = None,
+    command: Sequence[str] = (),
+) -> TrainingResult:
+    """Train a job, continuing from its checkpoint if there is one, and leave its files in `paths.directory`.
+
+    Args:
+        job: what to train.
+        paths: where its files go; the folder is made when missing.
+        data_dir: where data sets are, or are downloaded to.
+        device: as `find_device` gives it.
+        save_weights: leave `weights.pt`: the plain `weights` (a `state_dict`) and the change of basis `cob`.
+        stop_requested: asked before each batch; once it says yes, the training returns.
+        report: told of each epoch.
+        clock: where times come from.
+        command: the command line, for the record.
+
+    Returns:
+        The result, `finished`, `diverged` or `stopped`. On `stopped` there is no `result.json`.
+
+    Raises:
+        NTeleportError: the job cannot be run as it is described.
+        OSError: its files cannot be written.
+    """
+    paths.directory.mkdir(parents=True, exist_ok=True)
+    clock, report = clock or Clock(), report or Silent()
+    with keeping_random_states(device), matmul_precision(job.training.precision, device):
+        torch.manual_seed(job.seed)
+        training = _Training(assemble(job, data_dir=data_dir, device=device), paths, report, clock)
+        training.resume()
+        begin_provenance(
+            paths, start=clock.now(), device=device, first_epoch=len(training.rows), command=command
+        )
+        try:
+            training.run(stop_requested)
+        except StopRequested:
+            training.log(f"stopped after {len(training.rows)} epochs")
+            return TrainingResult("stopped", tuple(training.rows), {})
+        else:
+            return training.finish(save_weights)
+        finally:
+            end_provenance(paths, clock.now())
+
+
+class _Training:
+    """A training in progress: the assembly, and the rows of the epochs behind it."""
+
+    def __init__(self, assembly: Assembly, paths: JobPaths, report: TrainingReport, clock: Clock) -> None:
+        self.assembly, self.paths, self.report, self.clock = assembly, paths, report, clock
+        self.job = assembly.job
+        self.rows: list[MetricRow] = []
+
+    def log(self, text: str) -> None:
+        log_line(self.paths, self.clock.now(), text)
+
+    def warn(self, text: str) -> None:
+        self.log(f"warning: {text}")
+        self.report.warning(text)
+
+    @property
+    def diverged(self) -> bool:
+        return bool(self.rows) and not math.isfinite(self.rows[-1].train_loss)
+
+    def run(self, stop_requested: Callable[[], bool]) -> None:
+        """Train the epochs that are left."""
+        epochs = self.job.training.epochs
+        while len(self.rows) < epochs and not self.diverged:
+            if stop_requested():
+                raise StopRequested
+            row = self._epoch(len(self.rows), stop_requested)
+            self.rows.append(row)
+            write_metrics(self.paths, self.rows)
+            if len(self.rows) < epochs and not self.diverged:
+                save_checkpoint(self.paths, self._checkpoint())
+            self.report.epoch_finished(row)
+
+    def finish(self, save_weights: bool) -> TrainingResult:
+        """Measure on the test split, write the result and clear away what only an unfinished job needs."""
+        state = "diverged" if self.diverged else "finished"
+        result = TrainingResult(state, tuple(self.rows), {} if self.diverged else self._test_scores())
+        if save_weights:
+            learner = self.assembly.learner
+            with replacing(self.paths.weights, durable=True) as temporary, temporary.open("wb") as file:
+                torch.save({"weights": learner.network.state_dict(), "cob": learner.optimizer.cob}, file)
+        write_result(self.paths, result)
+        remove_checkpoints(self.paths)
+        self.log(f"{state} after {len(self.rows)} epochs")
+        return result
+
+    def resume(self) -> None:
+        """Go back to the checkpoint, if there is a whole one, and cut `metrics.csv` back to it."""
+        checkpoint = load_checkpoint(self.paths, self.job.digest, self.warn)
+        if checkpoint is None:
+            self.log(f"started on {self.assembly.device}, seed {self.job.seed}")
+            self.paths.metrics.unlink(missing_ok=True)
+            return
+        self._restore(checkpoint)
+        write_metrics(self.paths, self.rows)
+        self.log(f"resumed on {self.assembly.device} after {len(self.rows)} epochs")
+        self.report.resumed(len(self.rows))
+        for name, version in versions().items():
+            before = checkpoint.versions.get(name)
+            if before != version:
+                self.warn(f"{self.job.name} was begun with {name} {before} and goes on with {version}")
+
+    def _epoch(self, epoch: int, stop_requested: Callable[[], bool]) -> MetricRow:
+        started = self.clock.seconds()
+        rate = self.assembly.learning_rate.current
+        moved = self._teleport(epoch)
+        sums, norms = train_epoch(self.assembly, epoch, stop_requested)
+        train, val = sums.read(), evaluate(self.assembly, self.assembly.validation).read()
+        grad_norm, weight_norm = norms.tolist()
+        self.assembly.learning_rate.epoch_finished(val.accuracy)
+        return MetricRow(
+            epoch=epoch,
+            lr=rate,
+            train_loss=train.loss,
+            train_accuracy=train.accuracy,
+            train_accuracy_top5=train.accuracy_top5,
+            val_loss=val.loss,
+            val_accuracy=val.accuracy,
+            val_accuracy_top5=val.accuracy_top5,
+            teleported=int(moved),
+            grad_norm=grad_norm,
+            weight_norm=weight_norm,
+            seconds=self.clock.seconds() - started,
+        )
+
+    def _teleport(self, epoch: int) -> bool:
+        job = self.job
+        if not teleports_at(epoch, job.teleportation, job.training.epochs):
+            return False
+        mode = job.teleportation.mode
+        occasion = Occasion(
+            learner=self.assembly.learner,
+            teleportation=job.teleportation,
+            optimizer_state=job.training.optimizer_state,
+            generator=teleport_generator(job.seed, mode, epoch),
+            batches=lambda count: self.assembly.training_batches(teleport_seed(job.seed, mode), epoch, count),
+        )
+        return teleport(occasion)
+
+    def _test_scores(self) -> dict[str, float]:
+        """Loss and accuracies on the test split; when that is what the job validates on, they are known already."""
+        if self.assembly.validation is self.assembly.test:
+            last = self.rows[-1]
+            return {
+                "loss": last.val_loss,
+                "accuracy": last.val_accuracy,
+                "accuracy_top5": last.val_accuracy_top5,
+            }
+        return asdict(evaluate(self.assembly, self.assembly.test).read())
+
+    def _checkpoint(self) -> Checkpoint:
+        learner = self.assembly.learner
+        return Checkpoint(
+            job=self.job.digest,
+            network=learner.network.state_dict(),
+            optimizer=learner.optimizer.state_dict(),
+            learning_rate=self.assembly.learning_rate.state_dict(),
+            random=random_states(self.assembly.device),
+            rows=[asdict(row) for row in self.rows],
+            versions=versions(),
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        learner = self.assembly.learner
+        learner.network.load_state_dict(checkpoint.network)
+        learner.optimizer.load_state_dict(checkpoint.optimizer)
+        self.assembly.learning_rate.load_state_dict(checkpoint.learning_rate)
+        restore_random_states(checkpoint.random, self.assembly.device)
+        self.rows = [MetricRow(**row) for row in checkpoint.rows]

@@ -1,0 +1,107 @@
+"""What is measured while training, without ever making the device wait.
+
+Logits and labels of a few batches are kept on the device, turned into sums there, and the sums are read by the host
+once an epoch (`Scores.read`). A top-k hit means that fewer than k classes rank before the right one; between equal
+logits the lower class ranks first, and a logit that is not finite is never a hit.
+
+`grad_norm` and `weight_norm` of a row of metrics are the Euclidean norms of the *teleported* gradient `g / s` and the
+*teleported* weights `s ⊙ θ` at the first batch of the epoch, before its step: the point where a teleportation at the
+start of the epoch has just landed. Their ratio is the ‖dTW‖/‖TW‖ of Fig. 7 of the paper. One batch an epoch makes them
+free. Both are taken parameter by parameter, so no second copy of the network is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_TOP = 5
+_BATCHES_KEPT = 32
+_ONE = torch.ones(())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over the images of an epoch: cross-entropy in nats, and shares in [0, 1] of top-1 and top-5 hits."""
+
+    loss: float
+    accuracy: float
+    accuracy_top5: float
+
+
+class ScoreSums:
+    """Sums of loss and hits, on the device of the logits. Top-5 is top-min(5, classes)."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._sums: Tensor | None = None
+        self._count = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: logits of shape (n, classes), labels of shape (n,). Nothing is read back."""
+        self._kept.append((logits.detach(), labels))
+        self._count += len(labels)
+        if len(self._kept) == _BATCHES_KEPT:
+            self._flush()
+
+    def read(self) -> Scores:
+        """The means so far; the one moment when the host waits for the device."""
+        self._flush()
+        if self._sums is None:
+            raise ValueError("no batch has been counted")
+        loss, top1, top5 = self._sums.tolist()
+        return Scores(loss / self._count, top1 / self._count, top5 / self._count)
+
+    def _flush(self) -> None:
+        if not self._kept:
+            return
+        logits = torch.cat([logits for logits, _ in self._kept]).float()
+        labels = torch.cat([labels for _, labels in self._kept])
+        self._kept.clear()
+        sums = score_sums(logits, labels)
+        self._sums = sums if self._sums is None else self._sums + sums
+
+
+def score_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sums over a batch of cross-entropy, top-1 hits and top-5 hits: a tensor of 3, in float64 where there is float64.
+
+    Args:
+        logits: shape (n, classes).
+        labels: int64, shape (n,).
+    """
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    rank, finite = _rank_of_label(logits, labels)
+    top = min(_TOP, logits.shape[1])
+    return torch.stack(
+        [losses.sum(dtype=wide), ((rank < 1) & finite).sum(dtype=wide), ((rank < top) & finite).sum(dtype=wide)]
+    )
+
+
+def _rank_of_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """How many classes rank before the right one, and whether all logits of the image are numbers."""
+    right = logits.gather(1, labels.unsqueeze(1))
+    earlier = torch.arange(logits.shape[1], device=logits.device) < labels.unsqueeze(1)
+    before = (logits > right) | ((logits == right) & earlier)
+    return before.sum(1), torch.isfinite(logits).all(1)
+
+
+def teleported_norms(network: nn.Module, scales: Mapping[str, Tensor]) -> Tensor:
+    """Norms of the teleported gradient and of the teleported weights, a tensor of 2 on the device of the network.
+
+    Args:
+        network: holds the plain weights `θ` and, in `.grad`, the plain gradient `g`.
+        scales: `s` for each parameter that is scaled, broadcastable to it; a parameter without an entry has s = 1.
+    """
+    gradients: list[Tensor] = []
+    weights: list[Tensor] = []
+    for name, parameter in network.named_parameters():
+        scale = scales.get(name, _ONE)
+        weights.append(torch.linalg.vector_norm(parameter.detach() * scale))
+        if parameter.grad is not None:
+            gradients.append(torch.linalg.vector_norm(parameter.grad / scale))
+    return torch.stack([torch.linalg.vector_norm(torch.stack(norms)) for norms in (gradients, weights)])

@@ -1,0 +1,92 @@
+"""Where results come from: code, versions, hardware and times, as `provenance.json` keeps them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nteleport
+from nteleport.runner.paths import JobPaths, write_json_atomic
+from nteleport.training.device import device_name
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a number."""
+    found = {"python": platform.python_version(), "torch": torch.__version__, "nteleport": nteleport.__version__}
+    try:
+        found["torchvision"] = metadata.version("torchvision")
+    except metadata.PackageNotFoundError:
+        found["torchvision"] = "none"
+    commit, dirty = source_revision()
+    if commit is not None:
+        found["git"] = f"{commit}{' with changes' if dirty else ''}"
+    return found
+
+
+@lru_cache(maxsize=1)
+def source_revision() -> tuple[str | None, bool | None]:
+    """The git commit of nteleport's own source and whether tracked files differ from it; None when it is not a checkout."""
+    here = Path(nteleport.__file__).parent
+    if _git(here, "ls-files", "--error-unmatch", "__init__.py") is None:  # some other project's repository, or none
+        return None, None
+    commit = _git(here, "rev-parse", "HEAD")
+    return commit, bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def begin_provenance(
+    paths: JobPaths, *, start: datetime, device: torch.device, first_epoch: int, command: Sequence[str]
+) -> None:
+    """Write `provenance.json` for a training that starts or resumes now; what it says of earlier starts is kept."""
+    commit, dirty = source_revision()
+    earlier = _read(paths)
+    write_json_atomic(
+        paths.provenance,
+        {
+            "command": shlex.join(command),
+            "start": start.isoformat(timespec="seconds"),
+            "end": None,
+            "first_epoch": first_epoch,
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "device": str(device),
+            "device_name": device_name(device),
+            "threads": torch.get_num_threads(),
+            "git_commit": commit,
+            "git_dirty": dirty,
+            "versions": {key: value for key, value in versions().items() if key != "git"},
+            "earlier": [*earlier.pop("earlier", []), earlier] if earlier else [],
+        },
+    )
+
+
+def end_provenance(paths: JobPaths, end: datetime) -> None:
+    """Note the time at which a training ended or stopped."""
+    write_json_atomic(paths.provenance, {**_read(paths), "end": end.isoformat(timespec="seconds")})
+
+
+def _read(paths: JobPaths) -> dict[str, Any]:
+    try:
+        content = json.loads(paths.provenance.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
