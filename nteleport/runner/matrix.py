@@ -8,9 +8,11 @@ extended.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from nteleport.errors import JobError
 from nteleport.runner.experiment import Experiment
@@ -63,10 +65,28 @@ def unravel(experiment: Experiment, out: Path, *, per_run: bool = False) -> list
         files = {job.name: job.to_experiment() for job in expand(experiment)}
     else:
         files = {cell.cell_name: cell.to_experiment(experiment.runs) for cell in cells(experiment)}
+    written: dict[str, str] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            write_text_atomic(out / f"{name}.yml", to_yaml(content))
+            _write_if_new(out / f"{name}.yml", _file_text(content, written))
     except OSError as error:
         raise JobError(f"cannot write to {out}: {error.strerror}, expected a writable folder") from error
     return [out / f"{name}.yml" for name in files]
+
+
+def _file_text(content: dict[str, Any], written: dict[str, str]) -> str:
+    """The content as YAML. Cells share most of their sections, so each different one is written out once."""
+    text = ""
+    for key, section in content.items():
+        known = json.dumps({key: section})
+        if known not in written:
+            written[known] = to_yaml({key: section})
+        text += written[known]
+    return text
+
+
+def _write_if_new(path: Path, text: str) -> None:
+    """Leave a file that says the same already, and its time, alone."""
+    if not (path.is_file() and path.read_bytes() == text.encode()):
+        write_text_atomic(path, text)
