@@ -19,6 +19,7 @@ from torch.optim import lr_scheduler
 from nteleport.data.catalog import dataset_info
 from nteleport.errors import ExperimentError, ModelError, NTeleportError, Problem, nearest
 from nteleport.models import check_model, model_keywords
+from nteleport.optimizer_state import check_transportable
 from nteleport.runner.components import OptimizerChoice, Placed
 from nteleport.runner.experiment import Experiment
 from nteleport.runner.expression import compile_lambda
@@ -48,9 +49,8 @@ def signature_problems(experiment: Experiment) -> list[Problem]:
     problems = Problems()
     for model in experiment.models:
         _check_model(model, experiment.datasets, problems)
-    longest = max((params.epochs for params in experiment.training), default=1)
     for entry in experiment.optimizers:
-        _check_optimizer(entry, longest, problems)
+        _check_optimizer(entry, experiment, problems)
     return problems
 
 
@@ -71,61 +71,77 @@ def _check_model(model: Placed[Component], datasets: Iterable[str], problems: Pr
             problems.add(_name_node(model.node).mark, f"models: {error}")
 
 
-def _check_optimizer(entry: Placed[OptimizerChoice], epochs: int, problems: Problems) -> None:
+def _check_optimizer(entry: Placed[OptimizerChoice], experiment: Experiment, problems: Problems) -> None:
     chosen, scheduler = entry.value.optimizer, entry.value.scheduler
     place = _name_node(entry.node)
     arguments = _arguments(entry.node)
-    scheduler_node = arguments.pop("lr_scheduler", None)
+    scheduler_node = arguments.pop("lr_scheduler", entry.node)
+    found = len(problems)
     cls = _find_class(torch.optim, torch.optim.Optimizer, place, "optimizer", problems)
-    fine = cls is not None and _check_arguments(_defaults(cls), arguments, chosen.cls, problems)
-    if scheduler is not None and scheduler_node is not None:
-        fine = _check_scheduler_class(scheduler_node, problems) and fine
-    if not fine:
-        return
-    try:
-        _try_optimizer(chosen, None, epochs)
-    except Exception as error:
-        problems.add(place.mark, f"torch refuses {chosen.cls}: {error}")
-        return
-    if scheduler is not None and scheduler_node is not None:
-        try:
-            _try_optimizer(chosen, scheduler, epochs)
-        except Exception as error:
-            problems.add(_name_node(scheduler_node).mark, f"{scheduler.cls} does not work here: {error}")
+    if cls is not None:
+        _check_arguments(_defaults(cls), arguments, chosen.cls, problems)
+        fused = [params.fused for params in experiment.training if params.fused != "auto"]
+        if fused and "fused" not in _defaults(cls):
+            problems.add(
+                place.mark, f"{chosen.cls} has no fused form, expected training_params with fused: auto"
+            )
+    if scheduler is not None:
+        _check_scheduler_class(scheduler_node, problems)
+    if len(problems) == found:
+        _try(chosen, None, experiment, place, problems)
+    if len(problems) == found and scheduler is not None:
+        _try(chosen, scheduler, experiment, _name_node(scheduler_node), problems)
 
 
-def _check_scheduler_class(node: Node, problems: Problems) -> bool:
+def _check_scheduler_class(node: Node, problems: Problems) -> None:
     """Name and keyword arguments of a scheduler, and of those it is made of."""
     place = _name_node(node)
-    cls = _find_class(lr_scheduler, lr_scheduler.LRScheduler, place, "learning-rate scheduler", problems)
     arguments = _arguments(node)
     parts = arguments.get("schedulers")
-    inner = parts.value if parts is not None and isinstance(parts.value, list) else []
-    fine = [_check_scheduler_class(part, problems) for part in inner]
+    for part in parts.value if parts is not None and isinstance(parts.value, list) else []:
+        _check_scheduler_class(part, problems)
     arguments.pop("interval", None)
+    cls = _find_class(lr_scheduler, lr_scheduler.LRScheduler, place, "learning-rate scheduler", problems)
     if cls is None:
-        return False
-    fine.append(_check_arguments(_defaults(cls), arguments, str(place.value), problems))
-    missing = _missing(cls, arguments)
+        return
+    defaults = _defaults(cls)
+    _check_arguments(defaults, arguments, cls.__name__, problems)
+    required = [key for key, default in defaults.items() if default is inspect.Parameter.empty]
+    missing = [key for key in required if key not in arguments and key not in _COMPUTED]
     if missing:
-        problems.add(place.mark, f"{place.value} without {', '.join(missing)}, expected with it")
-    return all(fine) and not missing
+        problems.add(place.mark, f"{cls.__name__} without {', '.join(missing)}, which it needs")
 
 
-def _try_optimizer(chosen: Component, scheduler: Scheduler | None, epochs: int) -> None:
-    """Make the optimizer and its scheduler for one small parameter, and take a step."""
-    parameter = torch.nn.Parameter(torch.ones(2, 2))
-    parameter.grad = torch.ones(2, 2)
+def _try(
+    chosen: Component, scheduler: Scheduler | None, experiment: Experiment, place: Node, problems: Problems
+) -> None:
+    """Make the optimizer and its scheduler for a weight and a bias and take a step; tell what goes wrong."""
+    parameters = [torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
     kwargs = {key: value for key, value in chosen.kwargs.items() if key not in _DEVICE_DEPENDENT}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        optimizer = getattr(torch.optim, chosen.cls)([parameter], **kwargs)
-        rate = build_learning_rate(
-            optimizer, scheduler, epochs=epochs, steps_per_epoch=10, compile_lambda=compile_lambda
-        )
-        optimizer.step(lambda: torch.ones(()))
-        rate.step_finished()
-        rate.epoch_finished(0.5)
+    epochs = max((params.epochs for params in experiment.training), default=1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer = getattr(torch.optim, chosen.cls)(parameters, **kwargs)
+            rate = build_learning_rate(
+                optimizer, scheduler, epochs=epochs, steps_per_epoch=10, compile_lambda=compile_lambda
+            )
+            optimizer.step(lambda: torch.ones(()))
+            rate.step_finished()
+            rate.epoch_finished(0.5)
+            if _transports(experiment):
+                check_transportable(optimizer)
+    except NTeleportError as error:
+        problems.add(place.mark, str(error))
+    except Exception as error:  # whatever torch raises for a value it does not like
+        problems.add(place.mark, f"{scheduler.cls if scheduler else chosen.cls}: {error}")
+
+
+def _transports(experiment: Experiment) -> bool:
+    moves = any(teleportation.mode in ("random", "optim") for teleportation in experiment.teleportations)
+    return moves and any(params.optimizer_state == "transport" for params in experiment.training)
 
 
 def _find_class(module: Any, base: type, place: Node, what: str, problems: Problems) -> type | None:
@@ -146,12 +162,6 @@ def _defaults(cls: type) -> dict[str, Any]:
     """The keyword arguments of a class with their defaults."""
     parameters = inspect.signature(cls).parameters.values()
     return {each.name: each.default for each in parameters if each.name not in _GIVEN}
-
-
-def _missing(cls: type, arguments: Mapping[str, Node]) -> list[str]:
-    defaults = _defaults(cls)
-    required = [key for key, default in defaults.items() if default is inspect.Parameter.empty]
-    return [key for key in required if key not in arguments and key not in _COMPUTED]
 
 
 def _check_arguments(
