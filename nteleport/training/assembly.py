@@ -1,8 +1,8 @@
 """From a job to everything that trains: data, seeded network, quiver, optimizer, learning rate.
 
-A job and its baseline share a seed, so they get the same initial weights, the same held-out images and the same batches.
-What is costly and the same for many jobs of a matrix, the data set in memory and the analysis of an architecture, is made
-once a process.
+A job and its baseline share a seed, so they get the same initial weights, the same held-out images and the
+same batches. What is costly and the same for many jobs of a matrix, the data set in memory and the analysis
+of an architecture, is made once a process.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ class Assembly:
         device: where everything is.
         learner: network and optimizer.
         learning_rate: of the optimizer.
-        train, validation, test: the images; validation is the test split itself unless some of train are held out.
+        train, validation, test: the images; validation is the test split itself unless some of train are held
+            out.
         augmented: training images are cropped and flipped.
-        drops_last: an incomplete last batch is left out: because the job says so, or because it would be one image and
-            BatchNorm has no variance of one.
+        drops_last: an incomplete last batch is left out: because the job says so, or because it would be one
+            image and BatchNorm has no variance of one.
     """
 
     job: Job
@@ -94,12 +95,16 @@ def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembl
         train, validation = hold_out(dataset.train, params.validation, job.seed)
     network = _network(job, dataset).to(device)
     if params.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     drops_last = params.drop_last_batch or _leaves_one_image(network, len(train), params.batch_size)
     steps = num_batches(train, batch_size=params.batch_size, drop_last=drops_last, max_batch=params.max_batch)
     optimizer = _optimizer(job, network, _quiver(job, dataset).to(device))
     learning_rate = build_learning_rate(
-        optimizer.optimizer, job.scheduler, epochs=params.epochs, steps_per_epoch=steps, compile_lambda=compile_lambda
+        optimizer.optimizer,
+        job.scheduler,
+        epochs=params.epochs,
+        steps_per_epoch=steps,
+        compile_lambda=compile_lambda,
     )
     forward = forward_of(
         network,

@@ -1,7 +1,8 @@
 """The mode `optim`: which of several changes of basis is the best to train from.
 
-Both metrics are measured on a few training batches and averaged over them; the largest wins. Neither leaves a trace:
-weights, buffers, optimizer and random states are afterwards what they were before, and gradients are cleared.
+Both metrics are measured on a few training batches and averaged over them; the largest wins. Neither leaves a
+trace: weights, buffers, optimizer and random states are afterwards what they were before, and gradients are
+cleared.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def score_candidates(
     """The metric of each change of basis, larger is better.
 
     Args:
-        metric: `weighted_grad_norm`, ‖g'/θ'‖ without the weights that are 0; or `loss_lookahead_diff`, the loss before
-            minus the loss after one real step of the optimizer in teleported coordinates.
+        metric: `weighted_grad_norm`, ‖g'/θ'‖ without the weights that are 0; or `loss_lookahead_diff`, the
+            loss before minus the loss after one real step of the optimizer in teleported coordinates.
         learner: at the present change of basis.
         cobs: shape (candidates, cob_size), relative to the plain network.
         batches: pairs of images and labels, on the device of the network.
@@ -50,7 +51,8 @@ def _grad_norms(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: s
 
 
 def _loss_drops(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: str) -> Tensor:
-    """A real step for each candidate. The gradient at the plain weights is the same for all: it is computed once.
+    """A real step for each candidate. The gradient at the plain weights is the same for all: it is computed
+    once.
 
     All losses see the same dropout masks, so that they can be compared.
     """

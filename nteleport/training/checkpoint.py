@@ -1,12 +1,12 @@
 """The state of an unfinished job on disk, from which it continues as if it had never stopped.
 
-A checkpoint is an ordinary torch file: a zip archive in which every record carries a checksum. It is written beside its
-place, flushed to the disk and renamed, and the one before it is kept under `JobPaths.checkpoint_before`. Loading checks
-every checksum and never unpickles code (`weights_only=True`); a damaged file gives way to the one before it, and with
-none left the job starts again.
+A checkpoint is an ordinary torch file: a zip archive in which every record carries a checksum. It is written
+beside its place, flushed to the disk and renamed, and the one before it is kept under
+`JobPaths.checkpoint_before`. Loading checks every checksum and never unpickles code (`weights_only=True`); a
+damaged file gives way to the one before it, and with none left the job starts again.
 
-All randomness of an epoch but dropout comes from generators made anew from the job's seed and the epoch's number;
-dropout and its like draw from torch's default generators, whose states are in the checkpoint.
+All randomness of an epoch but dropout comes from generators made anew from the job's seed and the epoch's
+number; dropout and its like draw from torch's default generators, whose states are in the checkpoint.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def save_checkpoint(paths: JobPaths, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(paths: JobPaths, job: str, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The latest whole checkpoint of the job with digest `job`, its tensors on the CPU; None if there is none.
+    """The latest whole checkpoint of the job with digest `job`, its tensors on the CPU; None if there is
+    none.
 
     `warn` is told of each file that had to be passed over.
     """

@@ -1,7 +1,7 @@
 """The two controls of the paper: displacements that look like a teleportation but change the function.
 
-Both start from the scale `s` that a teleportation would have put on each parameter. Both draw on the CPU, so that every
-device gets the same weights from the same generator.
+Both start from the scale `s` that a teleportation would have put on each parameter. Both draw on the CPU, so
+that every device gets the same weights from the same generator.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ HISTOGRAM_BINS = 1000
 def displace_at_random(network: nn.Module, scales: Mapping[str, Tensor], generator: torch.Generator) -> None:
     """Pseudo-teleportation (Fig. 10 of the paper): the length of a teleportation, in a random direction.
 
-    Each parameter tensor is moved along a normally distributed direction by the L1 length `Σ |s θ − θ|` that the
-    teleportation would have moved it. A parameter without a scale stays.
+    Each parameter tensor is moved along a normally distributed direction by the L1 length `Σ |s θ − θ|` that
+    the teleportation would have moved it. A parameter without a scale stays.
     """
     for name, parameter in network.named_parameters():
         if name not in scales:
@@ -31,8 +31,11 @@ def displace_at_random(network: nn.Module, scales: Mapping[str, Tensor], generat
 
 
 @torch.no_grad()
-def redraw_same_distribution(network: nn.Module, scales: Mapping[str, Tensor], generator: torch.Generator) -> None:
-    """Give every Linear and Conv weight new values from the distribution of its teleported ones (Fig. 11 of the paper).
+def redraw_same_distribution(
+    network: nn.Module, scales: Mapping[str, Tensor], generator: torch.Generator
+) -> None:
+    """Give every Linear and Conv weight new values from the distribution of its teleported ones (Fig. 11 of
+    the paper).
 
     Each weight tensor on its own: a histogram of `s θ` with 1000 bins is what the new values are drawn from,
     independently. Biases and normalisation layers keep theirs.
@@ -51,8 +54,8 @@ def redraw_same_distribution(network: nn.Module, scales: Mapping[str, Tensor], g
 def sample_like(values: Tensor, generator: torch.Generator, bins: int = HISTOGRAM_BINS) -> Tensor:
     """A tensor of the shape of `values`, drawn independently from their histogram.
 
-    The histogram has equal bins from the smallest to the largest value, and is uniform within a bin. Constant values
-    are returned as they are.
+    The histogram has equal bins from the smallest to the largest value, and is uniform within a bin. Constant
+    values are returned as they are.
     """
     known = values.detach().flatten().to("cpu", torch.float64)
     low, high = known.min(), known.max()

@@ -23,15 +23,19 @@ def find_device(name: str) -> torch.device:
     """
     kind, _, number = name.partition(":")
     if kind not in _KINDS or (number and not (kind == "cuda" and number.isdecimal())):
-        raise JobError(f"unknown device {name!r}: expected auto, cpu, cuda, cuda:1 or mps{nearest(name, _KINDS)}")
+        raise JobError(
+            f"unknown device {name!r}: expected auto, cpu, cuda, cuda:1 or mps{nearest(name, _KINDS)}"
+        )
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise JobError("there is no device mps: expected an Apple GPU and a torch built for it; --device cpu works anywhere")
+        raise JobError("there is no device mps: expected an Apple GPU; --device cpu works anywhere")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
-            raise JobError(f"there is no device {name}: torch sees {count} CUDA devices; --device cpu works anywhere")
+            raise JobError(
+                f"there is no device {name}: torch sees {count} CUDA devices; --device cpu works anywhere"
+            )
         return torch.device("cuda", int(number or torch.cuda.current_device()))
     return torch.device(kind)
 
@@ -49,25 +53,38 @@ def device_name(device: torch.device) -> str:
 
 
 @contextmanager
-def matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """Let CUDA use TF32 inside matrix products and convolutions for `tf32` only; as before afterwards."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """The rules of floating point for one job; as before afterwards.
+
+    On CUDA, TF32 inside matrix products and convolutions is for `tf32` only. On a CPU, numbers below the
+    smallest normal
+    one count as zero: they change no result that anyone could see, and computing with them is many times
+        slower.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, _flushes_denormals()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
+        torch.set_flush_denormal(before[2])
+
+
+def _flushes_denormals() -> bool:
+    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
+    return float(smallest / 2) == 0
 
 
 def forward_of(
     network: nn.Module, device: torch.device, *, precision: str, compile: bool, channels_last: bool
 ) -> Callable[[Tensor], Tensor]:
-    """How images go through `network`: compiled or not, in bfloat16 (`bf16`) or float32, in which memory layout.
+    """How images go through `network`: compiled or not, in bfloat16 (`bf16`) or float32, in which memory
+    layout.
 
     Weights stay in float32 and in place, so that a teleportation leaves a compiled graph valid.
     """

@@ -1,4 +1,7 @@
-"""One epoch: a pass of training steps, and a pass of evaluation. The host waits for the device only at their ends."""
+"""One epoch: a pass of training steps and a pass of evaluation.
+
+Inside a pass the host never waits for the device; it reads the sums at the end.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,18 @@ from nteleport.training.assembly import Assembly
 from nteleport.training.metrics import ScoreSums
 
 
-class StopRequested(Exception):  # noqa: N818  # a request, not an error
+class StopRequested(Exception):  # a request, not an error
     """The training was asked to stop, at a batch boundary."""
 
 
-def train_epoch(assembly: Assembly, epoch: int, stop_requested: Callable[[], bool]) -> tuple[ScoreSums, Tensor]:
+def train_epoch(
+    assembly: Assembly, epoch: int, stop_requested: Callable[[], bool]
+) -> tuple[ScoreSums, Tensor]:
     """Train on every batch of an epoch.
 
     Returns:
-        The sums of its scores, each batch measured before its step; and the teleported norms of gradient and weights at
-        its first batch, a tensor of 2. Both are still on the device.
+        The sums of its scores, each batch measured before its step; and the teleported norms of gradient and
+        weights at its first batch, a tensor of 2. Both are still on the device.
 
     Raises:
         StopRequested: `stop_requested` said so before a batch. The epoch is then half done.

@@ -1,12 +1,14 @@
 """The metric `weighted_grad_norm` of many changes of basis, from one backward pass.
 
-At weights teleported by `s` the gradient is `g / s`, so its ratio to the weights is `(g / s) / (s θ) = (g / θ) / s²`, and
+At weights teleported by `s` the gradient is `g / s`, so its ratio to the weights is `(g / s) / (s θ) = (g /
+θ) / s²`, and
 
     ‖g' / θ'‖² = Σ (g / θ)² s⁻⁴ .
 
-The matrix `R = (g / θ)²` does not depend on the change of basis. It is summed once over the axes along which no scale
-varies, such as the positions of a kernel; what is left is, for a weight between two layers, the bilinear form
-`uᵀ R v` with `u = τ_out⁻⁴` and `v = τ_in⁴`: for all changes of basis together one matrix product.
+The matrix `R = (g / θ)²` does not depend on the change of basis. It is summed once over the axes along which
+no scale varies, such as the positions of a kernel; what is left is, for a weight between two layers, the
+bilinear form `uᵀ R v` with `u = τ_out⁻⁴` and `v = τ_in⁴`: for all changes of basis together one matrix
+product.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from nteleport.quiver import Factor, ParameterScaling, Quiver
 
 _POWER = -4
 _ROWS_ELEMENTS = 2**24
-"""A large weight is taken in slices of about this many elements, so that no float64 copy of it is ever whole."""
+"""A large weight is taken in slices of about this many elements, so that no float64 copy of it is ever
+whole.
+"""
 
 
 def weighted_grad_norms(network: nn.Module, quiver: Quiver, cobs: Tensor) -> Tensor:
@@ -56,7 +60,9 @@ def _squared_norms(weight: Tensor, gradient: Tensor, scaling: ParameterScaling, 
 
 
 def _bilinear(sums: Tensor, factors: tuple[Factor, ...], axes: list[list[int]], extended: Tensor) -> Tensor:
-    """`uᵀ R v` for each row of `extended`, when one factor varies along one axis and the other along another."""
+    """`uᵀ R v` for each row of `extended`, when one factor varies along one axis and the other along
+    another.
+    """
     first, second = (axis[0] for axis in axes)
     matrix = sums.movedim((first, second), (0, 1)).flatten(1)
     u, v = (extended[:, f.index.flatten().to(extended.device)] ** (_POWER * f.power) for f in factors)

@@ -22,7 +22,8 @@ class Learner:
     Attributes:
         network: holds the plain weights and buffers.
         optimizer: holds the change of basis.
-        forward: images to logits through `network`, in the precision and memory layout of the job; possibly compiled.
+        forward: images to logits through `network`, in the precision and memory layout of the job; possibly
+            compiled.
     """
 
     network: nn.Module

@@ -1,12 +1,13 @@
 """Learning-rate schedulers: any class of `torch.optim.lr_scheduler`, built from an experiment's words.
 
-Three things are done for the user. Lengths that a scheduler wants and that follow from the job (`total_steps`,
-`steps_per_epoch`, `epochs`, `T_max`) are computed when left out, counted in the scheduler's own interval. A formula in
-text, `lr_lambda: "lambda epoch: 0.95 ** epoch"`, is compiled by the safe expression library. And `ReduceLROnPlateau`
-watches the validation accuracy, so its `mode` is `max` unless the experiment says otherwise.
+Three things are done for the user. Lengths that a scheduler wants and that follow from the job
+(`total_steps`, `steps_per_epoch`, `epochs`, `T_max`) are computed when left out, counted in the scheduler's
+own interval. A formula in text, `lr_lambda: "lambda epoch: 0.95 ** epoch"`, is compiled by the safe
+expression library. And `ReduceLROnPlateau` watches the validation accuracy, so its `mode` is `max` unless the
+experiment says otherwise.
 
-A scheduler changes the hyper-parameters of the wrapped torch optimizer. A teleportation changes its state at most, so
-the scheduler's progress carries on through it.
+A scheduler changes the hyper-parameters of the wrapped torch optimizer. A teleportation changes its state at
+most, so the scheduler's progress carries on through it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from nteleport.training.job import Scheduler
 class LearningRate:
     """The learning rate of an optimizer over a training.
 
-    `scheduler` is None for a constant rate. `interval` is `epoch` or `step`; `ReduceLROnPlateau` always goes by epochs,
-    as the accuracy it watches does.
+    `scheduler` is None for a constant rate. `interval` is `epoch` or `step`; `ReduceLROnPlateau` always goes
+    by epochs, as the accuracy it watches does.
     """
 
     def __init__(
@@ -102,13 +103,16 @@ def _build(
     lengths: Mapping[str, int],
     compile_lambda: Callable[[str], Callable[[float], float]],
 ) -> Any:
-    cls = getattr(lr_scheduler, name, None)
-    if not inspect.isclass(cls):
+    found = getattr(lr_scheduler, name, None)
+    if not inspect.isclass(found):
         raise JobError(f"torch has no learning-rate scheduler {name!r}{nearest(name, dir(lr_scheduler))}")
+    cls: Any = found
     chosen = {key: _compiled(value, compile_lambda) for key, value in kwargs.items()}
     if "schedulers" in chosen:  # SequentialLR and ChainedScheduler are made of others
         chosen["schedulers"] = [
-            _build(optimizer, part["cls"], {k: v for k, v in part.items() if k != "cls"}, lengths, compile_lambda)
+            _build(
+                optimizer, part["cls"], {k: v for k, v in part.items() if k != "cls"}, lengths, compile_lambda
+            )
             for part in chosen["schedulers"]
         ]
     wanted = inspect.signature(cls).parameters
@@ -122,7 +126,9 @@ def _build(
 
 
 def _left_out(chosen: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, int]:
-    """The lengths to fill in. `total_steps` and `epochs` × `steps_per_epoch` say the same, so one of them is enough."""
+    """The lengths to fill in. `total_steps` and `epochs` × `steps_per_epoch` say the same, so one of them is
+    enough.
+    """
     in_epochs = "epochs" in chosen or "steps_per_epoch" in chosen
     computed = ("epochs", "steps_per_epoch", "T_max") if in_epochs else ("total_steps", "T_max")
     return {key: lengths[key] for key in computed if chosen.get(key) is None}

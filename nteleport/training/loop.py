@@ -1,9 +1,9 @@
 """Training one job from its first epoch, or from where it was left, to its result.
 
-After each epoch the rows so far replace `metrics.csv` and a checkpoint is written, so that whatever happens next, the job
-continues bit for bit as if nothing had happened. A stop is honoured between two batches: the epoch begun is discarded and
-the checkpoint of the last whole epoch, which is already on disk, is where the job goes on. That is exact whatever the
-mode, and costs less than an epoch.
+After each epoch the rows so far replace `metrics.csv` and a checkpoint is written, so that whatever happens
+next, the job continues bit for bit as if nothing had happened. A stop is honoured between two batches: the
+epoch begun is discarded and the checkpoint of the last whole epoch, which is already on disk, is where the
+job goes on. That is exact whatever the mode, and costs less than an epoch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nteleport.training.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
-from nteleport.training.device import matmul_precision
+from nteleport.training.device import arithmetic
 from nteleport.training.epoch import StopRequested, evaluate, train_epoch
 from nteleport.training.job import Job
 from nteleport.training.modes import Occasion, teleport, teleport_generator, teleport_seed
@@ -111,7 +111,7 @@ def train_job(
     """
     paths.directory.mkdir(parents=True, exist_ok=True)
     clock, report = clock or Clock(), report or Silent()
-    with keeping_random_states(device), matmul_precision(job.training.precision, device):
+    with keeping_random_states(device), arithmetic(job.training.precision, device):
         torch.manual_seed(job.seed)
         training = _Training(assemble(job, data_dir=data_dir, device=device), paths, report, clock)
         training.resume()
@@ -228,7 +228,9 @@ class _Training:
         return teleport(occasion)
 
     def _test_scores(self) -> dict[str, float]:
-        """Loss and accuracies on the test split; when that is what the job validates on, they are known already."""
+        """Loss and accuracies on the test split; when that is what the job validates on, they are known
+        already.
+        """
         if self.assembly.validation is self.assembly.test:
             last = self.rows[-1]
             return {

@@ -1,13 +1,14 @@
 """What is measured while training, without ever making the device wait.
 
-Logits and labels of a few batches are kept on the device, turned into sums there, and the sums are read by the host
-once an epoch (`Scores.read`). A top-k hit means that fewer than k classes rank before the right one; between equal
-logits the lower class ranks first, and a logit that is not finite is never a hit.
+Logits and labels of a few batches are kept on the device, turned into sums there, and the sums are read by
+the host once an epoch (`Scores.read`). A top-k hit means that fewer than k classes rank before the right one;
+between equal logits the lower class ranks first, and a logit that is not finite is never a hit.
 
-`grad_norm` and `weight_norm` of a row of metrics are the Euclidean norms of the *teleported* gradient `g / s` and the
-*teleported* weights `s ⊙ θ` at the first batch of the epoch, before its step: the point where a teleportation at the
-start of the epoch has just landed. Their ratio is the ‖dTW‖/‖TW‖ of Fig. 7 of the paper. One batch an epoch makes them
-free. Both are taken parameter by parameter, so no second copy of the network is ever made.
+`grad_norm` and `weight_norm` of a row of metrics are the Euclidean norms of the *teleported* gradient `g / s`
+and the *teleported* weights `s ⊙ θ` at the first batch of the epoch, before its step: the point where a
+teleportation at the start of the epoch has just landed. Their ratio is the ‖dTW‖/‖TW‖ of Fig. 7 of the paper.
+One batch an epoch makes them free. Both are taken parameter by parameter, so no second copy of the network is
+ever made.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _ONE = torch.ones(())
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over the images of an epoch: cross-entropy in nats, and shares in [0, 1] of top-1 and top-5 hits."""
+    """Means over the images of an epoch: cross-entropy in nats, and shares in [0, 1] of top-1 and top-5
+    hits.
+    """
 
     loss: float
     accuracy: float
@@ -67,7 +70,8 @@ class ScoreSums:
 
 
 def score_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sums over a batch of cross-entropy, top-1 hits and top-5 hits: a tensor of 3, in float64 where there is float64.
+    """Sums over a batch of cross-entropy, top-1 hits and top-5 hits: a tensor of 3, in float64 where there is
+    float64.
 
     Args:
         logits: shape (n, classes).
@@ -78,7 +82,11 @@ def score_sums(logits: Tensor, labels: Tensor) -> Tensor:
     rank, finite = _rank_of_label(logits, labels)
     top = min(_TOP, logits.shape[1])
     return torch.stack(
-        [losses.sum(dtype=wide), ((rank < 1) & finite).sum(dtype=wide), ((rank < top) & finite).sum(dtype=wide)]
+        [
+            losses.sum(dtype=wide),
+            ((rank < 1) & finite).sum(dtype=wide),
+            ((rank < top) & finite).sum(dtype=wide),
+        ]
     )
 
 
@@ -91,11 +99,13 @@ def _rank_of_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def teleported_norms(network: nn.Module, scales: Mapping[str, Tensor]) -> Tensor:
-    """Norms of the teleported gradient and of the teleported weights, a tensor of 2 on the device of the network.
+    """Norms of the teleported gradient and of the teleported weights, a tensor of 2 on the device of the
+    network.
 
     Args:
         network: holds the plain weights `θ` and, in `.grad`, the plain gradient `g`.
-        scales: `s` for each parameter that is scaled, broadcastable to it; a parameter without an entry has s = 1.
+        scales: `s` for each parameter that is scaled, broadcastable to it; a parameter without an entry has s
+            = 1.
     """
     gradients: list[Tensor] = []
     weights: list[Tensor] = []

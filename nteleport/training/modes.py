@@ -9,12 +9,13 @@ mode           at the start of an epoch that the schedule names
 `same_distr`   control: redraw every Linear and Conv weight from the distribution of the teleported ones
 =============  ==========================================================================================
 
-Every change of basis drawn is relative to the plain network: a second teleportation replaces the first. When a mode
-declines (`teleport_prob`, or the present change of basis is the best) nothing is touched, the optimizer's state
-included. The controls leave the change of basis at 1 and treat the optimizer's state as a teleportation would.
+Every change of basis drawn is relative to the plain network: a second teleportation replaces the first. When
+a mode declines (`teleport_prob`, or the present change of basis is the best) nothing is touched, the
+optimizer's state included. The controls leave the change of basis at 1 and treat the optimizer's state as a
+teleportation would.
 
-All randomness comes from `teleport_generator`, made anew from the job and the epoch: a resumed job needs no hidden state,
-and neither the initial weights nor the batches depend on the mode.
+All randomness comes from `teleport_generator`, made anew from the job and the epoch: a resumed job needs no
+hidden state, and neither the initial weights nor the batches depend on the mode.
 """
 
 from __future__ import annotations
@@ -122,7 +123,9 @@ def _would_be_scales(occasion: Occasion) -> dict[str, Tensor]:
 
 
 def _finish_control(occasion: Occasion) -> None:
-    """The weights were written to behind the optimizer's back; its state is only ever reset, for nothing was scaled."""
+    """The weights were written to behind the optimizer's back; its state is only ever reset, for nothing was
+    scaled.
+    """
     optimizer = occasion.learner.optimizer
     optimizer.reload_weights()
     if occasion.optimizer_state == "reset":

@@ -22,7 +22,11 @@ from nteleport.training.device import device_name
 
 def versions() -> dict[str, str]:
     """Versions of everything that can change a number."""
-    found = {"python": platform.python_version(), "torch": torch.__version__, "nteleport": nteleport.__version__}
+    found = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "nteleport": nteleport.__version__,
+    }
     try:
         found["torchvision"] = metadata.version("torchvision")
     except metadata.PackageNotFoundError:
@@ -35,9 +39,13 @@ def versions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def source_revision() -> tuple[str | None, bool | None]:
-    """The git commit of nteleport's own source and whether tracked files differ from it; None when it is not a checkout."""
+    """The git commit of nteleport's own source and whether tracked files differ from it; None when it is not
+    a checkout.
+    """
     here = Path(nteleport.__file__).parent
-    if _git(here, "ls-files", "--error-unmatch", "__init__.py") is None:  # some other project's repository, or none
+    if (
+        _git(here, "ls-files", "--error-unmatch", "__init__.py") is None
+    ):  # some other project's repository, or none
         return None, None
     commit = _git(here, "rev-parse", "HEAD")
     return commit, bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
@@ -56,7 +64,9 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def begin_provenance(
     paths: JobPaths, *, start: datetime, device: torch.device, first_epoch: int, command: Sequence[str]
 ) -> None:
-    """Write `provenance.json` for a training that starts or resumes now; what it says of earlier starts is kept."""
+    """Write `provenance.json` for a training that starts or resumes now; what it says of earlier starts is
+    kept.
+    """
     commit, dirty = source_revision()
     earlier = _read(paths)
     write_json_atomic(

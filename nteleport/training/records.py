@@ -1,7 +1,8 @@
-"""What a job leaves on disk for people and for plots: its rows of metrics, its result, its log. No torch.
+"""What a training leaves on disk for people and for plots: its rows of metrics, its result, its log. No
+torch.
 
-Every file is replaced whole, so a crash never leaves half a row. `metrics.csv` has one row for each finished epoch;
-`result.json` appears last and means that the job is over.
+Every file is replaced whole, so a crash never leaves half a row. `metrics.csv` has one row for each finished
+epoch; `result.json` appears last and means that the job is over.
 """
 
 from __future__ import annotations
@@ -12,19 +13,16 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
-import yaml
-
 from nteleport.runner.paths import JobPaths, write_json_atomic, write_text_atomic
-from nteleport.training.job import Job
 
 
 @dataclass(frozen=True)
 class MetricRow:
     """One row of `metrics.csv`, an epoch.
 
-    `lr` is the rate of the epoch's first step; losses are in nats, accuracies shares in [0, 1]; `teleported` is 1 when
-    the weights were moved at the start of the epoch; the norms are those of `nteleport.training.metrics`; `seconds` is
-    the time the epoch took with its validation.
+    `lr` is the rate of the epoch's first step; losses are in nats, accuracies shares in [0, 1]; `teleported`
+    is 1 when the weights were moved at the start of the epoch; the norms are those of
+    `nteleport.training.metrics`; `seconds` is the time the epoch took with its validation.
     """
 
     epoch: int
@@ -50,8 +48,8 @@ class TrainingResult:
     """How a training ended.
 
     Attributes:
-        state: `finished`; `diverged`, when the training loss stopped being a number; or `stopped`, when asked to: then
-            there is no `result.json`, and the same call continues from the checkpoint.
+        state: `finished`; `diverged`, when the training loss stopped being a number; or `stopped`, when asked
+            to: then there is no `result.json`, and the same call continues from the checkpoint.
         rows: one for each epoch, those of earlier calls included.
         test: loss, accuracy and accuracy_top5 on the test split; empty unless finished.
     """
@@ -78,13 +76,6 @@ def metrics_csv(rows: Sequence[MetricRow]) -> str:
     lines = [",".join(COLUMNS)]
     lines += [",".join(repr(getattr(row, column)) for column in COLUMNS) for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def write_description(paths: JobPaths, job: Job) -> None:
-    """Write `config.yml`, which runs this job again, and `hparams.yml`, its flat hyper-parameters."""
-    paths.directory.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(paths.config, yaml.safe_dump(job.to_experiment(), sort_keys=False))
-    write_text_atomic(paths.hparams, yaml.safe_dump(job.hparams(), sort_keys=False))
 
 
 def write_metrics(paths: JobPaths, rows: Sequence[MetricRow]) -> None:

@@ -1,7 +1,7 @@
 """When a job teleports.
 
-A teleportation happens at the *start* of an epoch, and epochs count from 0: one at epoch 0 moves the initial weights.
-This module imports no torch, so that a plan can be shown before anything is trained.
+A teleportation happens at the *start* of an epoch, and epochs count from 0: one at epoch 0 moves the initial
+weights. This module imports no torch, so that a plan can be shown before anything is trained.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from nteleport.training.job import Teleportation
 def teleports_at(epoch: int, teleportation: Teleportation, epochs: int) -> bool:
     """Whether the schedule asks for a teleportation at the start of `epoch` of a training of `epochs` epochs.
 
-    With n = `every_n_epochs`: `teleport_only_once` means at epoch n alone; otherwise at n, 2n, … while epochs last. n = 0
-    without "once" means at epoch 0 alone. An epoch outside 0 … `epochs` − 1 never starts, so nothing happens at it.
+    With n = `every_n_epochs`: `teleport_only_once` means at epoch n alone; otherwise at n, 2n, … while epochs
+    last. n = 0 without "once" means at epoch 0 alone. An epoch outside 0 … `epochs` − 1 never starts, so
+    nothing happens at it.
 
-    A mode may still decline when asked: `random` with its `teleport_prob`, `optim` when the present change of basis is
+    A mode may still decline when asked: `random` with its `teleport_prob`, `optim` when the present change of
+        basis is
     the best.
 
     Example:
