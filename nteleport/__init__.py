@@ -1,7 +1,8 @@
 """Neural teleportation: move a network's weights without changing its function, and train from there.
 
 Any ``nn.Module`` can be teleported as it is. Start with :class:`TeleportableModel`; train at full speed with
-:class:`TeleportedOptimizer`. The names below load on first use, so that importing the package does not import torch.
+:class:`TeleportedOptimizer`. The names below load on first use, so that importing the package does not import
+torch.
 """
 
 from __future__ import annotations

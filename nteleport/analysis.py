@@ -1,8 +1,8 @@
 """Find the quiver of a network: trace it once, walk the graph once.
 
-``torch.export`` gives a graph of ATen operators in which functional calls, reused modules and reshaped tensors are
-plain nodes. The walk (:mod:`nteleport.propagation`, :mod:`nteleport.rules`) labels every activation; what the
-parameters' claims say at the end is the quiver.
+``torch.export`` gives a graph of ATen operators in which functional calls, reused modules and reshaped
+tensors are plain nodes. The walk (:mod:`nteleport.propagation`, :mod:`nteleport.rules`) labels every
+activation; what the parameters' claims say at the end is the quiver.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.fx import Graph, Node
 from nteleport.errors import AnalysisError
 from nteleport.labels import collapse, pinned
 from nteleport.propagation import FreshLabels, Labels, ParameterRead, Propagation, result_shapes
-from nteleport.quiver import Factor, Layer, ParameterScaling, Quiver, Status
+from nteleport.quiver import Factor, Layer, ParameterScaling, Quiver
 from nteleport.rules import propagate
 
 ExampleInputs = Tensor | Sequence[object]
@@ -28,13 +28,14 @@ ExampleInputs = Tensor | Sequence[object]
 def analyze(network: nn.Module, example_inputs: ExampleInputs) -> Quiver:
     """Find how a change of basis acts on ``network``.
 
-    The network is traced in training mode, so that heads that only train are seen too; where that is not possible
-    (BatchNorm on a single value per channel) in evaluation mode. Its mode, buffers, random state and device are as
-    before.
+    The network is traced in training mode, so that heads that only train are seen too; where that is not
+    possible (BatchNorm on a single value per channel) in evaluation mode. Its mode, buffers, random state and
+    device are as before.
 
     Args:
         network: any module that ``torch.export`` can trace.
-        example_inputs: a tensor, or a tuple of positional arguments, of the shape and on the device of real inputs.
+        example_inputs: a tensor, or a tuple of positional arguments, of the shape and on the device of real
+            inputs.
 
     Returns:
         The quiver, its CoB entries numbered in execution order.
@@ -145,7 +146,7 @@ def _output_labels(graph: Graph, walk: Propagation) -> Tensor:
             yield collapse(labels).flatten()
 
     found = [t for node in graph.output_node().all_input_nodes for t in flatten(walk.labels.get(node))]
-    return torch.cat([torch.zeros(1, dtype=torch.int64), *found]).unique()
+    return torch.cat([torch.zeros(1, dtype=torch.int64), *found])
 
 
 def _build_quiver(network: nn.Module, walk: Propagation, runs: list[Layer], at_outputs: Tensor) -> Quiver:
@@ -163,7 +164,8 @@ def _build_quiver(network: nn.Module, walk: Propagation, runs: list[Layer], at_o
     for alias, name in canonical_names(network).items():
         aliases.setdefault(name, []).append(alias)
     parameters = {
-        name: _scaling(name, parameter, walk, renumbered, aliases[name]) for name, parameter in network.named_parameters()
+        name: _scaling(name, parameter, walk, renumbered, aliases[name])
+        for name, parameter in network.named_parameters()
     }
     return Quiver(int(kept.sum()), parameters, tuple(layers))
 
@@ -171,24 +173,24 @@ def _build_quiver(network: nn.Module, walk: Propagation, runs: list[Layer], at_o
 def _scaling(
     name: str, parameter: Tensor, walk: Propagation, renumbered: Tensor, aliases: list[str]
 ) -> ParameterScaling:
-    claim = walk.claims.get(name)
+    claim, unscaled_by = walk.claims.get(name), walk.plain_reads.get(name)
     if claim is None:
-        operator = walk.plain_reads.get(name)
-        reason = f"no rule for its use in {operator}" if operator else "not reached from the inputs"
+        reason = f"no rule for its use in {unscaled_by}" if unscaled_by else "not reached from the inputs"
         return ParameterScaling(parameter.shape, (), "untouched", reason)
     moved = (Factor(renumbered[factor.index], factor.power) for factor in claim.factors)
     factors = tuple(factor for factor in moved if bool(factor.index.any()))
-    status: Status = "tied" if claim.uses > 1 or len(aliases) > 1 else "teleported"
-    return ParameterScaling(parameter.shape, factors, status, _reason(claim.operator, factors, claim.uses, aliases))
-
-
-def _reason(operator: str, factors: tuple[Factor, ...], uses: int, aliases: list[str]) -> str:
-    sides = {factor.power for factor in factors}
-    parts = [operator, "output side scaled" if 1 in sides else "outputs pinned"]
-    if -1 in sides:
-        parts.append("input side scaled")
-    if uses > 1:
-        parts.append(f"used {uses} times, scaled by its first use")
+    ties = []
+    if claim.uses > 1:
+        ties.append(f"used {claim.uses} times, scaled by its first use")
+    if unscaled_by:
+        ties.append(f"read unscaled by {unscaled_by}")
     if len(aliases) > 1:
-        parts.append("tied: " + ", ".join(aliases))
-    return "; ".join(parts)
+        ties.append("shared by " + ", ".join(aliases))
+    reason = "; ".join([_sides(claim.operator, factors), *ties])
+    return ParameterScaling(parameter.shape, factors, "tied" if ties else "teleported", reason)
+
+
+def _sides(operator: str, factors: tuple[Factor, ...]) -> str:
+    powers = {factor.power for factor in factors}
+    outputs = "output side scaled" if 1 in powers else "outputs pinned"
+    return f"{operator}: {outputs}" + (", input side scaled" if -1 in powers else "")

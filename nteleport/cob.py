@@ -22,8 +22,9 @@ def sample_cob(
 ) -> Tensor:
     """Draw a change of basis.
 
-    With ``r = cob_range``: ``intra_landscape`` U[1−r, 1+r]; ``inter_landscape`` U[1−r, 1+r] or U[−1−r, −1+r] with
-    equal chances, chosen per entry; ``positive`` U[0, r]; ``negative`` U[−r, 0]; ``centered`` U[c−r, c+r].
+    With ``r = cob_range``: ``intra_landscape`` U[1−r, 1+r]; ``inter_landscape`` U[1−r, 1+r] or U[−1−r, −1+r]
+    with equal chances, chosen per entry; ``positive`` U[0, r]; ``negative`` U[−r, 0]; ``centered`` U[c−r,
+    c+r].
 
     Args:
         size: number of entries.

@@ -1,8 +1,8 @@
 """Label tensors: which entry of the extended change of basis scales each element of an activation.
 
-A label tensor is int64 and has the shape of its activation; 0 means pinned (scaled by the constant 1). Labels mostly
-vary along the channel axis only, so they are kept as expanded views (stride 0), which makes the questions asked here
-cheap.
+A label tensor is int64 and has the shape of its activation; 0 means pinned (scaled by the constant 1). Labels
+mostly vary along the channel axis only, so they are kept as expanded views (stride 0), which makes the
+questions asked here cheap.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def is_constant(labels: Tensor, axis: int) -> bool:
 
 
 def reduce_to(labels: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """Labels of something that broadcasts from ``shape`` to the labels' shape; None if they vary where it cannot.
+    """Labels of something that broadcasts from ``shape`` to the labels' shape; None if they vary where it
+    cannot.
 
     Axes are aligned at the right, as in broadcasting.
     """

@@ -1,9 +1,9 @@
 """The teleported network made visible: teleported weights, conjugated activations.
 
 :func:`materialize` executes what the paper describes, operator by operator: linear and convolution layers run
-untouched on teleported weights and scaled activations, everything else runs as ``x ↦ τ f(x / τ)``. It never divides a
-teleported weight of such a layer by its scale, so it is an independent check of the quiver: with a wrong label its
-outputs differ from the network's.
+untouched on teleported weights and scaled activations, everything else runs as ``x ↦ τ f(x / τ)``. It never
+divides a teleported weight of such a layer by its scale, so it is an independent check of the quiver: with a
+wrong label its outputs differ from the network's.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from nteleport.teleport import TeleportableModel
 def materialize(model: TeleportableModel) -> GraphModule:
     """Build a graph module that runs the teleported weights of ``model``.
 
-    It is traced in the present mode of the network (call ``model.eval()`` first for an evaluation graph), for inputs
-    of the shape of ``model.example_inputs``, and shares no memory with the model.
+    It is traced in the present mode of the network (call ``model.eval()`` first for an evaluation graph), for
+    inputs of the shape of ``model.example_inputs``, and shares no memory with the model.
 
     Returns:
-        A ``torch.fx.GraphModule`` with the outputs of the network. Its parameters hold the teleported weights.
+        A ``torch.fx.GraphModule`` with the outputs of the network. Its parameters hold the teleported
+        weights.
 
     Raises:
         AnalysisError: the network cannot be traced in its present mode.
@@ -40,7 +41,11 @@ def materialize(model: TeleportableModel) -> GraphModule:
     assert isinstance(module, GraphModule)
     graph = module.graph
     _remove_guards(graph)
-    reads = {n: ParameterRead(names[str(n.target)], False) for n in graph.find_nodes(op="get_attr") if n.target in names}
+    reads = {
+        n: ParameterRead(names[str(n.target)], False)
+        for n in graph.find_nodes(op="get_attr")
+        if n.target in names
+    }
     walk = walk_graph(graph, reads, graph.find_nodes(op="placeholder"), _labels_from(model.quiver))
     _Conjugation(module, walk, model.quiver, model.cob.detach()).apply()
     graph.lint()

@@ -1,12 +1,13 @@
 """Training a teleported network at the speed of the plain one.
 
-The teleported network computes ``f(θ' / s)``, so there is no need to run it: the plain network runs at ``θ = θ' / s``
-and only the optimizer works in teleported coordinates, where weights are ``θ' = s ⊙ θ`` and gradients ``g / s``.
+The teleported network computes ``f(θ' / s)``, so there is no need to run it: the plain network runs at ``θ =
+θ' / s`` and only the optimizer works in teleported coordinates, where weights are ``θ' = s ⊙ θ`` and
+gradients ``g / s``.
 
 * SGD (momentum, dampening, Nesterov and weight decay included) needs no second copy of the weights: in the
   coordinates of the plain network it is SGD with gradients multiplied by ``1 / s²``.
-* Every other optimizer holds ``θ'``, sees ``g / s``, and after its step ``θ = θ' / s`` is written back. While the
-  change of basis is 1, both views share memory and nothing is copied.
+* Every other optimizer holds ``θ'``, sees ``g / s``, and after its step ``θ = θ' / s`` is written back. While
+  the change of basis is 1, both views share memory and nothing is copied.
 """
 
 from __future__ import annotations
@@ -61,10 +62,12 @@ class TeleportedOptimizer:
         self._gradient_factors: dict[str, Tensor] = {}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One optimizer step from the gradients of the plain network. It consumes ``.grad`` of the parameters.
+        """One optimizer step from the gradients of the plain network. It consumes ``.grad`` of the
+        parameters.
 
         Args:
-            closure: re-evaluates the loss, for optimizers that need it; it clears gradients and runs backward.
+            closure: re-evaluates the loss, for optimizers that need it; it clears gradients and runs
+                backward.
 
         Returns:
             What the closure returned, if there is one.
@@ -98,9 +101,9 @@ class TeleportedOptimizer:
 
         Args:
             cob: the new total CoB, relative to the plain network; shape ``(cob_size,)``.
-            optimizer_state: ``reset`` starts the optimizer's state afresh, ``transport`` moves it exactly (a first
-                moment like a gradient, a second moment like its square), ``keep`` leaves the numbers as they are.
-                Hyper-parameters, and so the progress of a scheduler, carry on in all cases.
+            optimizer_state: ``reset`` starts the optimizer's state afresh, ``transport`` moves it exactly (a
+                first moment like a gradient, a second moment like its square), ``keep`` leaves the numbers as
+                they are. Hyper-parameters, and so the progress of a scheduler, carry on in all cases.
 
         Raises:
             TeleportationError: an unusable CoB, an unknown policy, or a state that cannot be transported.
@@ -117,7 +120,9 @@ class TeleportedOptimizer:
         if optimizer_state == "reset":
             self.reset_state()
         elif self._in_plain_coordinates:
-            scale_momentum(self.optimizer, self._ratios(before), power=-2 if optimizer_state == "transport" else -1)
+            scale_momentum(
+                self.optimizer, self._ratios(before), power=-2 if optimizer_state == "transport" else -1
+            )
         elif optimizer_state == "transport":
             transport(self.optimizer, self._ratios(before))
         self.reload_weights()
@@ -146,17 +151,23 @@ class TeleportedOptimizer:
         return {name: p.detach() * self._scale(name) for name, p in self._parameters.items()}
 
     def teleported_gradients(self) -> dict[str, Tensor]:
-        """The gradients ``g / s`` of every parameter that has one; meaningful between backward and :meth:`step`."""
+        """The gradients ``g / s`` of every parameter that has one; meaningful between backward and
+        :meth:`step`."""
         return {
             name: p.grad / self._scale(name) for name, p in self._parameters.items() if p.grad is not None
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The CoB, the state of the torch optimizer and the teleported weights where they are held separately.
+        """The CoB, the state of the torch optimizer and the teleported weights where they are held
+        separately.
 
         The weights of the network are in its own ``state_dict``; restore those first.
         """
-        weights = {} if self._in_plain_coordinates else {name: self._trained[name].detach() for name in self._scales}
+        weights = (
+            {}
+            if self._in_plain_coordinates
+            else {name: self._trained[name].detach() for name in self._scales}
+        )
         return {"cob": self.cob, "optimizer": self.optimizer.state_dict(), "teleported_weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -181,12 +192,17 @@ class TeleportedOptimizer:
         self._scales = {}
         if self._is_teleported:
             found = compact_scales(self.quiver, self.cob)
-            self._scales = {name: found[name].to(p.dtype) for name, p in self._parameters.items() if name in found}
+            self._scales = {
+                name: found[name].to(p.dtype) for name, p in self._parameters.items() if name in found
+            }
         power = -2 if self._in_plain_coordinates else -1
-        self._gradient_factors = {name: self._for_foreach(name, s.pow(power)) for name, s in self._scales.items()}
+        self._gradient_factors = {
+            name: self._for_foreach(name, s.pow(power)) for name, s in self._scales.items()
+        }
 
     def _for_foreach(self, name: str, factor: Tensor) -> Tensor:
-        """CUDA multiplies a list of tensors in one kernel only if shapes agree; the CPU broadcasts as fast."""
+        """CUDA multiplies a list of tensors in one kernel only if shapes agree; the CPU broadcasts as
+        fast."""
         return factor.expand_as(self._parameters[name]).contiguous() if factor.is_cuda else factor
 
     def _scale(self, name: str) -> Tensor:

@@ -1,8 +1,9 @@
 """How the state of torch optimizers moves under a teleportation.
 
-With ``r`` the new scale of a parameter over its old one, weights are multiplied by ``r`` and gradients by ``1 / r``.
-What an optimizer accumulates from gradients therefore moves exactly: a mean of gradients by ``1 / r``, a mean of
-squared gradients by ``1 / r²``, a step size in weight units by ``|r|``.
+With ``r`` the new scale of a parameter over its old one, weights are multiplied by ``r`` and gradients by ``1
+/ r``. What an optimizer accumulates from gradients therefore moves exactly: a mean of gradients by ``1 / r``,
+a mean of squared gradients by ``1 / r²``, a step size in weight units by ``|r|``. Exact but for the ``eps``
+that Adamax and RMSprop mix into what they accumulate.
 """
 
 from __future__ import annotations
@@ -45,20 +46,29 @@ def _like_weight_size(r: Tensor) -> Tensor:
 _FACTORS: dict[str, dict[str, _Factor]] = {
     "SGD": {"momentum_buffer": _like_gradient},
     "Muon": {"momentum_buffer": _like_gradient},
-    "Adam": {"exp_avg": _like_gradient, "exp_avg_sq": _like_gradient_squared, "max_exp_avg_sq": _like_gradient_squared},
+    "Adam": {
+        "exp_avg": _like_gradient,
+        "exp_avg_sq": _like_gradient_squared,
+        "max_exp_avg_sq": _like_gradient_squared,
+    },
     "Adamax": {"exp_avg": _like_gradient, "exp_inf": _like_gradient_size},
     "Adagrad": {"sum": _like_gradient_squared},
     "Adadelta": {"square_avg": _like_gradient_squared, "acc_delta": _like_weight_squared},
     # The momentum of RMSprop is of gradients divided by their size: only signs move.
-    "RMSprop": {"square_avg": _like_gradient_squared, "grad_avg": _like_gradient, "momentum_buffer": torch.sign},
+    "RMSprop": {
+        "square_avg": _like_gradient_squared,
+        "grad_avg": _like_gradient,
+        "momentum_buffer": torch.sign,
+    },
     "Rprop": {"prev": _like_gradient, "step_size": _like_weight_size},
     "ASGD": {"ax": _like_weight},
 }
-_FACTORS.update(dict.fromkeys(["AdamW", "NAdam", "RAdam", "SparseAdam"], _FACTORS["Adam"]))
+_FACTORS.update(dict.fromkeys(["AdamW", "NAdam", "RAdam"], _FACTORS["Adam"]))
 
 
 def check_transportable(optimizer: Optimizer) -> None:
-    """Raise :class:`TeleportationError` if the state of ``optimizer`` does not move by elementwise factors."""
+    """Raise :class:`TeleportationError` if the state of ``optimizer`` does not move by elementwise
+    factors."""
     name = type(optimizer).__name__
     if name not in _FACTORS:
         raise TeleportationError(

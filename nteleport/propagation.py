@@ -1,12 +1,13 @@
 """State of one walk over an exported graph: labels of activations, claims on parameters.
 
-The walk goes through the graph once, in execution order. For each operator a rule (:mod:`nteleport.rules`) returns a
-:class:`Flow`: which labels the operands must carry, which labels the result carries, and whether the operator runs
-as it is on scaled operands or must be conjugated, ``x ↦ τ f(x / τ)``. Parameters are *claimed* by the first operator
-that has a rule for them; the claim fixes their scale.
+The walk goes through the graph once, in execution order. For each operator a rule (:mod:`nteleport.rules`)
+returns a :class:`Flow`: which labels the operands must carry, which labels the result carries, and whether
+the operator runs as it is on scaled operands or must be conjugated, ``x ↦ τ f(x / τ)``. Parameters are
+*claimed* by the first operator that has a rule for them; the claim fixes their scale.
 
-The same rules serve two purposes. :func:`nteleport.analyze` lets every claim take fresh labels and reads the quiver
-off the claims. :func:`nteleport.materialize` takes the labels of claims from a quiver and executes the flows.
+The same rules serve two purposes. :func:`nteleport.analyze` lets every claim take fresh labels and reads the
+quiver off the claims. :func:`nteleport.materialize` takes the labels of claims from a quiver and executes the
+flows.
 """
 
 from __future__ import annotations
@@ -63,8 +64,10 @@ class Flow:
     Attributes:
         result: labels that the result carries.
         operands: labels that an activation must carry where they differ from what it carries already.
-        raw_parameters: parameter nodes that the operator reads as teleported weights; it reads all others unscaled.
-        conjugated: the operator runs on unscaled operands and its result is multiplied by the scale of ``result``.
+        raw_parameters: parameter nodes that the operator reads as teleported weights; it reads all others
+        unscaled.
+        conjugated: the operator runs on unscaled operands and its result is multiplied by the scale of
+            ``result``.
     """
 
     result: Labels
@@ -100,7 +103,6 @@ class Propagation:
     def claim(self, name: str, claim: Claim) -> None:
         """Fix the scale of parameter ``name``."""
         self.claims[name] = claim
-        self.plain_reads.pop(name, None)
 
     def finish(self, node: Node, flow: Flow) -> None:
         """Record the flow of ``node`` and which parameters it reads unscaled."""
@@ -121,14 +123,15 @@ def operator_name(node: Node) -> str:
     """The name of the operator of a call, without namespace, overload and in-place underscore."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
-        name = target.overloadpacket.__name__
+        name = str(target.overloadpacket.__name__)
     else:
         name = getattr(target, "__name__", str(target))
     return name.rstrip("_") if not name.startswith("__") else name
 
 
-def result_shapes(node: Node) -> Any:
-    """Shapes of the result of ``node``: a ``torch.Size``, a list of them, or None where it is not a tensor."""
+def result_shapes(node: Any) -> Any:
+    """Shapes of the result of ``node``: a ``torch.Size``, a list of them, or None where it is not a
+    tensor."""
 
     def shape(value: Any) -> Any:
         if isinstance(value, (list, tuple)):

@@ -1,13 +1,14 @@
 """How a change of basis acts on the parameters of a network.
 
-A teleportation gives every hidden neuron ``i`` a non-zero scalar ``τ_i``; the weight on the edge ``j → i`` becomes
-``w_ij · τ_i / τ_j`` (Armenta et al., *Neural Teleportation*, arXiv 2012.01118, section 3). For each parameter that is
-a product of entries of the change of basis (CoB), one per axis, each with power +1 (the side of the neurons that the
-parameter feeds) or −1 (the side of those it reads). A :class:`Quiver` records which entries those are. It is found
-once, by :func:`nteleport.analyze`, and from then on only applied, by :func:`scales`.
+A teleportation gives every hidden neuron ``i`` a non-zero scalar ``τ_i``; the weight on the edge ``j → i``
+becomes ``w_ij · τ_i / τ_j`` (Armenta et al., *Neural Teleportation*, arXiv 2012.01118, section 3). For each
+parameter that is a product of entries of the change of basis (CoB), one per axis, each with power +1 (the
+side of the neurons that the parameter feeds) or −1 (the side of those it reads). A :class:`Quiver` records
+which entries those are. It is found once, by :func:`nteleport.analyze`, and from then on only applied, by
+:func:`scales`.
 
-Entry 0 of the *extended* CoB is the constant 1: neurons that point to it (inputs and outputs of the network) are
-*pinned*. Entry ``k + 1`` of the extended CoB is entry ``k`` of the CoB.
+Entry 0 of the *extended* CoB is the constant 1: neurons that point to it (inputs and outputs of the network)
+are *pinned*. Entry ``k + 1`` of the extended CoB is entry ``k`` of the CoB.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class Factor:
     """One factor of the scale of a parameter: entries of the extended CoB, raised to ``power``.
 
     Attributes:
-        index: int64 tensor, broadcastable to the parameter; the extended CoB entry of each position. It varies along
-            one axis, except on the grouped side of a grouped convolution, where it varies along two.
+        index: int64 tensor, broadcastable to the parameter; the extended CoB entry of each position. It
+            varies along one axis, except on the grouped side of a grouped convolution, where it varies along
+            two.
         power: +1 on the output side, −1 on the input side.
     """
 
@@ -106,7 +108,8 @@ def check_cob(quiver: Quiver, cob: Tensor) -> None:
     if not bool(usable.all()):
         position = int((~usable).nonzero()[0])
         raise TeleportationError(
-            f"entry {position} of the change of basis is {cob[position].item()}; every entry must be finite and non-zero"
+            f"entry {position} of the change of basis is {cob[position].item()}; "
+            "every entry must be finite and non-zero"
         )
 
 
@@ -126,8 +129,8 @@ def scales(quiver: Quiver, cob: Tensor) -> dict[str, Tensor]:
         cob: shape ``(quiver.cob_size,)``, floating point. Gradients flow to it.
 
     Returns:
-        For each parameter name a tensor of the parameter's shape, with the dtype and device of ``cob``. Constant axes
-        share memory (they are expanded views): copy before writing.
+        For each parameter name a tensor of the parameter's shape, with the dtype and device of ``cob``.
+        Constant axes share memory (they are expanded views): copy before writing.
     """
     reached = compact_scales(quiver, cob)
     one = cob.new_ones(())

@@ -1,8 +1,8 @@
 """Rules: what each ATen operator does to a scaling of its operands.
 
-A table keyed by operator name and grouped by algebraic property (section 2 of the design). An operator without a rule
-is safe: its result is pinned and the parameters it reads stay untouched, so a missing rule makes a teleportation
-poorer, never wrong.
+A table keyed by operator name and grouped by algebraic property (section 2 of the design). An operator
+without a rule is safe: its result is pinned and the parameters it reads stay untouched, so a missing rule
+makes a teleportation poorer, never wrong.
 """
 
 from __future__ import annotations
@@ -23,25 +23,35 @@ from nteleport.weight_rules import NORMS, WEIGHTED, add_parameter, embedding, mu
 Rule = Callable[[Node, Propagation], Flow]
 
 MOVES_DATA = frozenset(
-    """view _unsafe_view reshape flatten unflatten permute transpose t numpy_T mT mH adjoint movedim moveaxis swapaxes
-    swapdims squeeze unsqueeze expand expand_as view_as reshape_as broadcast_to cat concat stack hstack vstack chunk
-    split split_with_sizes tensor_split unsafe_chunk unsafe_split unbind select slice narrow roll flip contiguous
-    detach alias repeat repeat_interleave tile unfold channel_shuffle pixel_shuffle pixel_unshuffle
-    getitem""".split()
+    """view _unsafe_view reshape flatten unflatten permute transpose t numpy_T mT mH adjoint movedim moveaxis
+    swapaxes swapdims squeeze unsqueeze expand expand_as view_as reshape_as broadcast_to cat concat stack
+    hstack vstack chunk split split_with_sizes tensor_split unsafe_chunk unsafe_split unbind select slice narrow roll
+    flip contiguous detach alias repeat repeat_interleave tile unfold channel_shuffle pixel_shuffle
+    pixel_unshuffle getitem""".split()
 )
 """They only move elements: the same operator moves the labels."""
 
 ELEMENTWISE = frozenset(
-    """dropout feature_dropout alpha_dropout feature_alpha_dropout clone lift_fresh to type_as float
-    double relu relu6 leaky_relu rrelu prelu elu celu selu gelu silu mish softplus softsign softshrink hardshrink
-    hardtanh hardsigmoid hardswish tanhshrink threshold sigmoid logsigmoid log_sigmoid tanh add sub rsub mul div
-    where maximum minimum clamp""".split()
+    """dropout feature_dropout alpha_dropout feature_alpha_dropout clone lift_fresh to type_as float double
+    relu relu6 leaky_relu rrelu prelu elu celu selu gelu silu mish softplus softsign softshrink hardshrink hardtanh
+    hardsigmoid hardswish tanhshrink threshold sigmoid logsigmoid log_sigmoid tanh add sub rsub mul div where
+    maximum minimum clamp""".split()
 )
 """They act on each element alone (besides all that torch tags as pointwise): conjugated, labels pass."""
 
 POOLS = frozenset(
-    [f"{kind}{d}d" for d in (1, 2, 3) for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")]
-    + ["upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d", "upsample_bilinear2d"]
+    [
+        f"{kind}{d}d"
+        for d in (1, 2, 3)
+        for kind in ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
+    ]
+    + [
+        "upsample_nearest1d",
+        "upsample_nearest2d",
+        "upsample_nearest3d",
+        "upsample_linear1d",
+        "upsample_bilinear2d",
+    ]
     + ["upsample_bicubic2d", "upsample_trilinear3d", "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa"]
 )
 """They mix positions within a channel: conjugated, labels pass per channel."""
@@ -72,7 +82,9 @@ def _tagged_pointwise(node: Node, name: str) -> bool:
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
     functional = getattr(torch.ops.aten, name, None)
-    overloads = [node.target] + ([getattr(functional, o) for o in functional.overloads()] if functional else [])
+    overloads = [node.target] + (
+        [getattr(functional, o) for o in functional.overloads()] if functional else []
+    )
     return any(torch.Tag.pointwise in overload.tags for overload in overloads)
 
 
@@ -93,8 +105,8 @@ def _pinned_like(shapes: Any) -> Labels:
 def elementwise(node: Node, walk: Propagation) -> Flow:
     """Labels of the operand computed first pass; the operator is conjugated, ``x ↦ τ f(x / τ)``.
 
-    For the sum or product of two activations this is the identity edge of section 3 of the paper: the second operand
-    is brought to the scale of the first.
+    For the sum or product of two activations this is the identity edge of section 3 of the paper: the second
+    operand is brought to the scale of the first.
     """
     operands = walk.activations(node)
     labels = walk.labels_of(operands[0]) if operands else None
@@ -166,7 +178,7 @@ def pad(node: Node, walk: Propagation) -> Flow:
         return Flow(moved.long())
     for axis, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
         axis, size = labels.dim() - 1 - axis, labels.shape[labels.dim() - 1 - axis]
-        positions = torch.arange(-int(before), size + int(after)).clamp(0, size - 1)  # type: ignore[arg-type]
+        positions = torch.arange(-int(before), size + int(after)).clamp(0, size - 1)
         labels = labels.index_select(axis, positions)
     return Flow(labels)
 
@@ -190,21 +202,24 @@ def reduce_axes(node: Node, walk: Propagation) -> Flow:
     axes = [axes] if isinstance(axes, int) else axes
     if labels is None or not isinstance(axes, (list, tuple)) or not axes:
         return unknown(node, walk)
-    if not all(is_constant(labels, int(axis)) for axis in axes):  # type: ignore[arg-type]
+    if not all(is_constant(labels, int(axis)) for axis in axes):
         return unknown(node, walk)
     kept = bool(node.args[2]) if len(node.args) > 2 else bool(node.kwargs.get("keepdim", False))
-    reduced = labels.amax([int(axis) for axis in axes], keepdim=kept)  # type: ignore[arg-type]
+    reduced = labels.amax([int(axis) for axis in axes], keepdim=kept)
     return Flow(reduced, walk.unscaled(walk.activations(node)), conjugated=True)
 
 
 def product(node: Node, walk: Propagation) -> Flow:
-    """Matrix product of two activations: columns keep their scale where the other operand is pinned (attention)."""
+    """Matrix product of two activations: columns keep their scale where the other operand is pinned
+    (attention)."""
     left, right = (walk.labels_of(n) for n in node.args[:2])
     shape = result_shapes(node)
     labels = None
     if right is not None and right.dim() > 1 and (left is None or is_pinned(left)) and is_constant(right, -2):
         labels = right.narrow(-2, 0, 1)
-    elif left is not None and left.dim() > 1 and (right is None or is_pinned(right)) and is_constant(left, -1):
+    elif (
+        left is not None and left.dim() > 1 and (right is None or is_pinned(right)) and is_constant(left, -1)
+    ):
         labels = left.narrow(-1, 0, 1)
     return _conjugated_with(labels, shape, node, walk)
 

@@ -1,9 +1,9 @@
 """A network seen from another point of weight space: the simple, general view.
 
-The teleported network, with weights ``θ' = s ⊙ θ`` and activations ``x ↦ τ f(x / τ)``, computes what the unmodified
-network computes at ``θ' / s``. :class:`TeleportableModel` does exactly that, and so works for any module, trains with
-any optimizer, and is differentiable in the change of basis. For training at full speed see
-:class:`nteleport.TeleportedOptimizer`.
+The teleported network, with weights ``θ' = s ⊙ θ`` and activations ``x ↦ τ f(x / τ)``, computes what the
+unmodified network computes at ``θ' / s``. :class:`TeleportableModel` does exactly that, and so works for any
+module, trains with any optimizer, and is differentiable in the change of basis. For training at full speed
+see :class:`nteleport.TeleportedOptimizer`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class TeleportableModel(nn.Module):
 
     cob: Tensor
 
-    def __init__(self, network: nn.Module, example_inputs: ExampleInputs, quiver: Quiver | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, example_inputs: ExampleInputs, quiver: Quiver | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.example_inputs = as_tuple(example_inputs)
@@ -105,7 +107,8 @@ class TeleportableModel(nn.Module):
         self.teleport(self._identity())
 
     def get_weights(self) -> Tensor:
-        """All teleported parameters as one detached vector, in the order of ``network.named_parameters()``."""
+        """All teleported parameters as one detached vector, in the order of
+        ``network.named_parameters()``."""
         return torch.cat([p.detach().flatten() for p in self.network.parameters()])
 
     def set_weights(self, vector: Tensor) -> None:
@@ -117,9 +120,13 @@ class TeleportableModel(nn.Module):
         parameters = list(self.network.parameters())
         expected = sum(p.numel() for p in parameters)
         if vector.shape != (expected,):
-            raise TeleportationError(f"the weights of this network have shape ({expected},), got {tuple(vector.shape)}")
+            raise TeleportationError(
+                f"the weights of this network have shape ({expected},), got {tuple(vector.shape)}"
+            )
         with torch.no_grad():
-            for parameter, piece in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
+            for parameter, piece in zip(
+                parameters, vector.split([p.numel() for p in parameters]), strict=True
+            ):
                 parameter.copy_(piece.view_as(parameter))
 
     def get_params(self) -> tuple[Tensor, Tensor]:
@@ -127,7 +134,8 @@ class TeleportableModel(nn.Module):
         return self.get_weights(), self.cob.detach().clone()
 
     def set_params(self, weights: Tensor, cob: Tensor) -> None:
-        """Set both as :meth:`get_params` returns them; nothing is moved, so the function changes with the weights.
+        """Set both as :meth:`get_params` returns them; nothing is moved, so the function changes with the
+        weights.
 
         Raises:
             TeleportationError: wrong length, or a CoB entry that is zero or not finite. Nothing is set then.
@@ -145,7 +153,8 @@ class TeleportableModel(nn.Module):
             loss_fn: returns a scalar.
 
         Returns:
-            A vector like :meth:`get_weights`; zero where a parameter is frozen or unused. ``.grad`` is left alone.
+            A vector like :meth:`get_weights`; zero where a parameter is frozen or unused. ``.grad`` is left
+            alone.
         """
         parameters = list(self.network.parameters())
         trained = [p for p in parameters if p.requires_grad]

@@ -25,8 +25,8 @@ WeightRule = Callable[[Node, Propagation], Flow | None]
 class WeightLayout:
     """Where the two sides of a weight lie: axes 0 and 1, ``groups`` blocks along axis 0.
 
-    ``outputs_first`` holds for linear layers and convolutions ``(out, in / groups, …)``; transposed convolutions and
-    the right-hand side of a matrix product are ``(in, out / groups, …)``.
+    ``outputs_first`` holds for linear layers and convolutions ``(out, in / groups, …)``; transposed
+    convolutions and the right-hand side of a matrix product are ``(in, out / groups, …)``.
     """
 
     outputs_first: bool
@@ -38,13 +38,17 @@ class WeightLayout:
         return (second, first) if self.outputs_first else (first, second)
 
     def factors(self, inputs: Tensor, outputs: Tensor, dim: int) -> tuple[Factor, ...]:
-        """Index tensors of both sides, broadcastable to a weight of ``dim`` axes. A pinned side has no factor."""
+        """Index tensors of both sides, broadcastable to a weight of ``dim`` axes. A pinned side has no
+        factor."""
         first, second = (outputs, inputs) if self.outputs_first else (inputs, outputs)
         trailing = (1,) * (dim - 2)
         block = second.view(self.groups, -1)
         if self.groups > 1:
             block = block.repeat_interleave(len(first) // self.groups, dim=0)
-        index = {self.outputs_first: first.view(-1, 1, *trailing), not self.outputs_first: block.view(*block.shape, *trailing)}
+        index = {
+            self.outputs_first: first.view(-1, 1, *trailing),
+            not self.outputs_first: block.view(*block.shape, *trailing),
+        }
         sides = (Factor(index[True], 1), Factor(index[False], -1))
         return tuple(side for side in sides if not is_pinned(side.index))
 
@@ -56,9 +60,16 @@ class WeightLayout:
 
 
 def _weighted(
-    node: Node, walk: Propagation, source: Any, weight: Any, bias: Any, layout: WeightLayout, channel_axis: int
+    node: Node,
+    walk: Propagation,
+    source: Any,
+    weight: Any,
+    bias: Any,
+    layout: WeightLayout,
+    channel_axis: int,
 ) -> Flow | None:
-    """A layer that is linear in its input: input labels become the input side, fresh labels the output side."""
+    """A layer that is linear in its input: input labels become the input side, fresh labels the output
+    side."""
     read = walk.parameter(weight)
     if read is None or walk.labels.get(weight) is not None or walk.parameter(source) is not None:
         return None
@@ -66,9 +77,11 @@ def _weighted(
         layout = WeightLayout(not layout.outputs_first, layout.groups)
     shape = torch.Size(reversed(result_shapes(weight))) if read.transposed else result_shapes(weight)
     known = walk.claims.get(read.name)
-    if known and known.kind != layout or not _bias_fits(bias, known, walk):
+    if (known and known.kind != layout) or not _bias_fits(bias, known, walk):
         return None
-    claim = known or _claim_weight(walk, read, layout, shape, walk.labels_of(source), channel_axis, operator_name(node))
+    claim = known or _claim_weight(
+        walk, read, layout, shape, walk.labels_of(source), channel_axis, operator_name(node)
+    )
     if known:
         known.uses += 1
     if bias is not None:
@@ -127,6 +140,10 @@ def _argument(node: Node, position: int, name: str, default: Any = None) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
+def _operands(node: Node) -> tuple[Any, ...]:
+    return node.args
+
+
 def _linear(node: Node, walk: Propagation) -> Flow | None:
     weight, bias = node.args[1], _argument(node, 2, "bias")
     return _weighted(node, walk, node.args[0], weight, bias, WeightLayout(outputs_first=True), -1)
@@ -134,7 +151,7 @@ def _linear(node: Node, walk: Propagation) -> Flow | None:
 
 def _convolution(node: Node, walk: Propagation) -> Flow | None:
     name = operator_name(node)
-    source, weight, bias = node.args[0], node.args[1], _argument(node, 2, "bias")
+    source, weight, bias = *_operands(node)[:2], _argument(node, 2, "bias")
     transposed = "transpose" in name or (name == "convolution" and bool(node.args[6]))
     position = 8 if name == "convolution" else 6
     groups = _argument(node, position, "groups", 1)
@@ -143,14 +160,14 @@ def _convolution(node: Node, walk: Propagation) -> Flow | None:
 
 
 def _matrix_product(node: Node, walk: Propagation) -> Flow | None:
-    source, weight = node.args[:2]
+    source, weight = _operands(node)[:2]
     if walk.parameter(weight) is None or len(result_shapes(weight)) != 2:
         return None
     return _weighted(node, walk, source, weight, None, WeightLayout(outputs_first=False), -1)
 
 
 def _addmm(node: Node, walk: Propagation) -> Flow | None:
-    bias, source, weight = node.args[:3]
+    bias, source, weight = _operands(node)[:3]
     if node.kwargs or len(result_shapes(bias)) != 1:  # alpha, beta; a matrix of biases
         return None
     return _weighted(node, walk, source, weight, bias, WeightLayout(outputs_first=False), -1)
@@ -167,10 +184,11 @@ WEIGHTED: dict[str, WeightRule] = {
 
 def embedding(node: Node, walk: Propagation) -> Flow | None:
     """A table of vectors: fresh labels for its columns."""
-    read = walk.parameter(node.args[0])
+    table = _operands(node)[0]
+    read = walk.parameter(table)
     if read is None:
         return None
-    shape = result_shapes(node.args[0])
+    shape = result_shapes(table)
     claim = walk.claims.get(read.name)
     if claim is None:
         outputs = walk.fresh(read.name, shape[1], torch.flatten)
@@ -180,7 +198,7 @@ def embedding(node: Node, walk: Propagation) -> Flow | None:
         return None
     else:
         claim.uses += 1
-    return Flow(spread(claim.outputs, -1, result_shapes(node)), {}, frozenset([node.args[0]]))  # type: ignore[list-item]
+    return Flow(spread(claim.outputs, -1, result_shapes(node)), {}, frozenset([table]))
 
 
 def _normalisation(weight_position: int, *, per_feature: bool) -> WeightRule:
@@ -190,7 +208,7 @@ def _normalisation(weight_position: int, *, per_feature: bool) -> WeightRule:
     """
 
     def rule(node: Node, walk: Propagation) -> Flow | None:
-        source, weight = node.args[0], _argument(node, weight_position, "weight")
+        source, weight = _operands(node)[0], _argument(node, weight_position, "weight")
         bias = _argument(node, weight_position + 1, "bias") if operator_name(node) != "rms_norm" else None
         read = walk.parameter(weight)
         if read is None or walk.labels_of(source) is None:
@@ -203,11 +221,17 @@ def _normalisation(weight_position: int, *, per_feature: bool) -> WeightRule:
             known.uses += 1
         else:
             outputs = walk.fresh(read.name, shape.numel(), torch.flatten)
-            known = Claim("normalisation", None, outputs, _output_factor(outputs.view(shape)), operator_name(node))
+            known = Claim(
+                "normalisation", None, outputs, _output_factor(outputs.view(shape)), operator_name(node)
+            )
             walk.claim(read.name, known)
         if bias is not None:
             _claim_bias(walk, bias, known)
-        labels = known.outputs.view(shape).expand(source_shape) if per_feature else spread(known.outputs, 1, source_shape)
+        labels = (
+            known.outputs.view(shape).expand(source_shape)
+            if per_feature
+            else spread(known.outputs, 1, source_shape)
+        )
         raw = frozenset([weight] if bias is None else [weight, bias])
         return Flow(labels, {source: pinned(source_shape)}, raw)
 
@@ -232,7 +256,9 @@ def add_parameter(node: Node, walk: Propagation, activation: Node, parameter: No
         return None
     known = walk.claims.get(read.name)
     if known is None:
-        walk.claim(read.name, Claim("added", None, index.flatten(), _output_factor(index), operator_name(node)))
+        walk.claim(
+            read.name, Claim("added", None, index.flatten(), _output_factor(index), operator_name(node))
+        )
     elif torch.equal(known.outputs, index.flatten()):
         known.uses += 1
     else:
@@ -242,7 +268,8 @@ def add_parameter(node: Node, walk: Propagation, activation: Node, parameter: No
 
 
 def multiply_parameter(node: Node, walk: Propagation, activation: Node, parameter: Node) -> Flow | None:
-    """A parameter multiplied with an activation is a diagonal weight: ``p'_i = p_i τ_i / τ_j`` (layer scale)."""
+    """A parameter multiplied with an activation is a diagonal weight: ``p'_i = p_i τ_i / τ_j`` (layer
+    scale)."""
     read, labels, shape = walk.parameters[parameter], walk.labels_of(activation), result_shapes(parameter)
     if labels is None or read.transposed or read.name in walk.claims or result_shapes(node) != labels.shape:
         return None
