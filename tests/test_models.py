@@ -97,8 +97,8 @@ def test_a_model_that_cannot_take_the_images_says_what_it_needs_and_which_can(na
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("alexnet", 29), ("densenet121", 29), ("googlenet", 15), ("squeezenet1_0", 21), ("vgg11", 32), ("alexnet", 63),
-     ("inception_v3", 75), ("vit_h_14", 28), ("maxvit_t", 224)],
+    [("alexnet", 29), ("densenet121", 29), ("googlenet", 15), ("squeezenet1_0", 21), ("vgg11", 32),
+     ("alexnet", 63), ("inception_v3", 75), ("vit_h_14", 28), ("maxvit_t", 224)],
 )  # fmt: skip
 def test_the_smallest_size_named_does_run(name: str, size: int) -> None:
     assert size_problem(name, (3, size - 1, size - 1)) is not None or (name, size) == ("alexnet", 63)
@@ -188,8 +188,8 @@ def test_mlp_has_five_layers_of_500_by_default() -> None:
 
 @pytest.mark.parametrize(
     ("written", "layer"),
-    [("relu", nn.ReLU), ("elu", nn.ELU), ("leakyrelu", nn.LeakyReLU), ("tanh", nn.Tanh), ("sigmoid", nn.Sigmoid),
-     ("LeakyReLU", nn.LeakyReLU), ("leaky_relu", nn.LeakyReLU), ("nn.ELU", nn.ELU)],
+    [("relu", nn.ReLU), ("elu", nn.ELU), ("leakyrelu", nn.LeakyReLU), ("tanh", nn.Tanh),
+     ("sigmoid", nn.Sigmoid), ("LeakyReLU", nn.LeakyReLU), ("leaky_relu", nn.LeakyReLU), ("nn.ELU", nn.ELU)],
 )  # fmt: skip
 def test_mlp_takes_its_sizes_and_activation(written: str, layer: type[nn.Module]) -> None:
     network = build_model(
