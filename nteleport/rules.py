@@ -23,19 +23,19 @@ from nteleport.weight_rules import NORMS, WEIGHTED, add_parameter, embedding, mu
 Rule = Callable[[Node, Propagation], Flow]
 
 MOVES_DATA = frozenset(
-    """view _unsafe_view reshape flatten unflatten permute transpose t numpy_T mT mH adjoint movedim moveaxis
-    swapaxes swapdims squeeze unsqueeze expand expand_as view_as reshape_as broadcast_to cat concat stack
-    hstack vstack chunk split split_with_sizes tensor_split unsafe_chunk unsafe_split unbind select slice narrow roll
-    flip contiguous detach alias repeat repeat_interleave tile unfold channel_shuffle pixel_shuffle
-    pixel_unshuffle getitem""".split()
+    """view _unsafe_view reshape flatten unflatten permute transpose t numpy_T mT mH adjoint movedim
+    moveaxis swapaxes swapdims squeeze unsqueeze expand expand_as view_as reshape_as broadcast_to cat
+    concat stack hstack vstack chunk split split_with_sizes tensor_split unsafe_chunk unsafe_split
+    unbind select slice narrow roll flip contiguous detach alias repeat repeat_interleave tile unfold
+    channel_shuffle pixel_shuffle pixel_unshuffle getitem""".split()
 )
 """They only move elements: the same operator moves the labels."""
 
 ELEMENTWISE = frozenset(
     """dropout feature_dropout alpha_dropout feature_alpha_dropout clone lift_fresh to type_as float double
-    relu relu6 leaky_relu rrelu prelu elu celu selu gelu silu mish softplus softsign softshrink hardshrink hardtanh
-    hardsigmoid hardswish tanhshrink threshold sigmoid logsigmoid log_sigmoid tanh add sub rsub mul div where
-    maximum minimum clamp""".split()
+    relu relu6 leaky_relu rrelu prelu elu celu selu gelu silu mish softplus softsign softshrink
+    hardshrink hardtanh hardsigmoid hardswish tanhshrink threshold sigmoid logsigmoid log_sigmoid tanh
+    add sub rsub mul div where maximum minimum clamp""".split()
 )
 """They act on each element alone (besides all that torch tags as pointwise): conjugated, labels pass."""
 
