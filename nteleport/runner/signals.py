@@ -1,0 +1,48 @@
+"""Signals that ask a run to stop set a flag, and nothing else: the run stops where it is exact to do so."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+
+
+class StopFlag:
+    """Set by the first signal; `signal_number` says which it was."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+
+    def __call__(self) -> bool:
+        """Whether a stop was requested."""
+        return self.signal_number is not None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells report a program that a signal ended; 0 without one."""
+        return 0 if self.signal_number is None else 128 + self.signal_number
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[StopFlag]:
+    """Within the block, SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 set the flag that is yielded.
+
+    A second SIGINT raises `KeyboardInterrupt` at once. Only the main thread of a program can do this.
+    """
+    flag = StopFlag()
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if flag() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        flag.signal_number = flag.signal_number or number
+
+    known = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    before = {number: signal.signal(number, request) for number in known}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
