@@ -211,7 +211,7 @@ def test_batches_are_as_many_and_as_large_as_announced(
 
 @pytest.mark.parametrize("batch_size", [0, -3])
 def test_a_batch_size_below_one_is_refused(batch_size: int) -> None:
-    with pytest.raises(DatasetError, match="expected a batch_size from 1 to 5"):
+    with pytest.raises(DatasetError, match="expected batch_size from 1 to 5"):
         num_batches(5, batch_size=batch_size)
 
 

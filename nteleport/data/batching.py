@@ -58,7 +58,7 @@ def num_batches(
     if count < 1:
         raise DatasetError(
             f"no batch can be made of {images} images with batch_size {batch_size}, drop_last {drop_last} "
-            f"and max_batch {max_batch}: expected a batch_size from 1 to {images} and a max_batch of at least 1"
+            f"and max_batch {max_batch}: expected batch_size from 1 to {images} and max_batch of at least 1"
         )
     return count
 
