@@ -115,7 +115,9 @@ def read_results(out: str | Path) -> Results:
         job, job_rows = _read_job(paths, hparams)
         jobs.append(job)
         rows.append(job_rows)
-    if not jobs and not skipped:
+    if not jobs and skipped:
+        raise ResultsError(f"no readable job in {directory}: {'; '.join(skipped[:3])}")
+    if not jobs:
         raise ResultsError(
             f"no jobs in {directory}: expected folders with hparams.yml and metrics.csv, as `nteleport train "
             "CONFIG --out DIR` writes them"

@@ -95,6 +95,11 @@ def list_option(
         return tuple(item for items in value or () for item in items)
 
     return click.option(
-        *names, cls=AliasedOption, aliases=aliases, type=CommaList(item_type), multiple=True,
-        callback=flatten, **attrs,
+        *names,
+        cls=AliasedOption,
+        aliases=aliases,
+        type=CommaList(item_type),
+        multiple=True,
+        callback=flatten,
+        **attrs,
     )

@@ -1,0 +1,93 @@
+"""``nteleport plot``: draw a folder of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nteleport.cli.options import AliasedOption, Command, list_option
+
+__all__ = ["plot"]
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.command(cls=Command)
+@click.argument("directory", metavar="[DIR]", required=False, type=_FOLDER)
+@click.option("--experiment-dir", metavar="DIR", type=_FOLDER, help="The same as DIR.")
+@list_option(
+    "--metrics",
+    metavar="NAME,...",
+    aliases=("--metric",),
+    help="Columns of metrics.csv to draw.  [default: val_accuracy,train_loss]",
+)
+@list_option(
+    "--group-by",
+    metavar="NAME,...",
+    help="What tells groups apart: hyper-parameters such as optimizer.lr, or whole parts: teleport, "
+    "optimizer, model, initializer, dataset, lr_scheduler, training.  [default: teleport, and all that differs]",
+)
+@click.option("--boxplot", is_flag=True, help="Draw box plots too.")
+@list_option(
+    "--box-epochs",
+    item_type=click.IntRange(min=0),
+    metavar="N,...",
+    help="Epochs of the box plots, counted from 0.  [default: an early, a middle and the last one]",
+)
+@click.option(
+    "--out-dir",
+    cls=AliasedOption,
+    aliases=("--output-dir",),
+    type=_FOLDER,
+    help="Where the pictures go.  [default: DIR/plots]",
+)
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["png", "pdf", "svg"]),
+    default="png",
+    show_default=True,
+    help="Format of the pictures.",
+)
+def plot(
+    directory: Path | None,
+    experiment_dir: Path | None,
+    metrics: tuple[str, ...],
+    group_by: tuple[str, ...],
+    boxplot: bool,
+    box_epochs: tuple[int, ...],
+    out_dir: Path | None,
+    fmt: str,
+) -> None:
+    """Draw mean curves, and box plots, of the jobs that `nteleport train` left in DIR.
+
+    There is one picture for each data set, model and metric, and beside each a CSV file with the numbers it
+    shows. Jobs that are unfinished or missing are named in a warning.
+
+    \b
+    nteleport plot results/quickstart
+    nteleport plot results/quickstart --metrics val_accuracy --group-by teleport,optimizer.lr \\
+        --boxplot --box-epochs 30,60,95 --format pdf
+    """
+    if directory and experiment_dir and directory != experiment_dir:
+        raise click.UsageError(f"two folders of results: {directory} and {experiment_dir}; expected one")
+    folder = directory or experiment_dir
+    if folder is None:
+        raise click.UsageError("missing DIR: expected the folder given as --out to `nteleport train`")
+
+    from nteleport.plots.report import METRICS, plot_results
+
+    report = plot_results(
+        folder,
+        metrics=metrics or METRICS,
+        group_by=group_by or None,
+        boxplot=boxplot or bool(box_epochs),
+        box_epochs=box_epochs or None,
+        out_dir=out_dir,
+        fmt=fmt,
+    )
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    for path in report.files:
+        click.echo(path)

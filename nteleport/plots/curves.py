@@ -1,0 +1,94 @@
+"""Mean curves over the epochs, with a band of one standard deviation.
+
+Where some runs of a group have no value (a run that diverged or is not finished), a mean over the others
+would pass for all. There the line is thin and has no band.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from nteleport.plots.grouping import Panel
+from nteleport.plots.layout import figure_with_legend, legend_blocks, metric_axis
+from nteleport.plots.style import GroupStyle, group_styles, paper_style
+from nteleport.plots.tables import by_group
+
+__all__ = ["draw_curves"]
+
+_MARKS = 6
+"""Markers on a curve, about."""
+
+
+def draw_curves(table: pd.DataFrame, panel: Panel, metric: str) -> Figure:
+    """Draw a table made by `nteleport.plots.tables.curve_table`: one line a group."""
+    styles = group_styles(panel.groups)
+    curves = by_group(table)
+    counts = {position: rows["n"].tolist() for position, rows in curves.items()}
+    with paper_style():
+        blocks = legend_blocks(panel.groups, styles, counts, _swatch)
+        partial = any(min(n) < max(n) for n in counts.values())
+        note = _note(spread=bool(table["std"].notna().any()), partial=partial)
+        figure, axes = figure_with_legend(panel.title, note, blocks)
+        for position, rows in curves.items():
+            _draw_curve(axes, rows, styles[position], position, len(panel.groups))
+        _epoch_axis(axes, table["epoch"].unique())
+        metric_axis(axes, metric, table["mean"].to_numpy())
+    return figure
+
+
+def _note(*, spread: bool, partial: bool) -> str:
+    parts = ["mean ± std" if spread else "mean", "thin: fewer runs" if partial else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _epoch_axis(axes: Axes, epochs: npt.NDArray[np.int64]) -> None:
+    axes.set_xlabel("epoch")
+    axes.margins(x=0.01)
+    if len(epochs) == 1:
+        axes.set_xticks(epochs)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, steps=[1, 2, 5, 10]))
+
+
+def _draw_curve(axes: Axes, rows: pd.DataFrame, style: GroupStyle, position: int, groups: int) -> None:
+    epochs, mean, std = (rows[name].to_numpy(dtype=float) for name in ("epoch", "mean", "std"))
+    complete = rows["n"].to_numpy() == rows["n"].max()
+    line: dict[str, Any] = {"color": style.color, "linestyle": style.dashes, "solid_capstyle": "round"}
+    if not complete.all():
+        axes.plot(epochs, mean, linewidth=0.5, zorder=2, **line)
+    every = max(1, round(len(epochs) / _MARKS))
+    axes.plot(
+        epochs,
+        np.where(complete, mean, np.nan),
+        linewidth=1.2,
+        marker=style.marker or ("o" if len(epochs) == 1 else ""),
+        markersize=2.6,
+        markevery=(int(position / groups * every), every),
+        markeredgewidth=0,
+        label=str(position),
+        zorder=3 if style.dark else 2.5,
+        **line,
+    )
+    band = complete & np.isfinite(std)
+    axes.fill_between(epochs, mean - std, mean + std, where=band, color=style.color, alpha=0.18, linewidth=0)
+
+
+def _swatch(style: GroupStyle) -> Line2D:
+    return Line2D(
+        [],
+        [],
+        color=style.color,
+        linestyle=style.dashes,
+        linewidth=1.6,
+        marker=style.marker,
+        markersize=3,
+        markeredgewidth=0,
+    )

@@ -1,0 +1,219 @@
+"""The words in a picture: data sets, models and metrics as a paper prints them, and short group labels.
+
+A label names only what differs. Of a dozen hyper-parameters two usually tell the groups of a picture apart,
+so `setting_labels` and `teleport_labels` compare all groups and say just those: "lr 0.01, momentum 0.9" and
+not everything that was passed to the optimizer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from nteleport.plots.hyper_parameters import identity
+from nteleport.results import Scalar
+
+__all__ = [
+    "MetricLabel",
+    "dataset_name",
+    "differing_keys",
+    "metric_label",
+    "mode_order",
+    "model_name",
+    "setting_labels",
+    "teleport_labels",
+]
+
+Values = Mapping[str, Scalar]
+"""Some hyper-parameters of a group; one that it does not have is absent."""
+
+_DATASETS = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+}
+
+_FAMILIES = {
+    "alexnet": "AlexNet",
+    "convnext": "ConvNeXt",
+    "densenet": "DenseNet",
+    "efficientnet": "EfficientNet",
+    "googlenet": "GoogLeNet",
+    "inception": "Inception",
+    "maxvit": "MaxViT",
+    "mlp": "MLP",
+    "mnasnet": "MNASNet",
+    "mobilenet": "MobileNet",
+    "regnet": "RegNet",
+    "resnet": "ResNet",
+    "resnext": "ResNeXt",
+    "shufflenet": "ShuffleNet",
+    "squeezenet": "SqueezeNet",
+    "swin": "Swin",
+    "vgg": "VGG",
+    "vit": "ViT",
+}
+
+_MODES = {
+    "no_teleport": "no teleport",
+    "random": "teleported",
+    "optim": "optimised teleport",
+    "pseudo": "pseudo-teleported",
+    "same_distr": "same distribution",
+}
+"""Teleportation modes in the order in which they stand in a legend."""
+
+
+@dataclass(frozen=True)
+class MetricLabel:
+    """How a metric is shown: its axis label with the unit, and whether its values are shown in per cent."""
+
+    text: str
+    percent: bool = False
+    may_be_logarithmic: bool = False
+
+
+def metric_label(metric: str) -> MetricLabel:
+    """The label of a column of `metrics.csv`; a column nobody foresaw is labelled by its own name."""
+    split = re.fullmatch(r"(train|val|test)_(loss|accuracy|accuracy_top5)", metric)
+    if split:
+        where = {"train": "training", "val": "validation", "test": "test"}[split[1]]
+        if split[2] == "loss":
+            return MetricLabel(f"{where} loss (nats)", may_be_logarithmic=True)
+        return MetricLabel(f"{where} {'top-5 ' if 'top5' in metric else ''}accuracy (%)", percent=True)
+    known = {
+        "lr": MetricLabel("learning rate", may_be_logarithmic=True),
+        "grad_norm": MetricLabel("gradient norm", may_be_logarithmic=True),
+        "weight_norm": MetricLabel("weight norm", may_be_logarithmic=True),
+        "seconds": MetricLabel("time per epoch (s)"),
+        "teleported": MetricLabel("teleported (0 or 1)"),
+    }
+    return known.get(metric, MetricLabel(metric.replace("_", " ")))
+
+
+def dataset_name(name: str) -> str:
+    """`cifar10` as "CIFAR-10"."""
+    return _DATASETS.get(name, name)
+
+
+def model_name(name: str) -> str:
+    """`resnet18` as "ResNet-18", `vgg16_bn` as "VGG-16-BN"; a name nobody knows stays as it is."""
+    parts = re.fullmatch(r"([a-z]+?)(\d*)((?:_\w+)?)", name)
+    if not parts or parts[1] not in _FAMILIES:
+        return name
+    variant = [piece.upper() if len(piece) <= 2 else piece for piece in parts[3].split("_") if piece]
+    return "-".join([_FAMILIES[parts[1]], *([parts[2]] if parts[2] else []), *variant])
+
+
+def differing_keys(groups: Sequence[Values], keys: Sequence[str]) -> tuple[str, ...]:
+    """Those of `keys` in which the groups differ; not having one differs from having it."""
+    return tuple(key for key in keys if len({identity(group.get(key)) for group in groups}) > 1)
+
+
+def setting_labels(groups: Sequence[Values], keys: Sequence[str]) -> list[str]:
+    """One label a group, naming the `keys` in which they differ; equal groups get equal labels.
+
+    What a group does not have is left out, unless its label would be empty or that of another group.
+    """
+    differing = differing_keys(groups, keys)
+    short = [_join(_phrases(group, differing, missing=False)) for group in groups]
+    owners: dict[str, set[tuple[object, ...]]] = {}
+    for label, group in zip(short, groups, strict=True):
+        owners.setdefault(label, set()).add(tuple(identity(group.get(key)) for key in differing))
+    return [
+        label if label and len(owners[label]) == 1 else _join(_phrases(group, differing, missing=True))
+        for label, group in zip(short, groups, strict=True)
+    ]
+
+
+def teleport_labels(groups: Sequence[Values], keys: Sequence[str], modes: Sequence[str]) -> list[str]:
+    """One label a group for its teleportation: "no teleport", "teleported", "teleported, range 0.9".
+
+    `modes` are the groups' modes ("" where the jobs of a group differ). Options are named when they differ
+    between groups of the same mode.
+    """
+    labels = []
+    for group, mode in zip(groups, modes, strict=True):
+        alike = [other for other, its_mode in zip(groups, modes, strict=True) if its_mode == mode]
+        differing = [key for key in differing_keys(alike, keys) if key != "teleport.mode"]
+        labels.append(_join([_MODES.get(mode, mode), *_teleport_phrases(group, differing)]))
+    return labels
+
+
+def mode_order(mode: str) -> int:
+    """Where a mode stands in a legend: the baseline first."""
+    return list(_MODES).index(mode) if mode in _MODES else len(_MODES)
+
+
+def number(value: Scalar) -> str:
+    """A value as short as it can be read: 0.0001, 1e-05, 10."""
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
+
+
+def _join(phrases: Sequence[str]) -> str:
+    return ", ".join(phrase for phrase in phrases if phrase)
+
+
+def _phrases(group: Values, keys: Sequence[str], *, missing: bool) -> list[str]:
+    return [_phrase(key, group.get(key), _name(key, keys), missing) for key in keys]
+
+
+def _name(key: str, keys: Sequence[str]) -> str:
+    """The last part of a dotted key, or all of it where two end alike."""
+    last = key.rpartition(".")[2]
+    alone = sum(other.rpartition(".")[2] == last for other in keys) == 1
+    return last.replace("_", " ") if alone else key
+
+
+_SPECIAL: Mapping[str, Callable[[str], str]] = {
+    "dataset": dataset_name,
+    "model.cls": model_name,
+    "optimizer.cls": str,
+    "lr_scheduler.cls": str,
+    "initializer.type": lambda name: "default init" if name == "none" else f"{name.replace('_', ' ')} init",
+}
+
+
+def _phrase(key: str, value: Scalar | None, name: str, missing: bool) -> str:
+    if value is None and key == "lr_scheduler.cls":
+        return "no scheduler"
+    if value is None and missing:
+        return f"no {name}" if key == "optimizer.momentum" else f"default {name}"
+    if value is None:
+        return ""
+    if key in _SPECIAL:
+        return _SPECIAL[key](str(value))
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {number(value)}"
+
+
+def _teleport_phrases(group: Values, differing: Sequence[str]) -> list[str]:
+    phrases = []
+    schedule = ("teleport.every_n_epochs", "teleport.teleport_only_once")
+    if any(key in differing for key in schedule):
+        phrases.append(_schedule(group.get(schedule[0]), group.get(schedule[1])))
+    for key in differing:
+        value = group.get(key)
+        if key in schedule or value is None:
+            continue
+        name = key.rpartition(".")[2]
+        if name == "cob_sampling":
+            phrases.append(str(value).removesuffix("_landscape"))
+        elif name in ("metric", "optimizer_state"):
+            phrases.append(str(value).replace("_", " "))
+        else:
+            phrases.append(f"{name.removeprefix('cob_').replace('_', ' ')} {number(value)}")
+    return phrases
+
+
+def _schedule(every: Scalar | None, once: Scalar | None) -> str:
+    if every is None:
+        return "once" if once else ""
+    if once or every == 0:
+        return f"at epoch {number(every)}"
+    return "every epoch" if every == 1 else f"every {number(every)} epochs"

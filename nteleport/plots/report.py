@@ -1,0 +1,162 @@
+"""All pictures of a folder of results, each with its numbers beside it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from nteleport.errors import ResultsError, nearest
+from nteleport.plots import tables
+from nteleport.plots.boxes import draw_boxes
+from nteleport.plots.curves import draw_curves
+from nteleport.plots.grouping import Panel, arrange
+from nteleport.plots.hyper_parameters import default_group_by
+from nteleport.plots.style import paper_style
+from nteleport.results import Results, read_results
+from nteleport.runner.paths import replacing
+
+__all__ = ["FORMATS", "METRICS", "PlotReport", "plot_results"]
+
+FORMATS = ("png", "pdf", "svg")
+
+METRICS = ("val_accuracy", "train_loss")
+"""What is drawn when no metric is named."""
+
+_READABLE = 16
+"""More groups than this in one picture are hard to tell apart."""
+
+_SAVING: dict[str, Any] = {  # no dates or versions inside: the same results give the same file
+    "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 4}},
+    "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+}
+
+
+@dataclass(frozen=True)
+class PlotReport:
+    """What was drawn: `files` in the order of writing, and `warnings`, each one line for who looks."""
+
+    files: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass
+class _Output:
+    """Where pictures and tables go."""
+
+    folder: Path
+    fmt: str
+    files: list[Path] = field(default_factory=list)
+
+    def add(self, name: str, figure: Figure, table: pd.DataFrame) -> None:
+        """Write `name`.FORMAT and `name`.csv, each by rename, so that a picture is whole or as it was."""
+        picture = io.BytesIO()
+        with paper_style():
+            figure.savefig(picture, format=self.fmt, **_SAVING[self.fmt])
+        self._write(f"{name}.{self.fmt}", picture.getvalue())
+        self._write(f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
+        except OSError as error:
+            raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
+        self.files.append(path)
+
+
+def plot_results(
+    out: str | Path,
+    *,
+    metrics: Sequence[str] = METRICS,
+    group_by: Sequence[str] | None = None,
+    boxplot: bool = False,
+    box_epochs: Sequence[int] | None = None,
+    out_dir: str | Path | None = None,
+    fmt: str = "png",
+) -> PlotReport:
+    """Draw the results in `out`: for each data set, model and metric the mean curves, and boxes if asked.
+
+    Args:
+        out: the folder that `nteleport train --out` filled.
+        metrics: columns of `metrics.csv`.
+        group_by: hyper-parameters (`optimizer.lr`) or whole parts (`teleport`, `optimizer`); runs that
+        agree in
+            all are one group. Without it, the teleportation and all else in which jobs differ.
+        boxplot: draw box plots as well.
+        box_epochs: the epochs of the boxes, counted from 0; without it an early, a middle and the last.
+        out_dir: where pictures go; without it the folder `plots` in `out`.
+        fmt: one of `FORMATS`.
+
+    Raises:
+        ResultsError: there is nothing to draw, or a name is unknown; nothing is written then.
+    """
+    if fmt not in FORMATS:
+        raise ResultsError(f"unknown format {fmt!r}{nearest(fmt, FORMATS)} (one of {', '.join(FORMATS)})")
+    results = read_results(out)
+    _check(results, metrics, box_epochs)
+    panels = arrange(results, default_group_by(results.jobs) if group_by is None else group_by)
+    warnings = [f"left out {reason}" for reason in results.skipped]
+    output = _Output(Path(out) / "plots" if out_dir is None else Path(out_dir), fmt)
+    for panel in panels:
+        warnings += panel.warnings
+        if len(panel.groups) > _READABLE:
+            warnings.append(
+                f"{panel.title}: {len(panel.groups)} groups in one picture; group by less to tell them apart"
+            )
+        for metric in dict.fromkeys(metrics):
+            warnings += _draw(results, panel, metric, output, boxplot, box_epochs)
+    return PlotReport(tuple(output.files), tuple(dict.fromkeys(warnings)))
+
+
+def _check(results: Results, metrics: Sequence[str], box_epochs: Sequence[int] | None) -> None:
+    if results.epochs.empty:
+        raise ResultsError(
+            f"nothing to draw in {results.directory}: "
+            f"none of its {len(results.jobs)} jobs has a whole epoch yet"
+        )
+    for metric in metrics:
+        if metric not in results.metrics:
+            raise ResultsError(
+                f"unknown metric {metric!r}{nearest(metric, results.metrics)}\n"
+                f"these exist: {', '.join(results.metrics)}"
+            )
+    last = int(results.epochs["epoch"].max())
+    for epoch in box_epochs or ():
+        if not 0 <= epoch <= last:
+            raise ResultsError(f"no epoch {epoch} for a box plot: the results have epochs 0 to {last}")
+
+
+def _draw(
+    results: Results,
+    panel: Panel,
+    metric: str,
+    output: _Output,
+    boxplot: bool,
+    box_epochs: Sequence[int] | None,
+) -> list[str]:
+    """Draw one metric of one panel; return what is to be warned of."""
+    values = tables.panel_values(results, panel, metric)
+    if values.empty:
+        return [f"{panel.title}: no values of {metric}, nothing drawn"]
+    name = f"{panel.name}-{metric}"
+    curves = tables.curve_table(values)
+    output.add(f"{name}-curves", draw_curves(curves, panel, metric), tables.in_words(curves, panel, metric))
+    if not boxplot:
+        return []
+    wanted = tables.early_middle_last(values) if box_epochs is None else tuple(dict.fromkeys(box_epochs))
+    boxes = tables.box_table(values, wanted)
+    there = tuple(epoch for epoch in wanted if epoch in set(boxes["epoch"]))
+    if there:
+        figure = draw_boxes(boxes, panel, metric, there)
+        output.add(f"{name}-boxes", figure, tables.in_words(boxes, panel, metric))
+    missing = [str(epoch) for epoch in wanted if epoch not in there]
+    return [f"{panel.title}: no values of {metric} at epoch {', '.join(missing)}"] if missing else []
