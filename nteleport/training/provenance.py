@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
     """Versions of everything that can change a number."""
     found = {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "nteleport": nteleport.__version__,
     }
     try:
