@@ -118,7 +118,7 @@ def test_what_cannot_change_the_results_does_not_change_the_name(job: Job, same:
 
 
 def test_the_hash_is_of_what_was_chosen_alone() -> None:
-    # Written by hand: sorted keys, no defaults. So a field that is added later, at its default, changes no name.
+    # Written by hand: sorted keys, no defaults. So a field added later, at its default, changes no name.
     canonical = (
         '{"dataset":"digits","initializer":{"type":"none"},"model":{"cls":"mlp","hidden_layers":[500,500]},'
         '"optimizer":{"cls":"SGD","lr":0.01,"momentum":0.9},"run":3,'

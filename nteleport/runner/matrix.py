@@ -31,9 +31,8 @@ def cells(experiment: Experiment) -> list[Job]:
         experiment.optimizers,
         experiment.teleportations,
     )
-    found: dict[str, Job] = {}
-    for dataset, training, model, initializer, chosen, teleportation in axes:
-        job = Job(
+    jobs = (
+        Job(
             dataset=dataset,
             training=training,
             model=model.value,
@@ -43,8 +42,9 @@ def cells(experiment: Experiment) -> list[Job]:
             teleportation=teleportation,
             run=experiment.runs[0],
         )
-        found.setdefault(job.digest, job)
-    return list(found.values())
+        for dataset, training, model, initializer, chosen, teleportation in axes
+    )
+    return list(dict.fromkeys(jobs))
 
 
 def expand(experiment: Experiment) -> list[Job]:

@@ -158,9 +158,12 @@ class Scheduler(Component):
         return {**super().settings(key), **interval}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
-    """One training: everything that determines its results, and `run`, which counts repetitions from 0."""
+    """One training: everything that determines its results, and `run`, which counts repetitions from 0.
+
+    Jobs are equal when their digests are, however they were written down.
+    """
 
     dataset: str
     training: TrainingParams
@@ -170,6 +173,12 @@ class Job:
     scheduler: Scheduler | None = None
     teleportation: Teleportation = Teleportation()
     run: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     @cached_property
     def seed(self) -> int:
