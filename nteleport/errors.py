@@ -14,7 +14,9 @@ prints it and exits with code 2, without a traceback.
     ├── DatasetError         a data set that is neither present nor downloadable
     ├── JobError             a job that cannot be started or continued
     ├── ResultsError         results on disk that are missing or cannot be read
-    └── StudyError           a study that cannot run with its settings, or weights that do not fit
+    ├── StudyError           a study that cannot run with its settings, or weights that do not fit
+    ├── MissingExtraError    a package that only an extra of nteleport installs        (also an ImportError)
+    └── SlurmError           a SLURM cluster that is not there or refuses a job
 """
 
 from __future__ import annotations
@@ -29,10 +31,12 @@ __all__ = [
     "ExperimentError",
     "ExpressionError",
     "JobError",
+    "MissingExtraError",
     "ModelError",
     "NTeleportError",
     "Problem",
     "ResultsError",
+    "SlurmError",
     "StudyError",
     "TeleportationError",
     "UnknownNameError",
@@ -106,6 +110,14 @@ class ResultsError(NTeleportError):
 
 class StudyError(NTeleportError):
     """Settings of a study that do not go together, or weights that do not fit its model."""
+
+
+class MissingExtraError(NTeleportError, ImportError):
+    """A package that is not needed for most things, and is installed by an extra of nteleport."""
+
+
+class SlurmError(NTeleportError):
+    """A SLURM cluster that is not there, or that refuses what is asked of it."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

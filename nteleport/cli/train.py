@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nteleport.cli.options import AliasedOption, Command
+from nteleport.cli.options import AliasedOption, Command, list_option
 from nteleport.errors import JobError
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ SOME_JOB_FAILED = 1
     help="What to train on; auto is a GPU if there is one.",
 )  # fmt: skip
 @click.option("--save-weights", is_flag=True, help="Keep each trained network as weights.pt.")
+@list_option(
+    "--tracker", "trackers", metavar="NAME",
+    help="Send the metrics to tensorboard, wandb, comet or mlflow as well; may be repeated.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="List the jobs and their states; train and write nothing.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
@@ -50,6 +54,7 @@ def train(
     data_dir: Path,
     device: str,
     save_weights: bool,
+    trackers: tuple[str, ...],
     dry_run: bool,
     overrides: tuple[str, ...],
 ) -> int:
@@ -70,7 +75,7 @@ def train(
     if dry_run:
         _list_jobs(jobs, out)
         return 0
-    return _run(jobs, out, data_dir, device, save_weights)
+    return _run(jobs, out, data_dir, device, save_weights, trackers)
 
 
 def check_folder(folder: Path) -> None:
@@ -100,14 +105,24 @@ def _list_jobs(jobs: Sequence[Job], out: Path) -> None:
     click.echo(f"{len(jobs)} jobs: {_counted(states)}")
 
 
-def _run(jobs: Sequence[Job], out: Path, data_dir: Path, device: str, save_weights: bool) -> int:
+def _run(
+    jobs: Sequence[Job],
+    out: Path,
+    data_dir: Path,
+    device: str,
+    save_weights: bool,
+    trackers: Sequence[str],
+) -> int:
     """Check what only torch can tell, train, and say what became of it; returns the exit code."""
     from nteleport.cli.progress import progress_on
     from nteleport.data import availability
     from nteleport.runner.local import check_trainable, run_jobs
     from nteleport.runner.signals import stopping_on_signals
+    from nteleport.trackers.reporting import TrackingReporter
+    from nteleport.trackers.tracker import load_trackers
     from nteleport.training.device import find_device
 
+    tracking = load_trackers(trackers)
     place = find_device(device)
     check_trainable(jobs)
     for dataset in dict.fromkeys(job.dataset for job in jobs):
@@ -118,7 +133,7 @@ def _run(jobs: Sequence[Job], out: Path, data_dir: Path, device: str, save_weigh
             out,
             data_dir=data_dir,
             device=place,
-            report=progress,
+            report=TrackingReporter(progress, tracking, out) if tracking else progress,
             save_weights=save_weights,
             stop_requested=flag,
             command=sys.argv,
