@@ -26,7 +26,8 @@ _FOLDER = click.Path(path_type=Path)
     "--group-by",
     metavar="NAME,...",
     help="What tells groups apart: hyper-parameters such as optimizer.lr, or whole parts: teleport, "
-    "optimizer, model, initializer, dataset, lr_scheduler, training.  [default: teleport, and all that differs]",
+    "optimizer, model, initializer, dataset, lr_scheduler, training.  "
+    "[default: teleport, and all that differs]",
 )
 @click.option("--boxplot", is_flag=True, help="Draw box plots too.")
 @list_option(

@@ -59,7 +59,7 @@ _FAMILIES = {
 _MODES = {
     "no_teleport": "no teleport",
     "random": "teleported",
-    "optim": "optimised teleport",
+    "optim": "optimized teleport",
     "pseudo": "pseudo-teleported",
     "same_distr": "same distribution",
 }
@@ -204,6 +204,8 @@ def _teleport_phrases(group: Values, differing: Sequence[str]) -> list[str]:
         name = key.rpartition(".")[2]
         if name == "cob_sampling":
             phrases.append(str(value).removesuffix("_landscape"))
+        elif name == "num_teleportations":
+            phrases.append(f"best of {number(value)}")
         elif name in ("metric", "optimizer_state"):
             phrases.append(str(value).replace("_", " "))
         else:
