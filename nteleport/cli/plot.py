@@ -61,10 +61,11 @@ def plot(
     out_dir: Path | None,
     fmt: str,
 ) -> None:
-    """Draw mean curves, and box plots, of the jobs that `nteleport train` left in DIR.
+    """Draw mean curves and box plots of trained jobs.
 
-    There is one picture for each data set, model and metric, and beside each a CSV file with the numbers it
-    shows. Jobs that are unfinished or missing are named in a warning.
+    DIR is the folder that `nteleport train --out DIR` filled. Each data set, model and metric gets a picture of
+    its own, and beside it a CSV file with the numbers it shows. Jobs that are unfinished or missing are named
+    in a warning.
 
     \b
     nteleport plot results/quickstart
