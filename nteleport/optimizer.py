@@ -13,8 +13,8 @@ gradients ``g / s``.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from torch.optim import SGD, Optimizer
 
 from nteleport.errors import TeleportationError
 from nteleport.optimizer_state import check_transportable, scale_momentum, transport
-from nteleport.quiver import Quiver, check_cob, compact_scales
+from nteleport.quiver import Quiver, check_cob, compact_scales, factor_scales
+
+_Value = TypeVar("_Value")
 
 OPTIMIZER_STATES = ("reset", "transport", "keep")
 
@@ -57,9 +59,7 @@ class TeleportedOptimizer:
             self._trained = {name: nn.Parameter(p.detach()) for name, p in self._parameters.items()}
         self._hyper_parameters = {**_fused(optimizer_class, first, hyper_parameters), **hyper_parameters}
         self.optimizer = self._new_optimizer(optimizer_class)
-        self._is_teleported = False
-        self._scales: dict[str, Tensor] = {}
-        self._gradient_factors: dict[str, Tensor] = {}
+        self._factors: list[dict[str, Tensor]] = []
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step from the gradients of the plain network. It consumes ``.grad`` of the
@@ -115,14 +115,13 @@ class TeleportedOptimizer:
             )
         if optimizer_state == "transport":
             check_transportable(self.optimizer)
-        before = self._scales
+        before = self.cob
         self._set_cob(cob)
         if optimizer_state == "reset":
             self.reset_state()
         elif self._in_plain_coordinates:
-            scale_momentum(
-                self.optimizer, self._ratios(before), power=-2 if optimizer_state == "transport" else -1
-            )
+            power = -2 if optimizer_state == "transport" else -1
+            scale_momentum(self.optimizer, self._ratios(before), power)
         elif optimizer_state == "transport":
             transport(self.optimizer, self._ratios(before))
         self.reload_weights()
@@ -136,26 +135,25 @@ class TeleportedOptimizer:
         """Take over the network's parameters; call this after writing to them directly."""
         if self._in_plain_coordinates:
             return
+        scales = self._compact_scales()
         for name, trained in self._trained.items():
             plain = self._parameters[name].detach()
-            trained.data = plain * self._scales[name] if name in self._scales else plain
+            trained.data = plain * scales[name] if name in scales else plain
 
     def scales(self) -> dict[str, Tensor]:
         """The scale of every trained parameter, of its shape; expanded views, not for writing."""
-        return {name: self._scale(name).expand_as(p) for name, p in self._parameters.items()}
+        compact, one = self._compact_scales(), self.cob.new_ones(())
+        return {name: compact.get(name, one).expand_as(p) for name, p in self._parameters.items()}
 
     def teleported_weights(self) -> dict[str, Tensor]:
         """The weights ``θ'`` of every trained parameter; do not write to them."""
         if not self._in_plain_coordinates:
             return {name: trained.detach() for name, trained in self._trained.items()}
-        return {name: p.detach() * self._scale(name) for name, p in self._parameters.items()}
+        return {name: p.detach() * scale for (name, p), scale in self._with_scales()}
 
     def teleported_gradients(self) -> dict[str, Tensor]:
-        """The gradients ``g / s`` of every parameter that has one; meaningful between backward and
-        :meth:`step`."""
-        return {
-            name: p.grad / self._scale(name) for name, p in self._parameters.items() if p.grad is not None
-        }
+        """The gradients ``g / s`` of every parameter that has one; meaningful between backward and step."""
+        return {name: p.grad / scale for (name, p), scale in self._with_scales() if p.grad is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """The CoB, the state of the torch optimizer and the teleported weights where they are held
@@ -163,11 +161,8 @@ class TeleportedOptimizer:
 
         The weights of the network are in its own ``state_dict``; restore those first.
         """
-        weights = (
-            {}
-            if self._in_plain_coordinates
-            else {name: self._trained[name].detach() for name in self._scales}
-        )
+        separate = self._is_teleported and not self._in_plain_coordinates
+        weights = self.teleported_weights() if separate else {}
         return {"cob": self.cob, "optimizer": self.optimizer.state_dict(), "teleported_weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -188,42 +183,57 @@ class TeleportedOptimizer:
 
     def _set_cob(self, cob: Tensor) -> None:
         self.cob = cob.detach().to(self.cob, copy=True)
-        self._is_teleported = bool((self.cob != 1).any())
-        self._scales = {}
-        if self._is_teleported:
-            found = compact_scales(self.quiver, self.cob)
-            self._scales = {
-                name: found[name].to(p.dtype) for name, p in self._parameters.items() if name in found
-            }
         power = -2 if self._in_plain_coordinates else -1
-        self._gradient_factors = {
-            name: self._for_foreach(name, s.pow(power)) for name, s in self._scales.items()
-        }
+        self._factors = [
+            {name: factor.pow(power) for name, factor in some.items()} for some in self._foreach_factors()
+        ]
 
-    def _for_foreach(self, name: str, factor: Tensor) -> Tensor:
-        """CUDA multiplies a list of tensors in one kernel only if shapes agree; the CPU broadcasts as
-        fast."""
-        return factor.expand_as(self._parameters[name]).contiguous() if factor.is_cuda else factor
+    @property
+    def _is_teleported(self) -> bool:
+        return bool(self._factors)
 
-    def _scale(self, name: str) -> Tensor:
-        return self._scales.get(name, self.cob.new_ones(()))
+    def _foreach_factors(self) -> list[dict[str, Tensor]]:
+        """The scales as one or two lists of factors, for one pass over all tensors each.
 
-    def _ratios(self, before: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
-        """For each trained tensor that moved, its new scale over its old one."""
-        one = self.cob.new_ones(())
-        moved = before.keys() | self._scales.keys()
-        return {self._trained[name]: self._scales.get(name, one) / before.get(name, one) for name in moved}
+        CUDA multiplies a list in one kernel, but only by tensors of the same shapes. The CPU broadcasts as
+        fast, and needs no memory for it.
+        """
+        if bool((self.cob == 1).all()):
+            return []
+        if self.cob.is_cuda:
+            dense = ((n, s.expand_as(self._parameters[n])) for n, s in self._compact_scales(self.cob).items())
+            return [{name: scale.contiguous() for name, scale in dense}]
+        found = self._of_trained(factor_scales(self.quiver, self.cob))
+        sides: list[dict[str, Tensor]] = [{}, {}]
+        for name, factors in found.items():
+            for side, factor in zip(sides, factors, strict=False):
+                side[name] = factor.to(self._parameters[name].dtype)
+        return [side for side in sides if side]
+
+    def _compact_scales(self, cob: Tensor | None = None) -> dict[str, Tensor]:
+        if cob is None and not self._is_teleported:
+            return {}
+        found = self._of_trained(compact_scales(self.quiver, self.cob if cob is None else cob))
+        return {name: scale.to(self._parameters[name].dtype) for name, scale in found.items()}
+
+    def _of_trained(self, found: dict[str, _Value]) -> dict[str, _Value]:
+        return {name: value for name, value in found.items() if name in self._parameters}
+
+    def _with_scales(self) -> Iterator[tuple[tuple[str, Tensor], Tensor]]:
+        return zip(self._parameters.items(), self.scales().values(), strict=True)
+
+    def _ratios(self, before: Tensor) -> dict[Tensor, Tensor]:
+        """For each trained tensor that can move, its new scale over the one at the CoB ``before``."""
+        old, new = self._compact_scales(before), self._compact_scales(self.cob)
+        return {self._trained[name]: new[name] / old[name] for name in new}
 
     def _push_gradients(self) -> None:
         """Give the optimizer the gradients of its coordinates."""
-        gradients, factors = [], []
-        for name, factor in self._gradient_factors.items():
-            gradient = self._parameters[name].grad
-            if gradient is not None:
-                gradients.append(gradient)
-                factors.append(factor)
-        if gradients:
-            torch._foreach_mul_(gradients, factors)
+        for side in self._factors:
+            gradients = {name: self._parameters[name].grad for name in side}
+            present = [(g, side[name]) for name, g in gradients.items() if g is not None]
+            if present:
+                torch._foreach_mul_([g for g, _ in present], [factor for _, factor in present])
         if not self._in_plain_coordinates:
             for name, trained in self._trained.items():
                 trained.grad = self._parameters[name].grad
@@ -232,10 +242,10 @@ class TeleportedOptimizer:
     def _pull_weights(self) -> None:
         """Write ``θ = θ' / s`` back to the network."""
         if self._is_teleported and not self._in_plain_coordinates:
-            names = list(self._scales)
-            plain = [self._parameters[name].detach() for name in names]
-            torch._foreach_copy_(plain, [self._trained[name].detach() for name in names])
-            torch._foreach_mul_(plain, [self._gradient_factors[name] for name in names])
+            plain = [p.detach() for p in self._parameters.values()]
+            torch._foreach_copy_(plain, [trained.detach() for trained in self._trained.values()])
+            for side in self._factors:
+                torch._foreach_mul_([self._parameters[name].detach() for name in side], list(side.values()))
 
 
 def _fused(optimizer_class: type[Optimizer], parameter: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,10 @@ are *pinned*. Entry ``k + 1`` of the extended CoB is entry ``k`` of the CoB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import mul
 from typing import Literal, NamedTuple
 
 import torch
@@ -113,12 +115,27 @@ def check_cob(quiver: Quiver, cob: Tensor) -> None:
         )
 
 
+def factor_scales(quiver: Quiver, cob: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    """The factors whose product is the scale of each parameter that the CoB reaches.
+
+    Each is broadcastable to the parameter and has as many elements as a layer has neurons (times group width
+    for grouped convolutions), so they cost next to no memory.
+    """
+    extended = torch.cat([cob.new_ones(1), cob])
+    powers = {1: extended, -1: extended.reciprocal()}
+    return {
+        name: tuple(powers[f.power][f.index.to(cob.device)] for f in p.factors)
+        for name, p in quiver.parameters.items()
+        if p.factors
+    }
+
+
 def compact_scales(quiver: Quiver, cob: Tensor) -> dict[str, Tensor]:
     """Like :func:`scales`, with axes along which a scale is constant kept at size 1.
 
     Parameters that the CoB does not reach have no entry.
     """
-    return dict(_products(quiver, cob))
+    return {name: reduce(mul, factors) for name, factors in factor_scales(quiver, cob).items()}
 
 
 def scales(quiver: Quiver, cob: Tensor) -> dict[str, Tensor]:
@@ -135,13 +152,3 @@ def scales(quiver: Quiver, cob: Tensor) -> dict[str, Tensor]:
     reached = compact_scales(quiver, cob)
     one = cob.new_ones(())
     return {name: reached.get(name, one).expand(p.shape) for name, p in quiver.parameters.items()}
-
-
-def _products(quiver: Quiver, cob: Tensor) -> Iterator[tuple[str, Tensor]]:
-    extended = torch.cat([cob.new_ones(1), cob])
-    powers = {1: extended, -1: extended.reciprocal()}
-    for name, parameter in quiver.parameters.items():
-        if not parameter.factors:
-            continue
-        gathered = [powers[f.power][f.index.to(cob.device)] for f in parameter.factors]
-        yield name, gathered[0] if len(gathered) == 1 else gathered[0] * gathered[1]
