@@ -22,7 +22,13 @@ Batch = tuple[Tensor, Tensor]
 
 
 def score_candidates(
-    metric: str, learner: Learner, cobs: Tensor, batches: Iterable[Batch], optimizer_state: str = "reset"
+    metric: str,
+    learner: Learner,
+    cobs: Tensor,
+    batches: Iterable[Batch],
+    *,
+    optimizer_state: str = "reset",
+    seed: int = 0,
 ) -> Tensor:
     """The metric of each change of basis, larger is better.
 
@@ -33,12 +39,14 @@ def score_candidates(
         cobs: shape (candidates, cob_size), relative to the plain network.
         batches: pairs of images and labels, on the device of the network.
         optimizer_state: what a teleportation to a candidate does to the optimizer's state.
+        seed: of dropout while measuring.
 
     Returns:
         Shape (candidates,). A candidate that leads to no number scores −∞.
     """
     measure = _METRICS[metric]
     with keeping_all_but_weights(learner):
+        torch.manual_seed(seed)
         learner.network.train()
         scores = torch.stack([measure(learner, cobs, batch, optimizer_state) for batch in batches]).mean(0)
     return torch.where(torch.isfinite(scores), scores, -torch.inf)

@@ -97,7 +97,14 @@ def _best(occasion: Occasion) -> bool:
     drawn = [occasion.sample() for _ in range(chosen.num_teleportations)]
     cobs = torch.stack([optimizer.cob.cpu(), *(cob.to(optimizer.cob.dtype) for cob in drawn)])
     batches = occasion.batches(chosen.num_batches)
-    scores = score_candidates(chosen.metric, occasion.learner, cobs, batches, occasion.optimizer_state)
+    scores = score_candidates(
+        chosen.metric,
+        occasion.learner,
+        cobs,
+        batches,
+        optimizer_state=occasion.optimizer_state,
+        seed=int(torch.randint(2**62, (), generator=occasion.generator)),
+    )
     winner = int(scores.argmax())
     if not scores[winner] > scores[0]:  # among equals the present one wins
         return False
