@@ -207,8 +207,8 @@ def test_loss_lookahead_of_the_present_change_of_basis_keeps_the_state_of_the_op
 @pytest.mark.parametrize("metric", ["weighted_grad_norm", "loss_lookahead_diff"])
 def test_optim_moves_to_the_best_of_its_candidates(metric: str) -> None:
     learner = a_learner()
-    learner.network[3].p = 0.0  # type: ignore[union-attr,operator,index]  # or scores would depend on the
-    masks size = learner.optimizer.quiver.cob_size
+    learner.network[3].p = 0.0  # type: ignore[union-attr,operator,index]  # scores depend on masks
+    size = learner.optimizer.quiver.cob_size
     chosen = occasion(learner, "optim", metric=metric, num_teleportations=4, num_batches=2)
     drawn = [
         sample_cob(size, 0.9, "inter_landscape", generator=generator)

@@ -104,7 +104,7 @@ def _build(
     compile_lambda: Callable[[str], Callable[[float], float]],
 ) -> Any:
     found = getattr(lr_scheduler, name, None)
-    if not inspect.isclass(found):
+    if not (inspect.isclass(found) and issubclass(found, lr_scheduler.LRScheduler)):
         raise JobError(f"torch has no learning-rate scheduler {name!r}{nearest(name, dir(lr_scheduler))}")
     cls: Any = found
     chosen = {key: _compiled(value, compile_lambda) for key, value in kwargs.items()}
