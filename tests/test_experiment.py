@@ -146,6 +146,16 @@ def test_an_override_makes_what_is_missing(tmp_path: Path) -> None:
     assert [each.cob_range for each in experiment.teleportations] == [0.1, 0.2]
 
 
+def test_an_override_of_many_items_can_be_followed_by_one_of_an_item(tmp_path: Path) -> None:
+    text = "datasets: digits\nmodels: mlp\noptimizers: [{cls: SGD}, {cls: Adam}]\n"
+    overrides = (
+        "optimizers.lr_scheduler={cls: StepLR, step_size: 1}",
+        "optimizers.1.lr_scheduler.step_size=2",
+    )
+    schedulers = [entry.value.scheduler for entry in load(tmp_path, text, *overrides).optimizers]
+    assert schedulers == [Scheduler("StepLR", {"step_size": 1}), Scheduler("StepLR", {"step_size": 2})]
+
+
 def test_an_override_does_not_leak_through_an_alias(tmp_path: Path) -> None:
     text = "datasets: digits\nmodels: mlp\noptimizers: [&a {cls: SGD, lr: 0.1}, *a]\n"
     experiment = load(tmp_path, text, "optimizers.0.lr=1")

@@ -140,6 +140,17 @@ def test_a_job_written_as_an_experiment_is_that_job(tmp_path: Path) -> None:
         assert again.hparams() == job.hparams()
 
 
+def test_no_job_is_lost_when_two_have_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load_matrix(tmp_path, *FEWER)
+    monkeypatch.setattr(Job, "name", property(lambda job: f"{job.dataset}-run{job.run}"))
+    monkeypatch.setattr(Job, "cell_name", "the-same")
+    with pytest.raises(JobError, match="two different jobs have the name 'digits-run0'"):
+        expand(experiment)
+    with pytest.raises(JobError, match="two different jobs have the name 'the-same'"):
+        unravel(experiment, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_are_named_after_their_cell_or_job(tmp_path: Path) -> None:
     experiment = load_matrix(tmp_path, *FEWER)
     per_cell = unravel(experiment, tmp_path / "cells")

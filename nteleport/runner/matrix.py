@@ -48,8 +48,22 @@ def cells(experiment: Experiment) -> list[Job]:
 
 
 def expand(experiment: Experiment) -> list[Job]:
-    """All jobs, in the order above."""
-    return [replace(cell, run=run) for cell in cells(experiment) for run in experiment.runs]
+    """All jobs, in the order above.
+
+    Raises:
+        JobError: two of them have the same name; their hashes have 32 bits, so this is rare.
+    """
+    jobs = [replace(cell, run=run) for cell in cells(experiment) for run in experiment.runs]
+    return list(_by_name([job.name for job in jobs], jobs).values())
+
+
+def _by_name(names: list[str], jobs: list[Job]) -> dict[str, Job]:
+    """The jobs under their names, of which none may be lost."""
+    named = dict(zip(names, jobs, strict=True))
+    if len(named) < len(jobs):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise JobError(f"two different jobs have the name {twice!r}: split the experiment in two")
+    return named
 
 
 def unravel(experiment: Experiment, out: Path, *, per_run: bool = False) -> list[Path]:
@@ -64,7 +78,9 @@ def unravel(experiment: Experiment, out: Path, *, per_run: bool = False) -> list
     if per_run:
         files = {job.name: job.to_experiment() for job in expand(experiment)}
     else:
-        files = {cell.cell_name: cell.to_experiment(experiment.runs) for cell in cells(experiment)}
+        found = cells(experiment)
+        named = _by_name([cell.cell_name for cell in found], found)
+        files = {name: cell.to_experiment(experiment.runs) for name, cell in named.items()}
     written: dict[str, str] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)

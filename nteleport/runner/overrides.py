@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 
 from nteleport.runner.yaml_source import Mark, Node, Problems, parse_yaml
 
@@ -39,7 +40,7 @@ def _set(node: Node, path: Sequence[str], value: Node, mark: Mark, problems: Pro
         if rest:
             _set(node.value.setdefault(key, Node(None, value.mark, mark)), rest, value, mark, problems)
         else:
-            node.value[key] = Node(value.value, value.mark, mark)
+            node.value[key] = Node(deepcopy(value.value), value.mark, mark)
     elif isinstance(node.value, list):
         _set_in_list(node.value, path, value, mark, problems)
     else:
@@ -49,7 +50,7 @@ def _set(node: Node, path: Sequence[str], value: Node, mark: Mark, problems: Pro
 def _set_in_list(items: list[Node], path: Sequence[str], value: Node, mark: Mark, problems: Problems) -> None:
     """Set it in one item, or in all where the path names no position."""
     key, *rest = path
-    if not key.isdigit():
+    if not key.isdecimal():
         for item in items:
             _set(item, path, value, mark, problems)
     elif int(key) >= len(items):
@@ -57,4 +58,4 @@ def _set_in_list(items: list[Node], path: Sequence[str], value: Node, mark: Mark
     elif rest:
         _set(items[int(key)], rest, value, mark, problems)
     else:
-        items[int(key)] = Node(value.value, value.mark, mark)
+        items[int(key)] = Node(deepcopy(value.value), value.mark, mark)

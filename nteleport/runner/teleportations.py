@@ -94,13 +94,16 @@ def _read_modes(node: Node, problems: Problems) -> list[tuple[str, Node]]:
     """Each mode with the node of its options: from a mapping, a list or a name."""
     found: list[tuple[str, Node]] = []
     for item in axis_nodes(node, problems, "mode"):
-        named = item.value if isinstance(item.value, dict) else {str(item.value): Node(None, item.mark)}
-        for name, options in named.items():
-            place = options.key_mark or item.mark
+        named = [(item, Node(None, item.mark))]
+        if isinstance(item.value, dict):
+            named = [(Node(key, each.key_mark or each.mark), each) for key, each in item.value.items()]
+        if not named:
+            problems.add(item.mark, f"mode: an empty axis, expected {' or '.join(MODES)}")
+        for name, options in named:
             try:
-                found.append((one_of(*MODES)(Node(name, place)), options))
+                found.append((one_of(*MODES)(name), options))
             except Refused as refusal:
-                problems.add(place, f"mode: {refusal}")
+                problems.add(name.mark, f"mode: {refusal}")
     return found
 
 
