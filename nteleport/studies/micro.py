@@ -1,8 +1,8 @@
 """Micro-teleportations are orthogonal to the gradient (section 4.2 of the paper, Fig. 4).
 
-A teleportation keeps the function, so an infinitely small one moves along a level set of the loss, to which the
-gradient is orthogonal. Two random vectors of many dimensions are nearly orthogonal as well: what the controls are
-for is to show how far from 90° chance alone gets.
+A teleportation keeps the function, so an infinitely small one moves along a level set of the loss, to which
+the gradient is orthogonal. Two random vectors of many dimensions are nearly orthogonal as well: the controls
+show how far from 90° chance alone gets.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def micro_angles(settings: MicroSettings, *, progress: Progress = no_progress) -
     """Angles between the loss gradient, the displacement of a micro-teleportation and random vectors.
 
     Returns:
-        One row for each angle, in degrees: `model, dataset, batch_size, repeat, pair, angle`; `pair` is one of
-        `PAIRS`.
+        One row for each angle, in degrees: `model, dataset, batch_size, repeat, pair, angle`, where `pair` is
+        one of `PAIRS`.
 
     Raises:
         NTeleportError: settings that cannot be run.

@@ -1,0 +1,222 @@
+"""Norms at many teleported positions at once, without teleporting.
+
+At the change of basis τ the weights are ``θ' = s ⊙ θ`` and the gradient is ``g / s`` (paper, section 3), so
+the norms and inner products that one asks about are all of the form ``Σ R ⊙ s(τ)^k``, with an ``R`` that does
+not depend on τ:
+
+=====================  =========  ====
+quantity               R          k
+=====================  =========  ====
+``‖θ'‖²``              ``θ²``      2
+``θ · θ'``             ``θ²``      1
+``‖g'‖²``              ``g²``     −2
+``g · g'``             ``g²``     −1
+``‖g' / θ'‖²``         ``(g/θ)²`` −4
+=====================  =========  ====
+
+For a weight between two layers ``s`` is an outer product, so that its share is the bilinear form ``uᵀ R v``
+with ``u`` and ``v`` powers of the CoB and ``R`` summed once over kernel positions. A thousand changes of
+basis are one matrix product for each layer, and all of their gradient norms cost one backward pass.
+
+Products run in the precision of the weights, on what differs from 1 alone: with ``u = 1 + a``, ``v = 1 + b``,
+``uᵀ R v = Σ R + a·(R 1) + b·(Rᵀ 1) + aᵀ R b``. A small teleportation changes norms by little, and this little
+keeps its digits even in float32: compare with the norms at a CoB of ones, which have the same ``Σ R``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nteleport.errors import TeleportationError
+from nteleport.quiver import Factor, ParameterScaling, Quiver
+
+_PIECE_ELEMENTS = 2**22
+"""A large weight is taken in pieces of about this many elements: no copy of it is ever whole."""
+
+Tensors = Mapping[str, Tensor]
+
+
+class TeleportedNorms:
+    """Norms of weights and gradients at many changes of basis of one network.
+
+    Args:
+        quiver: of the network.
+        cobs: shape ``(n, cob_size)``, relative to the plain network.
+
+    All methods take tensors of the *plain* network by parameter name, leave them alone, and return a tensor
+    of shape ``(n,)`` in float64 (float32 on a device without it), on the device of ``cobs``. A parameter that
+    is not given does not count.
+
+    Raises:
+        TeleportationError: ``cobs`` has another shape.
+    """
+
+    def __init__(self, quiver: Quiver, cobs: Tensor) -> None:
+        if cobs.ndim != 2 or cobs.shape[1] != quiver.cob_size:
+            raise TeleportationError(
+                f"changes of basis of this network have shape (n, {quiver.cob_size}), got {tuple(cobs.shape)}"
+            )
+        wide = torch.float32 if cobs.device.type == "mps" else torch.float64
+        self._extended = torch.cat([cobs.new_ones(len(cobs), 1), cobs], dim=1).to(wide)
+        self._scalings = quiver.parameters
+        self._sides = {
+            name: [_side(factor, len(p.shape)) for factor in p.factors]
+            for name, p in quiver.parameters.items()
+        }
+        self._excesses: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    def squared_weights(self, weights: Tensors) -> Tensor:
+        """``‖θ'‖²``."""
+        return self.sums(weights, 2)
+
+    def weight_products(self, weights: Tensors) -> Tensor:
+        """``θ · θ'``."""
+        return self.sums(weights, 1)
+
+    def squared_gradients(self, gradients: Tensors) -> Tensor:
+        """``‖g'‖²``."""
+        return self.sums(gradients, -2)
+
+    def gradient_products(self, gradients: Tensors) -> Tensor:
+        """``g · g'``."""
+        return self.sums(gradients, -1)
+
+    def squared_ratios(self, weights: Tensors, gradients: Tensors) -> Tensor:
+        """``‖g' / θ'‖²``, weights that are 0 left out."""
+        total = self._zeros()
+        for name, gradient in gradients.items():
+            weight = weights[name]
+            total += self._sum(name, torch.where(weight == 0, 0, gradient / weight), -4)
+        return total
+
+    def sums(self, values: Tensors, power: int) -> Tensor:
+        """``Σ values² ⊙ s^power`` over all parameters in ``values``."""
+        total = self._zeros()
+        for name, value in values.items():
+            total += self._sum(name, value, power)
+        return total
+
+    def _zeros(self) -> Tensor:
+        return self._extended.new_zeros(len(self._extended))
+
+    def _sum(self, name: str, value: Tensor, power: int) -> Tensor:
+        """The share of one parameter."""
+        match self._sides[name]:
+            case []:
+                return self._widened(_summed_squares(value.reshape(1, -1))).expand(len(self._extended))
+            case [_Side() as side]:
+                return self._linear(value, side, power)
+            case [_Side() as rows, _Side() as columns] if rows.axis != columns.axis:
+                return self._bilinear(value, rows, columns, power)
+            case _:
+                return self._elementwise(value, self._scalings[name], power)
+
+    def _linear(self, value: Tensor, side: _Side, power: int) -> Tensor:
+        """``R · u``: the scale varies along one axis."""
+        sums = self._widened(_summed_squares(value.movedim(side.axis, 0).reshape(side.count, -1)))
+        result: Tensor = sums.sum() + self._excess(side, power, sums.dtype) @ sums
+        return result
+
+    def _bilinear(self, value: Tensor, rows: _Side, columns: _Side, power: int) -> Tensor:
+        """``uᵀ R v``: one factor varies along one axis, the other along another."""
+        a, b = self._excess(rows, power, value.dtype), self._excess(columns, power, value.dtype)
+        matrix = value.movedim((rows.axis, columns.axis), (0, 1))
+        matrix = matrix.unflatten(0, (rows.count, rows.repeats)).movedim(1, -1)
+        matrix = matrix.unflatten(1, (columns.count, columns.repeats)).movedim(2, -1).flatten(2)
+        total = self._zeros()
+        step = max(1, _PIECE_ELEMENTS * len(matrix) // max(1, matrix.numel()))
+        for start in range(0, len(matrix), step):
+            squares = _summed_squares(matrix[start : start + step])
+            piece = a[:, start : start + step]
+            by_row, by_column = squares.sum(1), squares.sum(0)
+            total += self._widened(by_row).sum()
+            total += piece @ by_row + b @ by_column + ((piece @ squares) * b).sum(1)
+        return total
+
+    def _elementwise(self, value: Tensor, scaling: ParameterScaling, power: int) -> Tensor:
+        """Whatever the factors: grouped convolutions, whose input side varies along two axes."""
+        shapes = [factor.index.shape for factor in scaling.factors]
+        shape = torch.broadcast_shapes(*shapes)
+        constant = [axis for axis, size in enumerate(shape) if size == 1]
+        squares = value.square().to(self._extended.dtype)
+        squares = squares.sum(constant, keepdim=True) if constant else squares
+        total = self._zeros()
+        step = max(1, _PIECE_ELEMENTS // max(1, squares.numel()))
+        for start in range(0, len(total), step):
+            chosen = slice(start, start + step)
+            scaled = squares
+            for factor in scaling.factors:
+                powers = self._extended[chosen].pow(power * factor.power)
+                scaled = scaled * powers[:, factor.index.to(powers.device)]
+            total[chosen] = scaled.flatten(1).sum(1)
+        return total
+
+    def _excess(self, side: _Side, power: int, dtype: torch.dtype) -> Tensor:
+        """The scale of every position of a side, raised to ``power``, minus 1: shape (n, positions)."""
+        key = power * side.power, dtype
+        if key not in self._excesses:
+            self._excesses[key] = (self._extended.pow(key[0]) - 1).to(dtype)
+        found = self._excesses[key]
+        if side.start is not None:
+            return found[:, side.start : side.start + side.count]
+        return found[:, side.labels.to(found.device)]
+
+    def _widened(self, values: Tensor) -> Tensor:
+        return values.to(self._extended.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A factor that varies along one axis only.
+
+    Attributes:
+        axis: of the parameter.
+        power: +1 or −1.
+        labels: extended CoB entry of each position, one for each run of ``repeats`` equal ones.
+        start, count: the labels are ``start, start + 1, …``; ``start`` is None if they are not.
+        repeats: how many neighbours share a label, as behind a flattened convolution.
+    """
+
+    axis: int
+    power: int
+    labels: Tensor
+    start: int | None
+    count: int
+    repeats: int
+
+
+def _side(factor: Factor, ndim: int) -> _Side | None:
+    """The factor as a side, or None if it varies along several axes."""
+    shape = (1,) * (ndim - factor.index.ndim) + tuple(factor.index.shape)
+    varying = [axis for axis, size in enumerate(shape) if size > 1] or [0]
+    if len(varying) > 1:
+        return None
+    labels = factor.index.flatten()
+    repeats = _repeats(labels)
+    labels = labels[::repeats]
+    start = int(labels[0])
+    in_order = torch.equal(labels, torch.arange(start, start + len(labels), device=labels.device))
+    return _Side(varying[0], factor.power, labels, start if in_order else None, len(labels), repeats)
+
+
+def _repeats(labels: Tensor) -> int:
+    """The length of the runs of equal labels, if all have the same; else 1."""
+    changes = (labels[1:] != labels[:-1]).nonzero().flatten() + 1
+    if len(changes) == 0 or len(labels) % int(changes[0]):
+        return 1
+    length = int(changes[0])
+    regular = torch.arange(length, len(labels), length, device=labels.device)
+    return length if torch.equal(changes, regular) else 1
+
+
+def _summed_squares(values: Tensor) -> Tensor:
+    """Squares summed over the last axis."""
+    return (
+        values[..., 0].square()
+        if values.shape[-1] == 1
+        else torch.linalg.vector_norm(values, dim=-1).square_()
+    )
