@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -270,6 +271,17 @@ def test_runs_known_from_any_group_are_expected_of_all(panels: Arrange) -> None:
         "2 missing (run 3, 4)",
         "2 missing (run 0, 1)",
     ]
+
+
+def test_runs_without_a_number_are_counted(tmp_path: Path) -> None:
+    for job in short(runs=3):
+        paths = write_job(tmp_path, job)
+        kept = [line for line in paths.hparams.read_text().splitlines() if not line.startswith("run:")]
+        paths.hparams.write_text("\n".join(kept))
+        if job.run == 2 and job.teleportation == TELEPORTED:
+            shutil.rmtree(paths.directory)
+    (panel,) = arrange(read_results(tmp_path), ["teleport"])
+    assert panel.warnings == ("MLP on digits: 'teleported' has 2 of 3 runs finished: 1 missing",)
 
 
 def test_a_group_of_several_cells_expects_the_runs_of_each(panels: Arrange) -> None:

@@ -114,7 +114,7 @@ def plot_results(
             )
         for metric in dict.fromkeys(metrics):
             warnings += _draw(results, panel, metric, output, boxplot, box_epochs)
-    return PlotReport(tuple(output.files), tuple(dict.fromkeys(warnings)))
+    return PlotReport(tuple(output.files), tuple(warnings))
 
 
 def _check(results: Results, metrics: Sequence[str], box_epochs: Sequence[int] | None) -> None:
