@@ -36,11 +36,11 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 #: The commands and their lines of help. A command is found in the module of its name, under its name.
 COMMANDS: Mapping[str, str] = {
-    "train": "Train every job of an experiment file.",
+    "train": "Train every job of the experiment CONFIG.",
     "unravel": "Write each cell of the experiment CONFIG to a file of its own.",
     "plot": "Draw mean curves and box plots of trained jobs.",
     "inspect": "Show what a teleportation does to each parameter of MODEL.",
-    "study": "Run one of the paper's studies.",
+    "study": "Run one of the paper's studies: a table, a picture and the study.yml that runs it again.",
     "completion": "Print the script that completes commands in a shell.",
 }
 
