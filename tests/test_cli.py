@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def imported_by(*arguments: str) -> set[str]:
 def test_help_names_every_command(flag: str) -> None:
     code, out, _ = run(flag)
     assert code == 0
-    listed = [line.split()[0] for line in out.split("Commands:")[1].splitlines() if line.strip()]
+    listed = re.findall(r"^  ([a-z]+)  ", out.split("Commands:")[1], flags=re.MULTILINE)
     assert listed == list(COMMANDS)
 
 
