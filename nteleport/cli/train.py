@@ -92,8 +92,8 @@ def check_folder(folder: Path) -> None:
 
 
 def _list_jobs(jobs: Sequence[Job], out: Path) -> None:
-    from nteleport.runner.local import recorded_result
     from nteleport.runner.paths import JobPaths
+    from nteleport.runner.states import recorded_result
 
     states: Counter[str] = Counter()
     for job in jobs:

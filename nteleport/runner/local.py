@@ -1,69 +1,26 @@
 """Running jobs in turn, in this process.
 
-A job that is over is skipped, so the same command again does what is missing. A job that fails is recorded,
-with the traceback in its `log.txt`, and the others go on; it is tried again next time, from its checkpoint if
-it has one.
+A job that is over is skipped, so the same command again does what is missing; a job that another command
+trains is waited for. A job that fails does not stop the others, unless it is asked to.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import traceback
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 from nteleport.data import dataset_info, num_batches
-from nteleport.errors import NTeleportError
-from nteleport.runner.paths import JobPaths, write_json_atomic, write_text_atomic
-from nteleport.runner.yaml_source import to_yaml
-from nteleport.training.checkpoint import remove_checkpoints
+from nteleport.runner.attempt import Attempts, JobOutcome, RunReporter, attempt
+from nteleport.runner.queue import Queue, Ticket
 from nteleport.training.job import Job
-from nteleport.training.loop import Clock, TrainingReport, train_job
-from nteleport.training.records import TrainingResult, log_line
+from nteleport.training.loop import Clock
 
-OVER = ("finished", "diverged")
-"""The states in which there is nothing left to do for a job."""
+__all__ = ["JobOutcome", "RunReporter", "check_trainable", "in_order", "run_jobs"]
 
-
-@dataclass(frozen=True)
-class JobOutcome:
-    """What became of a job in one run.
-
-    Attributes:
-        job: the job.
-        paths: where its files are.
-        state: `finished`, `diverged`, `failed` or `stopped`.
-        skipped: it was over before this run.
-        error: why it failed, in one line.
-        val_accuracy: of the last epoch, in [0, 1]; None when unknown.
-        seconds: spent in this and earlier runs; None when unknown.
-    """
-
-    job: Job
-    paths: JobPaths
-    state: str
-    skipped: bool = False
-    error: str = ""
-    val_accuracy: float | None = None
-    seconds: float | None = None
-
-
-class RunReporter(TrainingReport, Protocol):
-    """Who wants to hear how a run gets on; of each training it hears what a `TrainingReport` does."""
-
-    def run_started(self, jobs: Sequence[Job]) -> None:
-        """Once, before the first job."""
-
-    def job_started(self, job: Job) -> None:
-        """A job that is not over starts or continues."""
-
-    def job_ended(self, outcome: JobOutcome) -> None:
-        """Once for each job that is over, failed or stopped; for a skipped one without `job_started`."""
+_BETWEEN_LOOKS = 0.2
 
 
 def run_jobs(
@@ -74,56 +31,56 @@ def run_jobs(
     device: torch.device,
     report: RunReporter,
     save_weights: bool = False,
+    redo: bool = False,
+    fail_fast: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
     clock: Clock | None = None,
     command: Sequence[str] = (),
 ) -> list[JobOutcome]:
-    """Train every job that is not over, in turn; arguments as for `train_job`.
+    """Train every job that is not over, in turn.
+
+    Args:
+        jobs: what to train.
+        out: the folder of their results.
+        report: told of everything.
+        redo: train jobs that are over too, from the start.
+        fail_fast: end with the first job that fails.
+        data_dir, device, save_weights, stop_requested, clock, command: as for `train_job`.
 
     Returns:
-        What became of each job, in the order of `jobs`; shorter when the run was asked to stop.
+        What became of each job, in the order of `jobs`; shorter when the run was stopped.
     """
-    clock = clock or Clock()
+    how = Attempts(device, report, data_dir, save_weights, redo, stop_requested, clock or Clock(), command)
     outcomes: list[JobOutcome] = []
     report.run_started(jobs)
-    for job in jobs:
-        paths = JobPaths(out, job.name)
-        outcome = _skipped(job, paths)
+    queue = Queue(Ticket.issue(job, out) for job in jobs)
+    while queue and not stop_requested():
+        ticket = queue.next()
+        if ticket is None:
+            if waits_for := queue.announcement():
+                report.warning(waits_for)
+            time.sleep(_BETWEEN_LOOKS)
+            continue
+        outcome = attempt(ticket, how)
         if outcome is None:
-            if stop_requested():
-                break
-            report.job_started(job)
-            try:
-                _describe(job, paths)
-                result = train_job(
-                    job,
-                    paths,
-                    data_dir=data_dir,
-                    device=device,
-                    save_weights=save_weights,
-                    stop_requested=stop_requested,
-                    report=report,
-                    clock=clock,
-                    command=command,
-                )
-                outcome = _outcome(job, paths, result)
-            except Exception as error:  # one job must not take the others with it
-                outcome = JobOutcome(job, paths, "failed", error=error_in_words(error))
-                _record_failure(outcome, clock)
+            queue.put_off(ticket)
+            continue
         outcomes.append(outcome)
         report.job_ended(outcome)
-        if outcome.state == "stopped":
+        if ends_run(outcome, fail_fast=fail_fast):
             break
-    return outcomes
+    return in_order(outcomes, jobs)
 
 
-def recorded_result(paths: JobPaths) -> dict[str, Any]:
-    """The content of a job's `result.json`; empty when there is none that can be read."""
-    try:
-        content = json.loads(paths.result.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def ends_run(outcome: JobOutcome, *, fail_fast: bool) -> bool:
+    """Whether no other job is begun after this one."""
+    return outcome.state == "stopped" or outcome.ends_run or (fail_fast and outcome.state == "failed")
+
+
+def in_order(outcomes: Iterable[JobOutcome], jobs: Sequence[Job]) -> list[JobOutcome]:
+    """The outcomes in the order of their jobs."""
+    place = {job.digest: number for number, job in enumerate(jobs)}
+    return sorted(outcomes, key=lambda outcome: place[outcome.job.digest])
 
 
 def check_trainable(jobs: Iterable[Job]) -> None:
@@ -140,55 +97,3 @@ def check_trainable(jobs: Iterable[Job]) -> None:
             drop_last=params.drop_last_batch,
             max_batch=params.max_batch,
         )
-
-
-def error_in_words(error: BaseException) -> str:
-    """An error as one line: running out of memory is called that, and ours need no class name."""
-    lines = str(error).strip().splitlines() or ["no reason given"]
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in lines[0]:
-        return f"out of memory: {lines[0]}"
-    if isinstance(error, NTeleportError):
-        return lines[0]
-    return f"{type(error).__name__}: {lines[0]}"
-
-
-def _skipped(job: Job, paths: JobPaths) -> JobOutcome | None:
-    """The outcome of a job that was over before, None for one that has something left to do."""
-    result = recorded_result(paths)
-    if result.get("state") not in OVER:
-        return None
-    remove_checkpoints(paths)  # a crash right after the result was written leaves them
-    accuracy = (result.get("final") or {}).get("val_accuracy")
-    return JobOutcome(
-        job, paths, result["state"], skipped=True, val_accuracy=accuracy, seconds=result.get("seconds")
-    )
-
-
-def _describe(job: Job, paths: JobPaths) -> None:
-    """Write `config.yml`, which runs this job again, and `hparams.yml`; clear away what a killed run left
-    behind.
-    """
-    paths.directory.mkdir(parents=True, exist_ok=True)
-    paths.result.unlink(missing_ok=True)
-    for leftover in paths.directory.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
-    write_text_atomic(paths.config, to_yaml(job.to_experiment()))
-    write_text_atomic(paths.hparams, to_yaml(job.hparams()))
-
-
-def _outcome(job: Job, paths: JobPaths, result: TrainingResult) -> JobOutcome:
-    last = result.rows[-1] if result.rows else None
-    return JobOutcome(
-        job,
-        paths,
-        result.state,
-        val_accuracy=last.val_accuracy if last else None,
-        seconds=sum(row.seconds for row in result.rows),
-    )
-
-
-def _record_failure(outcome: JobOutcome, clock: Clock) -> None:
-    """Keep the traceback and the state; on a full disk there may be no room even for that."""
-    with contextlib.suppress(OSError):
-        log_line(outcome.paths, clock.now(), f"failed: {outcome.error}\n{traceback.format_exc()}")
-        write_json_atomic(outcome.paths.result, {"state": "failed", "error": outcome.error})

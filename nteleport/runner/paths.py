@@ -71,6 +71,16 @@ class JobPaths:
         """The trained network, when asked for."""
         return self.directory / "weights.pt"
 
+    @property
+    def claim(self) -> Path:
+        """The folder that says which process trains the job: see `nteleport.runner.claims`."""
+        return self.directory / "claim"
+
+    @property
+    def before(self) -> Path:
+        """The folder with the results that a redone job had, until it has new ones."""
+        return self.directory / "before"
+
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:

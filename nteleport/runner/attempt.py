@@ -1,0 +1,246 @@
+"""One attempt at one job: claim it, describe it, train it, and record how it ended.
+
+Everything that trains jobs comes through `attempt`: the command that trains them in turn, each slot of one
+that trains several at once, and the task of a cluster. It never raises what a job did wrong: an error becomes
+an outcome, with the traceback in the job's `log.txt`, and the job is tried again next time, from its
+checkpoint if it has one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from nteleport.errors import NTeleportError
+from nteleport.runner.claims import HeldClaim, claimed
+from nteleport.runner.paths import JobPaths, write_json_atomic, write_text_atomic
+from nteleport.runner.queue import Ticket
+from nteleport.runner.states import OVER, recorded_result
+from nteleport.runner.yaml_source import to_yaml
+from nteleport.training.checkpoint import remove_checkpoints
+from nteleport.training.job import Job
+from nteleport.training.loop import Clock, TrainingReport, train_job
+from nteleport.training.records import TrainingResult, log_line
+
+_NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""The disk is full, a quota or limit is reached, or the disk cannot be written to."""
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """What became of a job in one run.
+
+    Attributes:
+        job: the job.
+        paths: where its files are.
+        state: `finished`, `diverged`, `failed` or `stopped`.
+        skipped: it ended without this run: before it, or meanwhile in another command.
+        error: why it failed, in one line.
+        val_accuracy: of the last epoch, in [0, 1]; None when unknown.
+        seconds: spent in this and earlier runs; None when unknown.
+        ends_run: the error would meet every other job too: the output cannot be written to.
+    """
+
+    job: Job
+    paths: JobPaths
+    state: str
+    skipped: bool = False
+    error: str = ""
+    val_accuracy: float | None = None
+    seconds: float | None = None
+    ends_run: bool = False
+
+
+class RunReporter(TrainingReport, Protocol):
+    """Who wants to hear how a run gets on; of each training it hears what a `TrainingReport` does."""
+
+    def run_started(self, jobs: Sequence[Job]) -> None:
+        """Once, before the first job."""
+
+    def job_started(self, job: Job) -> None:
+        """A job that is not over starts or continues."""
+
+    def job_ended(self, outcome: JobOutcome) -> None:
+        """Once for each job that is over, failed or stopped; for a skipped one without `job_started`."""
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """How jobs are attempted: what all attempts of one process have in common.
+
+    Attributes:
+        device: as `find_device` gives it.
+        report: told of each job.
+        data_dir, save_weights, stop_requested, clock, command: as for `train_job`.
+        redo: train jobs that are over once more, from the start.
+    """
+
+    device: torch.device
+    report: RunReporter
+    data_dir: Path | str
+    save_weights: bool = False
+    redo: bool = False
+    stop_requested: Callable[[], bool] = lambda: False
+    clock: Clock = field(default_factory=Clock)
+    command: Sequence[str] = ()
+
+
+class _ClaimLost(Exception):
+    """Another process took the job over while this one slept."""
+
+
+def known_outcome(ticket: Ticket, *, redo: bool) -> JobOutcome | None:
+    """The outcome of a job that needs no attempt, for it was over before or another command has ended it."""
+    result = recorded_result(ticket.paths)
+    state = result.get("state")
+    wanted = (*OVER, "failed") if ticket.ended_since else () if redo else OVER
+    if state not in wanted:
+        return None
+    if state in OVER:
+        remove_checkpoints(ticket.paths)  # a crash right after the result was written leaves them
+    return JobOutcome(
+        ticket.job,
+        ticket.paths,
+        str(state),
+        skipped=True,
+        error=str(result.get("error", "")),
+        val_accuracy=(result.get("final") or {}).get("val_accuracy"),
+        seconds=result.get("seconds"),
+    )
+
+
+def attempt(ticket: Ticket, how: Attempts) -> JobOutcome | None:
+    """Train a job unless it needs no attempt; None if another process is at it."""
+    outcome = known_outcome(ticket, redo=how.redo)
+    if outcome is not None:
+        return outcome
+    try:
+        with claimed(ticket.paths) as claim:
+            if claim is None:
+                return None
+            outcome = known_outcome(ticket, redo=how.redo)  # it may have ended a moment ago
+            return outcome or _train(ticket, claim, how)
+    except OSError as error:  # of the claim
+        how.report.job_started(ticket.job)
+        return _failed(ticket, error)
+
+
+def record_failure(outcome: JobOutcome, clock: Clock, details: str = "") -> None:
+    """Keep the error and the state of a failed job; on a full disk there may be no room even for that."""
+    with contextlib.suppress(OSError):
+        log_line(outcome.paths, clock.now(), f"failed: {outcome.error}\n{details}")
+        write_json_atomic(outcome.paths.result, {"state": "failed", "error": outcome.error})
+
+
+def error_in_words(error: BaseException) -> str:
+    """An error as one line: what is wrong with memory or disk is called that, and ours need no class name."""
+    line = (str(error).strip().splitlines() or ["no reason given"])[0]
+    for cause in _causes(error):
+        text = str(cause)
+        if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+            return f"out of memory: {line}"
+        if _prevents_output(cause):
+            return f"cannot write results: {text}"
+    return line if isinstance(error, NTeleportError) else f"{type(error).__name__}: {line}"
+
+
+def _train(ticket: Ticket, claim: HeldClaim, how: Attempts) -> JobOutcome | None:
+    job, paths = ticket.job, ticket.paths
+
+    def stop_requested() -> bool:
+        if claim.lost():
+            raise _ClaimLost
+        return how.stop_requested()
+
+    try:
+        if how.redo:
+            _set_results_aside(paths)
+        how.report.job_started(job)
+        _describe(job, paths)
+        if job.training.compile:
+            torch.compiler.reset()  # what it compiled for earlier jobs changes how it compiles this one
+        result = train_job(
+            job,
+            paths,
+            data_dir=how.data_dir,
+            device=how.device,
+            save_weights=how.save_weights,
+            stop_requested=stop_requested,
+            report=how.report,
+            clock=how.clock,
+            command=how.command,
+        )
+    except _ClaimLost:
+        return None
+    except Exception as error:  # one job must not take the others with it
+        outcome = _failed(ticket, error)
+        record_failure(outcome, how.clock, traceback.format_exc())
+        return outcome
+    if result.state in OVER:
+        shutil.rmtree(paths.before, ignore_errors=True)
+    return _outcome(job, paths, result)
+
+
+def _describe(job: Job, paths: JobPaths) -> None:
+    """Write `config.yml`, which runs this job again, and `hparams.yml`; clear away what a killed run left
+    behind.
+    """
+    paths.result.unlink(missing_ok=True)
+    for leftover in paths.directory.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    write_text_atomic(paths.config, to_yaml(job.to_experiment()))
+    write_text_atomic(paths.hparams, to_yaml(job.hparams()))
+
+
+def _set_results_aside(paths: JobPaths) -> None:
+    """Let the job start anew. Results that are complete are kept in the folder `before` until there are new
+    ones; a copy is whole before the first original goes.
+    """
+    files = (paths.result, paths.metrics, paths.provenance, paths.log, paths.weights)
+    if recorded_result(paths).get("state") in OVER:
+        copy = paths.before.with_name(f".{paths.before.name}.tmp")
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        for file in files:
+            if file.exists():
+                shutil.copy2(file, copy)
+        shutil.rmtree(paths.before, ignore_errors=True)
+        copy.rename(paths.before)
+    for file in files:
+        file.unlink(missing_ok=True)
+    remove_checkpoints(paths)
+
+
+def _outcome(job: Job, paths: JobPaths, result: TrainingResult) -> JobOutcome:
+    last = result.rows[-1] if result.rows else None
+    return JobOutcome(
+        job,
+        paths,
+        result.state,
+        val_accuracy=last.val_accuracy if last else None,
+        seconds=sum(row.seconds for row in result.rows),
+    )
+
+
+def _failed(ticket: Ticket, error: Exception) -> JobOutcome:
+    ends_run = any(_prevents_output(cause) for cause in _causes(error))
+    return JobOutcome(ticket.job, ticket.paths, "failed", error=error_in_words(error), ends_run=ends_run)
+
+
+def _prevents_output(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _NO_OUTPUT
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,254 @@
+"""Claims: one job is trained by one process at a time, whoever else works on the same folder.
+
+A job is claimed by making the folder `claim` inside the job's folder; of many processes, `mkdir` lets one
+succeed. In it lies one empty file. Its name says who the owner is, its modification time is the owner's
+heartbeat. A claim whose owner is dead is taken over by renaming that file to a name of one's own: the old
+name is unlike any other, so again exactly one process succeeds, and an owner that comes back from the dead
+finds its file gone. No lock is ever left for a person to remove.
+
+An owner is dead when, on this machine, there is no process with its number and its time of start; or,
+elsewhere, when its heartbeat has stopped for `SILENCE` seconds. Times of files are compared with the time of
+a file just written beside them, so clocks of different machines need not agree. No torch is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from nteleport.runner.paths import JobPaths
+
+HEARTBEAT = 10.0
+"""Seconds between two heartbeats."""
+
+SILENCE = 90.0
+"""An owner on another machine that has shown no heartbeat for so many seconds is dead."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process that claims jobs.
+
+    Attributes:
+        host: the name of its machine.
+        pid: its number there.
+        started: when it started, in whatever units the system has: tells it from a later one with its number.
+        machine: tells apart machines of one name, containers on them, and starts of them.
+        nonce: makes each claim unlike every other.
+    """
+
+    host: str
+    pid: int
+    started: str
+    machine: str
+    nonce: str
+
+    @property
+    def file_name(self) -> str:
+        return ",".join(quote(str(part), safe="") for part in (*self._parts, self.nonce))
+
+    @classmethod
+    def parse(cls, file_name: str) -> Owner | None:
+        """The owner that a file in a claim is named after; None for any other file."""
+        parts = [unquote(part) for part in file_name.split(",")]
+        if len(parts) != 5 or not parts[1].isdecimal():
+            return None
+        return cls(parts[0], int(parts[1]), *parts[2:])
+
+    @classmethod
+    def myself(cls) -> Owner:
+        """This process, with a new nonce."""
+        pid = os.getpid()
+        return cls(_host(), pid, _start_of(pid) or "", _machine(), secrets.token_hex(4))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its process could be seen from here, if it lives."""
+        return bool(self.started) and (self.host, self.machine) == (_host(), _machine())
+
+    @property
+    def _parts(self) -> tuple[str, str, str, str]:
+        return self.host, str(self.pid), self.started, self.machine
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim as found on disk: its owner, None in the instant in which it is made or given back, and the
+    time of its last sign of life, in seconds of the epoch.
+    """
+
+    owner: Owner | None
+    heartbeat: float
+
+    def is_alive(self, now: float | None = None) -> bool:
+        """Whether the owner lives; `now` is the time, by default of this machine's clock."""
+        if self.owner is not None and self.owner.is_here:
+            return _start_of(self.owner.pid) == self.owner.started
+        return (time.time() if now is None else now) - self.heartbeat < SILENCE
+
+
+def read_claim(paths: JobPaths) -> Claim | None:
+    """The claim on a job, alive or not; None if there is none."""
+    try:
+        beat = paths.claim.stat().st_mtime
+        owners = {entry: Owner.parse(entry.name) for entry in os.scandir(paths.claim)}
+        for entry, owner in owners.items():
+            if owner is not None:
+                return Claim(owner, entry.stat().st_mtime)
+    except FileNotFoundError:  # given back or taken over in this moment
+        return Claim(None, time.time()) if paths.claim.exists() else None
+    return Claim(None, beat)
+
+
+class HeldClaim:
+    """A claim of this process."""
+
+    def __init__(self, paths: JobPaths, owner: Owner) -> None:
+        self._folder, self._file = paths.claim, paths.claim / owner.file_name
+        self._last, self._lost = time.time(), False
+
+    def beat(self) -> None:
+        """Show that the owner lives."""
+        try:
+            os.utime(self._file)
+        except FileNotFoundError:
+            self._lost = True
+        except OSError:  # a file server that is away: try again next time
+            return
+        self._last = time.time()
+
+    def lost(self) -> bool:
+        """Whether the claim was taken over, which happens to a process that was suspended for long. It must
+        not write to the job any more.
+        """
+        if abs(time.time() - self._last) > 2 * HEARTBEAT:
+            self.beat()
+        return self._lost
+
+    def release(self) -> None:
+        """Give the claim back."""
+        with contextlib.suppress(OSError):
+            self._file.unlink()
+            self._folder.rmdir()
+
+
+@contextmanager
+def claimed(paths: JobPaths) -> Iterator[HeldClaim | None]:
+    """Hold the claim on a job within the block, if it can be had; else yield None, for it has a live owner.
+
+    The job's folder is made when missing. A light thread keeps the heart beating.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    claim = _acquire(paths)
+    if claim is None:
+        yield None
+        return
+    over = threading.Event()
+
+    def keep_beating() -> None:
+        while not over.wait(HEARTBEAT):
+            claim.beat()
+
+    heart = threading.Thread(target=keep_beating, name="heartbeat", daemon=True)
+    heart.start()
+    try:
+        yield claim
+    finally:
+        over.set()
+        heart.join()
+        claim.release()
+
+
+def _acquire(paths: JobPaths) -> HeldClaim | None:
+    myself = Owner.myself()
+    paths.directory.mkdir(parents=True, exist_ok=True)
+    for _ in range(3):  # more than once only if others give back or take over at the same moment
+        try:
+            paths.claim.mkdir()
+        except FileExistsError:
+            found = read_claim(paths)
+            if found is None:
+                continue
+            if found.is_alive(_time_at(paths)):
+                return None
+            if not _take_over(paths, found, myself):
+                continue
+        else:
+            try:
+                (paths.claim / myself.file_name).touch(exist_ok=False)
+            except FileNotFoundError:  # we slept so long that the empty claim was taken for dead
+                continue
+        return HeldClaim(paths, myself)
+    return None
+
+
+def _take_over(paths: JobPaths, dead: Claim, myself: Owner) -> bool:
+    """Whether this process is the one that got the dead owner's claim."""
+    if dead.owner is None:  # its maker died between two system calls: clear it away and start over
+        with contextlib.suppress(OSError):
+            paths.claim.rmdir()
+        return False
+    before = paths.claim / dead.owner.file_name
+    try:
+        os.utime(before)  # first: under the new name, the heart has to beat from the start
+        before.rename(paths.claim / myself.file_name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _time_at(paths: JobPaths) -> float:
+    """The present time by the clock that dates the files of a job."""
+    probe = paths.directory / f".clock.{secrets.token_hex(8)}.tmp"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    return platform.node()[:64]
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """Tells machines, their starts, and containers in which process numbers mean different things, apart."""
+    known: list[str] = []
+    with contextlib.suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        known.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256(" ".join(known).encode()).hexdigest()[:8]
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process of this machine started; None if there is none, or only the remains of one."""
+    if Path("/proc/self/stat").exists():
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        state, *fields = text.rpartition(")")[2].split()  # the program's name, in parentheses, may hold any
+        return None if state in "ZXx" else fields[18]
+    try:
+        command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    state, _, start = done.stdout.strip().partition(" ")
+    return None if not state or state.startswith("Z") else " ".join(start.split())
