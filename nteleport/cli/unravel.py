@@ -28,9 +28,9 @@ def unravel(config: Path, out: Path, per_run: bool, overrides: tuple[str, ...]) 
     A file is named after what is in it, so names stay the same when the matrix is reordered or extended. Each
     runs alone with `nteleport train FILE --out DIR`, in the same job folder as when the whole matrix runs.
     """
-    from nteleport.runner import matrix
     from nteleport.runner.experiment import load_experiment
+    from nteleport.runner.matrix import unravel as write_files
 
-    paths = matrix.unravel(load_experiment(config, overrides=overrides), out, per_run=per_run)
+    paths = write_files(load_experiment(config, overrides=overrides), out, per_run=per_run)
     what = "run" if per_run else "cell"
     click.echo(f"{len(paths)} {what}{'s' if len(paths) != 1 else ''} of {config} written to {out}")
