@@ -282,6 +282,18 @@ def test_tensorboard_shows_each_epoch_of_an_interrupted_job_once(tmp_path: Path)
     assert known["model"].string_value == "mlp hidden_layers=[16, 12]"
 
 
+def test_tensorboard_forgets_the_first_training_of_a_job_that_is_trained_again(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trackers = load_trackers(["tensorboard"])
+    play(tmp_path, trackers)
+    play(tmp_path, trackers, rows=[replace(row, train_loss=9.0) for row in ROWS[:2]])
+    reader = EventAccumulator(str(tmp_path / "tensorboard" / JOB.name))
+    reader.Reload()
+    assert [(event.step, event.value) for event in reader.Scalars("train_loss")] == [(0, 9.0), (1, 9.0)]
+
+
 def wandb_records(path: Path) -> Iterator[Any]:
     """The records of a `.wandb` file: the log format of LevelDB in blocks of 32 KiB, after seven bytes."""
     from wandb.proto.wandb_internal_pb2 import Record

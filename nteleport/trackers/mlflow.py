@@ -39,16 +39,15 @@ class MLflowTracker:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         self._client = MlflowClient(tracking_uri=uri)
         experiment = _experiment(self._client, name, out)
-        found = self._client.search_runs([experiment], f"tags.`{_JOB}` = '{job.digest}'", max_results=1)
-        if found:
-            self._run = found[0].info.run_id
+        if earlier and self._find(experiment, job):
             self._client.update_run(self._run, status="RUNNING")
+            earlier = earlier[self._epochs_logged() :]
         else:
             tags = {_JOB: job.digest, _CELL: job.cell_name}
             self._run = self._client.create_run(experiment, run_name=job.name, tags=tags).info.run_id
             parameters = [Param(key, str(value)) for key, value in job.hparams().items()]
             self._client.log_batch(self._run, params=parameters)
-        for row in earlier[self._epochs_logged() :]:
+        for row in earlier:
             self.log(row)
 
     def log(self, row: Row) -> None:
@@ -58,6 +57,15 @@ class MLflowTracker:
         self._log(summary, 0)
         self._client.set_tag(self._run, "state", state)
         self._client.set_terminated(self._run, _STATUS[state])
+
+    def _find(self, experiment: str, job: Job) -> bool:
+        """Whether the job has a run, which is then ours: the latest one."""
+        tag = f"tags.`{_JOB}` = '{job.digest}'"
+        found = self._client.search_runs(
+            [experiment], tag, max_results=1, order_by=["attributes.start_time DESC"]
+        )
+        self._run = found[0].info.run_id if found else ""
+        return bool(found)
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
         now = get_current_time_millis()

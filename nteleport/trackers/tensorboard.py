@@ -1,8 +1,8 @@
 """TensorBoard: event files in `<out>/tensorboard/<job>`.
 
-Look at them with `tensorboard --logdir <out>/tensorboard`. A job that goes on writes a second file. It begins
-with the mark of a restart at step 0, upon which TensorBoard forgets what the first file says, and with all
-earlier rows.
+Look at them with `tensorboard --logdir <out>/tensorboard`. A job that goes on, or is trained once more,
+writes a second file. It begins with the mark of a restart at step 0, upon which TensorBoard forgets what the
+first file says, and with all earlier rows.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ class TensorBoardTracker:
 
     def start(self, job: Job, out: Path, earlier: Sequence[Row]) -> None:
         self._writer = EventFileWriter(str(out / "tensorboard" / job.name))
-        if earlier:
-            self._add(0, session_log=SessionLog(status=SessionLog.START))
+        self._add(0, session_log=SessionLog(status=SessionLog.START))
         known = {key: value for key, value in job.hparams().items() if value is not None}
         self._add(0, summary=hparams_pb(known, trial_id=job.name))
         for row in earlier:
