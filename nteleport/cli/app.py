@@ -37,6 +37,7 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 #: The commands and their lines of help. A command is found in the module of its name, under its name.
 COMMANDS: Mapping[str, str] = {
     "train": "Train every job of the experiment CONFIG.",
+    "submit": "Submit every job of the experiment CONFIG to a SLURM cluster, as tasks of arrays.",
     "unravel": "Write each cell of the experiment CONFIG to a file of its own.",
     "plot": "Draw mean curves and box plots of trained jobs.",
     "inspect": "Show what a teleportation does to each parameter of MODEL.",

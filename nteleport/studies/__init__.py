@@ -17,10 +17,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nteleport.studies.dot_product import weight_angles
+    from nteleport.studies.gradients import gradient_changes
     from nteleport.studies.micro import micro_angles
+    from nteleport.studies.settings.dot_product import DotProductSettings
+    from nteleport.studies.settings.gradients import GradientsSettings
     from nteleport.studies.settings.micro import MicroSettings
     from nteleport.studies.settings.shared import StudySettings
+    from nteleport.studies.settings.weights import WeightsSettings
     from nteleport.studies.study import STUDIES, Study, find_study, load_study, run_study
+    from nteleport.studies.weights import weight_densities
 
 _HOMES = {
     "STUDIES": "study",
@@ -31,17 +37,29 @@ _HOMES = {
     "StudySettings": "settings.shared",
     "MicroSettings": "settings.micro",
     "micro_angles": "micro",
+    "GradientsSettings": "settings.gradients",
+    "gradient_changes": "gradients",
+    "WeightsSettings": "settings.weights",
+    "weight_densities": "weights",
+    "DotProductSettings": "settings.dot_product",
+    "weight_angles": "dot_product",
 }
 
 __all__ = [
     "STUDIES",
+    "DotProductSettings",
+    "GradientsSettings",
     "MicroSettings",
     "Study",
     "StudySettings",
+    "WeightsSettings",
     "find_study",
+    "gradient_changes",
     "load_study",
     "micro_angles",
     "run_study",
+    "weight_angles",
+    "weight_densities",
 ]
 
 

@@ -1,6 +1,6 @@
 """The studies of the paper, each by its name: what it computes, how it is drawn and how it is run again.
 
-A study is three things that this module only knows by name, so that help and plots never import torch:
+A study is three things that this module knows by name only, so that help and plots never import torch:
 
 - a settings class in `nteleport.studies.settings`, from which the command line and `study.yml` follow;
 - `compute(settings, *, progress)`, which returns one tidy table or several by name. One that is `resumable`
@@ -41,14 +41,13 @@ def no_progress(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """One study; `settings`, `compute` and `draw` are places, `module:name` below the package that has them.
+    """One study. Its modules are named after it, `-` as `_`, in each of the three packages.
 
     Attributes:
         name: as on the command line.
         summary: one line of help.
-        settings: a subclass of `StudySettings`, below `nteleport.studies.settings`.
-        compute: a function, below `nteleport.studies`.
-        draw: a function, below `nteleport.plots.studies`.
+        settings: the class in `nteleport.studies.settings.<name>`, a subclass of `StudySettings`.
+        compute: the function in `nteleport.studies.<name>`; `draw` in `nteleport.plots.studies.<name>` draws.
         resumable: `compute` takes the output folder as `folder` and continues what it finds there.
     """
 
@@ -56,31 +55,40 @@ class Study:
     summary: str
     settings: str
     compute: str
-    draw: str
     resumable: bool = False
 
     def settings_class(self) -> type[StudySettings]:
         """The class of its settings; no torch."""
-        found: type[StudySettings] = _load(f"nteleport.studies.settings.{self.settings}")
+        found: type[StudySettings] = self._load("nteleport.studies.settings", self.settings)
         return found
 
     def computing(self) -> Callable[..., DataFrame | Mapping[str, DataFrame]]:
         """The function that computes; imports torch."""
-        found: Callable[..., DataFrame | Mapping[str, DataFrame]] = _load(f"nteleport.studies.{self.compute}")
+        found: Callable[..., DataFrame | Mapping[str, DataFrame]] = self._load(
+            "nteleport.studies", self.compute
+        )
         return found
 
     def drawing(self) -> Callable[..., Figure | Mapping[str, Figure]]:
         """The function that draws; imports matplotlib, not torch."""
-        found: Callable[..., Figure | Mapping[str, Figure]] = _load(f"nteleport.plots.studies.{self.draw}")
+        found: Callable[..., Figure | Mapping[str, Figure]] = self._load("nteleport.plots.studies", "draw")
         return found
+
+    def _load(self, package: str, name: str) -> Any:
+        return getattr(import_module(f"{package}.{self.name.replace('-', '_')}"), name)
 
 
 _STUDIES = (
+    Study("micro", "Angles between gradients and micro-teleportations.", "MicroSettings", "micro_angles"),
+    Study("gradients", "Gradients before and after teleporting.", "GradientsSettings", "gradient_changes"),
     Study(
-        "micro", "Angles between gradients and micro-teleportations.",
-        "micro:MicroSettings", "micro:micro_angles", "micro:draw",
+        "weights", "Densities of weights before and after teleporting.", "WeightsSettings", "weight_densities"
     ),
-)  # fmt: skip
+    Study("dot-product", "Angles between weights before and after.", "DotProductSettings", "weight_angles"),
+    Study(
+        "recover", "Find the change of basis between two sets of weights.", "RecoverSettings", "recover_cob"
+    ),
+)
 
 STUDIES: Mapping[str, Study] = {study.name: study for study in _STUDIES}
 """All studies, by name."""
@@ -191,8 +199,3 @@ def _study_of(node: Node | None, root: Node, problems: Problems) -> Study | None
     except StudyError as error:
         problems.add(node.mark, str(error))
         return None
-
-
-def _load(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(module), name)

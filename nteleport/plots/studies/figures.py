@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-__all__ = ["COLUMN", "DARK", "LIGHT", "column_figure", "letter", "paper_style"]
+__all__ = ["COLUMN", "DARK", "LIGHT", "MARKERS", "column_figure", "letter", "paper_style"]
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+"""One for each of the colours."""
 
 
 def column_figure(
