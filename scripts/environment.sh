@@ -3,11 +3,12 @@
 # The environment is made on first use, in .venv of the checkout or in $NTELEPORT_VENV. A file in it says how far that
 # got: "unfinished PID" (while that process runs we wait for it; if it was killed, all is made again), "stale" (pip
 # failed: pip runs again) or a digest of what was installed (pip runs again when that changes). A virtual environment that somebody else made in $NTELEPORT_VENV is
-# used as it is and never emptied.
+# used as it is and never emptied. $NTELEPORT_EXTRAS says which extras of the package go in (default: dev).
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=${NTELEPORT_VENV:-$root/.venv}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
+extras=${NTELEPORT_EXTRAS:-dev}
 state_file=$venv/.nteleport-state
 made_file=$venv/.nteleport-made
 
@@ -31,10 +32,11 @@ find_python() {
 
 # What the environment should hold: the requirements, and the checkout that is installed in it.
 wanted_state() {
-    "$venv/bin/python" - "$root" <<'PYTHON'
+    "$venv/bin/python" - "$root" "$extras" <<'PYTHON'
 import hashlib, pathlib, sys
-root = pathlib.Path(sys.argv[1])
-content = b"\0".join([sys.version.encode(), str(root).encode(), (root / "pyproject.toml").read_bytes()])
+root, extras = sys.argv[1:]
+requirements = pathlib.Path(root, "pyproject.toml").read_text()
+content = "\0".join([sys.version, root, extras, requirements]).encode()
 print(hashlib.sha256(content).hexdigest())
 PYTHON
 }
@@ -72,7 +74,7 @@ install_package() {
     [ -t 2 ] && [ -z "${CI:-}" ] || quiet=(--quiet)
     [ "$made_here" = no ] || echo "unfinished $$" >"$state_file"
     if ! "$venv/bin/python" -m pip install ${quiet[@]+"${quiet[@]}"} --disable-pip-version-check \
-        --editable "$root[dev]" >&2; then
+        --editable "$root[$extras]" >&2; then
         [ "$made_here" = no ] || echo stale >"$state_file"
         fail "pip could not install nteleport into $venv; the reason is above"
     fi
