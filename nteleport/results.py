@@ -199,11 +199,9 @@ def _scalar(value: Any) -> Scalar:
 def _read_job(paths: JobPaths, hparams: Mapping[str, Scalar]) -> tuple[JobResult, _Rows]:
     problems: list[str] = []
     result = _read_result(paths.result, problems)
-    state = result.get("state")
-    ended = state in ENDED
-    rows = _read_rows(paths.metrics, problems, complete=ended)
-    job = JobResult(paths.name, str(state) if ended else UNFINISHED, hparams, 0, result, tuple(problems))
-    return job, rows
+    rows = _read_rows(paths.metrics, problems, complete=bool(result))
+    state = str(result.get("state", UNFINISHED))
+    return JobResult(paths.name, state, hparams, 0, result, tuple(problems)), rows
 
 
 def _read_result(path: Path, problems: list[str]) -> dict[str, Any]:
