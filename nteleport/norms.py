@@ -25,7 +25,7 @@ keeps its digits even in float32: compare with the norms at a CoB of ones, which
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,9 @@ _PIECE_ELEMENTS = 2**22
 """A large weight is taken in pieces of about this many elements: no copy of it is ever whole."""
 
 Tensors = Mapping[str, Tensor]
+
+_Values = tuple[Tensor] | tuple[Tensor, Tensor]
+"""Whose squares are summed: one tensor, or the ratio of the first to the second."""
 
 
 class TeleportedNorms:
@@ -86,63 +89,61 @@ class TeleportedNorms:
         return self.sums(gradients, -1)
 
     def squared_ratios(self, weights: Tensors, gradients: Tensors) -> Tensor:
-        """``‖g' / θ'‖²``, weights that are 0 left out."""
+        """``‖g' / θ'‖²``, weights that are 0 left out; in float64 throughout, as ratios span many decades."""
         total = self._zeros()
         for name, gradient in gradients.items():
-            weight = weights[name]
-            total += self._sum(name, torch.where(weight == 0, 0, gradient / weight), -4)
+            total += self._sum(name, (gradient, weights[name]), -4)
         return total
 
     def sums(self, values: Tensors, power: int) -> Tensor:
         """``Σ values² ⊙ s^power`` over all parameters in ``values``."""
         total = self._zeros()
         for name, value in values.items():
-            total += self._sum(name, value, power)
+            total += self._sum(name, (value,), power)
         return total
 
     def _zeros(self) -> Tensor:
         return self._extended.new_zeros(len(self._extended))
 
-    def _sum(self, name: str, value: Tensor, power: int) -> Tensor:
+    def _sum(self, name: str, values: _Values, power: int) -> Tensor:
         """The share of one parameter."""
         match self._sides[name]:
             case []:
-                return self._widened(_summed_squares(value.reshape(1, -1))).expand(len(self._extended))
+                total = self._squares([value.reshape(1, -1) for value in values])
+                return self._widened(total).expand(len(self._extended))
             case [_Side() as side]:
-                return self._linear(value, side, power)
+                return self._linear(values, side, power)
             case [_Side() as rows, _Side() as columns] if rows.axis != columns.axis:
-                return self._bilinear(value, rows, columns, power)
+                return self._bilinear(values, rows, columns, power)
             case _:
-                return self._elementwise(value, self._scalings[name], power)
+                return self._elementwise(values, self._scalings[name], power)
 
-    def _linear(self, value: Tensor, side: _Side, power: int) -> Tensor:
+    def _linear(self, values: _Values, side: _Side, power: int) -> Tensor:
         """``R · u``: the scale varies along one axis."""
-        sums = self._widened(_summed_squares(value.movedim(side.axis, 0).reshape(side.count, -1)))
+        squares = self._squares([value.movedim(side.axis, 0).reshape(side.count, -1) for value in values])
+        sums = self._widened(squares)
         result: Tensor = sums.sum() + self._excess(side, power, sums.dtype) @ sums
         return result
 
-    def _bilinear(self, value: Tensor, rows: _Side, columns: _Side, power: int) -> Tensor:
+    def _bilinear(self, values: _Values, rows: _Side, columns: _Side, power: int) -> Tensor:
         """``uᵀ R v``: one factor varies along one axis, the other along another."""
-        a, b = self._excess(rows, power, value.dtype), self._excess(columns, power, value.dtype)
-        matrix = value.movedim((rows.axis, columns.axis), (0, 1))
-        matrix = matrix.unflatten(0, (rows.count, rows.repeats)).movedim(1, -1)
-        matrix = matrix.unflatten(1, (columns.count, columns.repeats)).movedim(2, -1).flatten(2)
+        matrices = [_as_matrix(value, rows, columns) for value in values]
         total = self._zeros()
-        step = max(1, _PIECE_ELEMENTS * len(matrix) // max(1, matrix.numel()))
-        for start in range(0, len(matrix), step):
-            squares = _summed_squares(matrix[start : start + step])
-            piece = a[:, start : start + step]
+        step = max(1, _PIECE_ELEMENTS * rows.count // max(1, matrices[0].numel()))
+        for start in range(0, rows.count, step):
+            squares = self._squares([matrix[start : start + step] for matrix in matrices])
+            a = self._excess(rows, power, squares.dtype)[:, start : start + step]
+            b = self._excess(columns, power, squares.dtype)
             by_row, by_column = squares.sum(1), squares.sum(0)
             total += self._widened(by_row).sum()
-            total += piece @ by_row + b @ by_column + ((piece @ squares) * b).sum(1)
+            total += a @ by_row + b @ by_column + ((a @ squares) * b).sum(1)
         return total
 
-    def _elementwise(self, value: Tensor, scaling: ParameterScaling, power: int) -> Tensor:
+    def _elementwise(self, values: _Values, scaling: ParameterScaling, power: int) -> Tensor:
         """Whatever the factors: grouped convolutions, whose input side varies along two axes."""
-        shapes = [factor.index.shape for factor in scaling.factors]
-        shape = torch.broadcast_shapes(*shapes)
+        shape = torch.broadcast_shapes(*(factor.index.shape for factor in scaling.factors))
         constant = [axis for axis, size in enumerate(shape) if size == 1]
-        squares = value.square().to(self._extended.dtype)
+        squares = self._widened(self._squares([value.unsqueeze(-1) for value in values]))
         squares = squares.sum(constant, keepdim=True) if constant else squares
         total = self._zeros()
         step = max(1, _PIECE_ELEMENTS // max(1, squares.numel()))
@@ -154,6 +155,19 @@ class TeleportedNorms:
                 scaled = scaled * powers[:, factor.index.to(powers.device)]
             total[chosen] = scaled.flatten(1).sum(1)
         return total
+
+    def _squares(self, values: Sequence[Tensor]) -> Tensor:
+        """``R`` summed over the last axis: squares of one tensor, or of the ratio of two."""
+        if len(values) == 2:
+            gradient, weight = (self._widened(value) for value in values)
+            found = torch.where(weight == 0, 0, gradient / weight)
+        else:
+            found = values[0]
+        return (
+            found[..., 0].square()
+            if found.shape[-1] == 1
+            else torch.linalg.vector_norm(found, dim=-1).square_()
+        )
 
     def _excess(self, side: _Side, power: int, dtype: torch.dtype) -> Tensor:
         """The scale of every position of a side, raised to ``power``, minus 1: shape (n, positions)."""
@@ -213,10 +227,9 @@ def _repeats(labels: Tensor) -> int:
     return length if torch.equal(changes, regular) else 1
 
 
-def _summed_squares(values: Tensor) -> Tensor:
-    """Squares summed over the last axis."""
-    return (
-        values[..., 0].square()
-        if values.shape[-1] == 1
-        else torch.linalg.vector_norm(values, dim=-1).square_()
-    )
+def _as_matrix(value: Tensor, rows: _Side, columns: _Side) -> Tensor:
+    """A parameter as [row labels, column labels, the rest]."""
+    matrix: Tensor = value.movedim((rows.axis, columns.axis), (0, 1))
+    matrix = matrix.unflatten(0, (rows.count, rows.repeats)).movedim(1, -1)
+    matrix = matrix.unflatten(1, (columns.count, columns.repeats)).movedim(2, -1).flatten(2)
+    return matrix

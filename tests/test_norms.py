@@ -94,11 +94,20 @@ def test_a_large_weight_is_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
     quiver = analyze(network, inputs)
     cobs = torch.stack([sample_cob(quiver.cob_size, 0.9, "intra_landscape") for _ in range(3)]).double()
     weights = {n: p.detach() for n, p in network.named_parameters()}
-    whole = TeleportedNorms(quiver, cobs).squared_weights(weights)
+    gradients = gradients_of(network, network, inputs)
+    whole = TeleportedNorms(quiver, cobs).squared_ratios(weights, gradients)
     monkeypatch.setattr("nteleport.norms._PIECE_ELEMENTS", 20)
-    torch.testing.assert_close(
-        TeleportedNorms(quiver, cobs).squared_weights(weights), whole, rtol=1e-13, atol=0
-    )
+    pieces = TeleportedNorms(quiver, cobs).squared_ratios(weights, gradients)
+    torch.testing.assert_close(pieces, whole, rtol=1e-13, atol=0)
+
+
+def test_ratios_of_extreme_size_do_not_overflow_in_single_precision() -> None:
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    quiver = analyze(network, torch.zeros(2, 2))
+    norms = TeleportedNorms(quiver, torch.full((1, 2), 1e-6))
+    weights, gradients = {"0.weight": torch.full((2, 2), 1e-12)}, {"0.weight": torch.ones(2, 2)}
+    expected = 4 / float(torch.tensor(1e-12)) ** 2 / float(torch.tensor(1e-6)) ** 4
+    assert float(norms.squared_ratios(weights, gradients)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_changes_of_basis_of_a_wrong_shape_are_refused() -> None:
