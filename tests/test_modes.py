@@ -167,6 +167,29 @@ def test_measuring_leaves_no_trace(
     assert same(everything(learner), before)
 
 
+def gradient_over_weights(learner: Learner, cob: Tensor, batch: tuple[Tensor, Tensor]) -> float:
+    """‖g' / θ'‖ of a copy that was really teleported, weights that are 0 left out."""
+    model = TeleportableModel(copy.deepcopy(learner.network), batch[0], the_quiver())
+    model.teleport(cob)
+    cross_entropy(model(batch[0]), batch[1]).backward()
+    ratios = [(p.grad / p)[p != 0].flatten() for p in model.network.parameters() if p.grad is not None]
+    return float(torch.cat(ratios).detach().norm())
+
+
+def test_weighted_grad_norm_is_that_of_really_teleported_networks_averaged_over_batches() -> None:
+    learner = a_learner()
+    learner.network[3].p = 0.0  # type: ignore[union-attr,operator,index]
+    with torch.no_grad():
+        learner.network[0].weight[::2] = 0  # type: ignore[index,union-attr,operator]
+    size = learner.optimizer.quiver.cob_size
+    cobs = torch.stack([sample_cob(size, 0.9, "inter_landscape").double() for _ in range(3)])
+
+    scores = score_candidates("weighted_grad_norm", learner, cobs, batches(2))
+
+    expected = [sum(gradient_over_weights(learner, cob, batch) for batch in BATCHES[:2]) / 2 for cob in cobs]
+    assert scores.tolist() == pytest.approx(expected, rel=1e-5)  # losses are in float32
+
+
 def looked_ahead(learner: Learner, cob: Tensor, batch: tuple[Tensor, Tensor]) -> float:
     """The loss before minus after one step of plain torch SGD on a teleported copy."""
     network = copy.deepcopy(learner.network)

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from nteleport.norms import TeleportedNorms
 from nteleport.training.checkpoint import keeping_random_states, random_states, restore_random_states
-from nteleport.training.gradient_norms import weighted_grad_norms
 from nteleport.training.learner import Learner
 
 Batch = tuple[Tensor, Tensor]
@@ -55,7 +55,10 @@ def score_candidates(
 def _grad_norms(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: str) -> Tensor:
     """One backward pass for all candidates. The optimizer's state plays no part."""
     learner.backward(*batch)
-    return weighted_grad_norms(learner.network, learner.optimizer.quiver, cobs)
+    weights = {name: p.detach() for name, p in learner.network.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad for name, p in learner.network.named_parameters() if p.grad is not None}
+    norms = TeleportedNorms(learner.optimizer.quiver, cobs.to(learner.device))
+    return norms.squared_ratios(weights, gradients).sqrt()
 
 
 def _loss_drops(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: str) -> Tensor:
