@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
+from operator import mul
 from typing import Any, TypeVar
 
 import torch
@@ -59,7 +61,7 @@ class TeleportedOptimizer:
             self._trained = {name: nn.Parameter(p.detach()) for name, p in self._parameters.items()}
         self._hyper_parameters = {**_fused(optimizer_class, first, hyper_parameters), **hyper_parameters}
         self.optimizer = self._new_optimizer(optimizer_class)
-        self._factors: list[dict[str, Tensor]] = []
+        self._passes: list[tuple[list[Tensor], list[Tensor]]] = []  # tensors, and what 1 / s does to them
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step from the gradients of the plain network. It consumes ``.grad`` of the
@@ -184,31 +186,37 @@ class TeleportedOptimizer:
     def _set_cob(self, cob: Tensor) -> None:
         self.cob = cob.detach().to(self.cob, copy=True)
         power = -2 if self._in_plain_coordinates else -1
-        self._factors = [
-            {name: factor.pow(power) for name, factor in some.items()} for some in self._foreach_factors()
-        ]
+        self._passes = []
+        if bool((self.cob != 1).any()):
+            self._passes = [
+                ([self._parameters[name] for name in side], [factor.pow(power) for factor in side.values()])
+                for side in self._sides()
+                if side
+            ]
 
     @property
     def _is_teleported(self) -> bool:
-        return bool(self._factors)
+        return bool(self._passes)
 
-    def _foreach_factors(self) -> list[dict[str, Tensor]]:
-        """The scales as one or two lists of factors, for one pass over all tensors each.
+    def _sides(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The scales as two lists of factors, each for one pass over the tensors.
 
         CUDA multiplies a list in one kernel, but only by tensors of the same shapes. The CPU broadcasts as
-        fast, and needs no memory for it.
+        fast, so that there a product is formed only where it is much smaller than the parameter.
         """
-        if bool((self.cob == 1).all()):
-            return []
-        if self.cob.is_cuda:
-            dense = ((n, s.expand_as(self._parameters[n])) for n, s in self._compact_scales(self.cob).items())
-            return [{name: scale.contiguous() for name, scale in dense}]
-        found = self._of_trained(factor_scales(self.quiver, self.cob))
-        sides: list[dict[str, Tensor]] = [{}, {}]
-        for name, factors in found.items():
-            for side, factor in zip(sides, factors, strict=False):
-                side[name] = factor.to(self._parameters[name].dtype)
-        return [side for side in sides if side]
+        first: dict[str, Tensor] = {}
+        second: dict[str, Tensor] = {}
+        for name, factors in self._of_trained(factor_scales(self.quiver, self.cob)).items():
+            parameter = self._parameters[name]
+            scale = [factor.to(parameter.dtype) for factor in factors]
+            if parameter.is_cuda:
+                scale = [reduce(mul, scale).expand_as(parameter).contiguous()]
+            elif len(scale) == 2 and 4 * scale[0].numel() * scale[1].numel() <= parameter.numel():
+                scale = [scale[0] * scale[1]]
+            first[name], *rest = scale
+            if rest:
+                second[name] = rest[0]
+        return first, second
 
     def _compact_scales(self, cob: Tensor | None = None) -> dict[str, Tensor]:
         if cob is None and not self._is_teleported:
@@ -229,11 +237,10 @@ class TeleportedOptimizer:
 
     def _push_gradients(self) -> None:
         """Give the optimizer the gradients of its coordinates."""
-        for side in self._factors:
-            gradients = {name: self._parameters[name].grad for name in side}
-            present = [(g, side[name]) for name, g in gradients.items() if g is not None]
+        for parameters, factors in self._passes:
+            present = [(p.grad, f) for p, f in zip(parameters, factors, strict=True) if p.grad is not None]
             if present:
-                torch._foreach_mul_([g for g, _ in present], [factor for _, factor in present])
+                torch._foreach_mul_([gradient for gradient, _ in present], [factor for _, factor in present])
         if not self._in_plain_coordinates:
             for name, trained in self._trained.items():
                 trained.grad = self._parameters[name].grad
@@ -244,8 +251,8 @@ class TeleportedOptimizer:
         if self._is_teleported and not self._in_plain_coordinates:
             plain = [p.detach() for p in self._parameters.values()]
             torch._foreach_copy_(plain, [trained.detach() for trained in self._trained.values()])
-            for side in self._factors:
-                torch._foreach_mul_([self._parameters[name].detach() for name in side], list(side.values()))
+            for parameters, factors in self._passes:
+                torch._foreach_mul_([p.detach() for p in parameters], factors)
 
 
 def _fused(optimizer_class: type[Optimizer], parameter: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
