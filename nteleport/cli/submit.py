@@ -1,0 +1,198 @@
+"""``nteleport submit``: the jobs of an experiment as tasks of a SLURM cluster."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nteleport.cli.options import AliasedOption, Command, list_option
+from nteleport.errors import SlurmError
+from nteleport.runner.slurm_task import run_task
+
+if TYPE_CHECKING:
+    from nteleport.runner.slurm import Resources
+    from nteleport.training.job import Job
+
+__all__ = ["TrainTask", "submit"]
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """What a task runs: `nteleport train` on the one job whose `config.yml` it is told.
+
+    Attributes:
+        options: of `train`, the same for every task.
+    """
+
+    options: tuple[str, ...]
+
+    def __call__(self, config: str) -> None:
+        run_task(config, self.options, _train)
+
+
+def _train(arguments: Sequence[str]) -> int:
+    from nteleport.cli.app import nteleport
+
+    sys.argv = ["nteleport", *arguments]  # what provenance.json says
+    nteleport.main(args=list(arguments))
+    return 0
+
+
+def _extra(
+    ctx: click.Context, param: click.Parameter, given: Sequence[str]
+) -> tuple[tuple[str, str | bool], ...]:
+    """``KEY=VALUE`` or ``KEY``, for an option of sbatch without a value."""
+    pairs = [text.removeprefix("--").partition("=") for text in given]
+    return tuple((key, value if equals else True) for key, equals, value in pairs)
+
+
+@click.command(cls=Command)
+@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--out", "-o", cls=AliasedOption, aliases=("--out-root-dir", "--output-dir"), required=True,
+    type=click.Path(path_type=Path), help="The folder for the results, where all nodes see it.",
+)  # fmt: skip
+@click.option(
+    "--data-dir", cls=AliasedOption, aliases=("--data-root-dir",), default="data", show_default=True,
+    type=click.Path(path_type=Path), help="Where data sets are, or are downloaded to before submitting.",
+)  # fmt: skip
+@click.option("--partition", help="The partition to run in.")
+@click.option("--account", help="The account that pays.")
+@click.option("--time", help="The longest a task may run before it is queued again: 90, 12:00:00, 2-00.")
+@click.option("--gres", help="Generic resources of a task, such as gpu:a100:1.")
+@click.option("--gpus", type=click.IntRange(0), help="GPUs of a task, of any kind.")
+@click.option("--cpus", type=click.IntRange(1), help="CPUs of a task.")
+@click.option("--mem", help="Memory of a task, such as 16G.")
+@click.option("--email", help="Where SLURM writes to at the end and on failure.")
+@click.option("--array-parallelism", type=click.IntRange(1), help="How many tasks may run at once.")
+@click.option(
+    "--setup", multiple=True, metavar="LINE",
+    help="A line of shell to run first, such as 'module load cuda'; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--sbatch", "more", multiple=True, metavar="KEY=VALUE", callback=_extra,
+    help="Any other option of sbatch, such as qos=long; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:1",
+    help="What a task trains on; auto is a GPU if it has one.",
+)  # fmt: skip
+@click.option("--save-weights", is_flag=True, help="Keep each trained network as weights.pt.")
+@list_option(
+    "--tracker", "trackers", metavar="NAME",
+    help="Send the metrics to tensorboard, wandb, comet or mlflow as well; may be repeated.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the batch scripts; submit and write nothing.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Replace a value of CONFIG, such as training_params.epochs=5; may be repeated.",
+)  # fmt: skip
+def submit(
+    config: Path,
+    out: Path,
+    data_dir: Path,
+    time: str | None,
+    device: str,
+    save_weights: bool,
+    trackers: tuple[str, ...],
+    dry_run: bool,
+    overrides: tuple[str, ...],
+    **asked: Any,
+) -> None:
+    """Submit every job of the experiment CONFIG to a SLURM cluster, as tasks of arrays.
+
+    Jobs that are over, running or in the queue already are left out. A task that is preempted or out of time
+    is queued again and goes on from its checkpoint; after any other end, the same command submits what is
+    missing. Needs the extra nteleport[slurm].
+    """
+    from nteleport.cli.train import check_folder
+    from nteleport.extras import import_extra
+    from nteleport.runner.experiment import load_experiment
+    from nteleport.runner.matrix import expand
+    from nteleport.runner.slurm import Resources, minutes
+    from nteleport.trackers.tracker import load_trackers
+
+    import_extra("submitit", extra="slurm", purpose="nteleport submit")
+    if asked["gres"] and asked["gpus"] is not None:
+        raise click.UsageError("give --gres or --gpus, not both: each asks for GPUs")
+    resources = Resources(time=None if time is None else minutes(time), **asked)
+    load_trackers(trackers)
+    jobs = expand(load_experiment(config, overrides=overrides, signatures=True))
+    check_folder(out)
+    if dry_run:
+        _print_scripts(jobs, out, resources)
+        return
+    options = ["--data-dir", str(data_dir.absolute()), "--device", device]
+    options += ["--save-weights"] * save_weights
+    options += [word for name in trackers for word in ("--tracker", name)]
+    _submit(jobs, out.absolute(), data_dir, resources, TrainTask(tuple(options)))
+
+
+def _print_scripts(jobs: Sequence[Job], out: Path, resources: Resources) -> None:
+    from nteleport.runner.slurm import DEFAULT_ARRAY_LIMIT, array_limit, batch_scripts, split
+
+    try:
+        limit, no_cluster = array_limit(), None
+    except SlurmError as error:
+        limit, no_cluster = DEFAULT_ARRAY_LIMIT, error
+    missing, states = _missing(jobs, out, ask_queue=no_cluster is None)
+    groups = split(missing, limit)
+    for number, (script, group) in enumerate(zip(batch_scripts(groups, out, resources), groups, strict=True)):
+        click.echo(script)
+        click.echo("\n".join(f"# task {task}: {job.name}" for task, job in enumerate(group)))
+        if number + 1 < len(groups):
+            click.echo()
+    states["to submit"] = len(missing)
+    click.echo(f"{len(jobs)} jobs: {_counted(states)}, in {len(groups)} scripts", err=True)
+    if no_cluster is not None:
+        click.echo(f"arrays are split at SLURM's default of {limit} tasks, for {no_cluster}", err=True)
+
+
+def _submit(jobs: Sequence[Job], out: Path, data_dir: Path, resources: Resources, task: TrainTask) -> None:
+    from nteleport.data import availability
+    from nteleport.runner import slurm
+    from nteleport.runner.local import check_trainable
+
+    limit = slurm.array_limit()
+    missing, states = _missing(jobs, out, ask_queue=True)
+    check_trainable(missing)
+    for dataset in dict.fromkeys(job.dataset for job in missing):
+        availability(dataset, data_dir)
+    for number, group in slurm.submit(slurm.split(missing, limit), out, resources, task):
+        click.echo(f"SLURM job {number}: {len(group)} task{'s' if len(group) != 1 else ''}")
+    if missing:
+        states["submitted"] = len(missing)
+    click.echo(f"{len(jobs)} jobs: {_counted(states)}")
+    click.echo(f"scripts and logs: {slurm.records_folder(out)}")
+    click.echo(f"progress: nteleport status {shlex.quote(str(out))}")
+
+
+def _missing(jobs: Sequence[Job], out: Path, *, ask_queue: bool) -> tuple[list[Job], Counter[str]]:
+    """The jobs that nobody has done or is about to do, and the count of the others by state."""
+    from nteleport.runner.paths import JobPaths
+    from nteleport.runner.slurm import tasks_in_queue
+    from nteleport.runner.states import OVER, job_state
+
+    queued = tasks_in_queue(out) if ask_queue else {}
+    missing: list[Job] = []
+    states: Counter[str] = Counter()
+    for job in jobs:
+        state = job_state(JobPaths(out, job.name))
+        if state in OVER or (state == "running" and job.name not in queued):
+            states[state] += 1
+        elif job.name in queued:
+            states["in the queue"] += 1
+        else:
+            missing.append(job)
+    return missing, states
+
+
+def _counted(states: Counter[str]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
