@@ -89,7 +89,7 @@ def figure_with_legend(
     FigureCanvasAgg(figure)
     legends = [_fitting_legend(figure, block, width - 0.1) for block in blocks if block]
     heights = [_extent(figure, legend)[1] for legend in legends]
-    below = _BOTTOM + sum(_GAP + height for height in heights) + 0.03
+    below = _BOTTOM + sum(_GAP + height for height in heights) + 0.05
     total = _TOP + _HEIGHT + below
     figure.set_size_inches(width, total)
     axes = figure.add_axes((_LEFT / width, below / total, (width - _LEFT - _RIGHT) / width, _HEIGHT / total))
