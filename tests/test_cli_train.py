@@ -67,7 +67,7 @@ def test_the_same_command_again_does_nothing(tmp_path: Path) -> None:
     result = train(config, out)
 
     assert result.exit_code == 0
-    assert "4 jobs: 4 finished (4 of them before this run)" in result.stdout
+    assert "4 jobs: 4 finished (4 of them not by this run)" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
@@ -79,7 +79,7 @@ def test_an_extended_matrix_trains_only_what_is_new(tmp_path: Path) -> None:
     optimizers = [{"cls": "Adam", "lr": 0.01}, *MATRIX["optimizers"]]
     result = train(write(tmp_path, optimizers=optimizers), out)
 
-    assert "8 jobs: 8 finished (4 of them before this run)" in result.stdout
+    assert "8 jobs: 8 finished (4 of them not by this run)" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -250,7 +250,7 @@ def test_a_terminal_gets_bars() -> None:
             return True
 
     stream = Terminal()
-    with progress_on(stream) as bars:
+    with progress_on(stream) as (bars,):
         bars.run_started([JOB])
         bars.job_started(JOB)
         bars.resumed(1)

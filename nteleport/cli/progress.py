@@ -1,4 +1,8 @@
-"""What a person sees while jobs run: bars on a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""What a person sees while jobs run: bars on a terminal, plain lines elsewhere. Everything goes to stderr.
+
+There is one reporter for each slot; they share a count of all jobs. On a terminal this is a bar over the jobs
+and below it one for each slot, over the epochs of its present job.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import click
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from nteleport.runner.local import JobOutcome, RunReporter
+    from nteleport.runner.attempt import JobOutcome, RunReporter
     from nteleport.training.job import Job
     from nteleport.training.records import MetricRow
 
@@ -20,16 +24,20 @@ _LONGEST_NAME = 60
 
 
 @contextmanager
-def progress_on(stream: TextIO) -> Iterator[RunReporter]:
-    """Show a run on `stream`: as bars if it is a terminal, as lines if not."""
+def progress_on(stream: TextIO, slots: int = 1) -> Iterator[list[RunReporter]]:
+    """Show a run on `stream`, as bars if it is a terminal, else as lines; yields a reporter for each slot."""
     if not stream.isatty():
-        yield Lines(stream)
+        count = Count()
+        yield [Lines(stream, count=count) for _ in range(slots)]
         return
-    bars = Bars(stream)
+    total = TotalBar(stream)
+    bars = [Bars(stream, total, position) for position in range(slots)]
     try:
-        yield bars
+        yield [*bars]
     finally:
-        bars.close()
+        for bar in bars:
+            bar.close()
+        total.close()
 
 
 def outcome_line(outcome: JobOutcome) -> str:
@@ -45,17 +53,28 @@ def outcome_line(outcome: JobOutcome) -> str:
     return " ".join(words)
 
 
+class Count:
+    """How many jobs there are and how many have ended, in all slots together."""
+
+    def __init__(self) -> None:
+        self.jobs = self.ended = 0
+
+
 class Lines:
     """A line for each job that ends, and one now and then from within a long one."""
 
-    def __init__(self, stream: TextIO, seconds: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._seconds = stream, seconds
-        self._jobs = self._done = 0
+    def __init__(
+        self,
+        stream: TextIO,
+        seconds: Callable[[], float] = time.monotonic,
+        count: Count | None = None,
+    ) -> None:
+        self._stream, self._seconds, self._count = stream, seconds, count or Count()
         self._job: Job | None = None
         self._last = seconds()
 
     def run_started(self, jobs: Sequence[Job]) -> None:
-        self._jobs = len(jobs)
+        self._count.jobs = len(jobs)
 
     def job_started(self, job: Job) -> None:
         self._job = job
@@ -75,57 +94,87 @@ class Lines:
         self._say(f"warning: {text}")
 
     def job_ended(self, outcome: JobOutcome) -> None:
-        self._done += 1
+        self._count.ended += 1
         if not outcome.skipped:
             self._say(outcome_line(outcome))
 
     def _say(self, text: str) -> None:
         self._last = self._seconds()
-        click.echo(f"[{self._done}/{self._jobs}] {text}", file=self._stream)
+        click.echo(f"[{self._count.ended}/{self._count.jobs}] {text}", file=self._stream)
 
 
-class Bars:
-    """A bar over the jobs, and under it one over the epochs of the present job."""
+class TotalBar:
+    """The bar over all jobs."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._jobs: Any = None
-        self._epochs: Any = None
+        self._bar: Any = None
+
+    def begin(self, jobs: int) -> None:
+        self._bar = _bar(self._stream, 0, total=jobs, desc="jobs", unit="job")
+
+    def add(self, outcome: JobOutcome) -> None:
+        """Count a job; one that was not trained here says nothing about how long the others take."""
+        if outcome.skipped:
+            self._bar.initial += 1
+        self._bar.update()
+
+    def write(self, text: str) -> None:
+        """A line above the bars."""
+        tqdm.write(text, file=self._stream)
+
+    def close(self) -> None:
+        """Leave the bar as it is and go to a new line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Bars:
+    """The bar of one slot: the job, its epochs, the accuracy and the time left."""
+
+    def __init__(self, stream: TextIO, total: TotalBar, slot: int) -> None:
+        self._stream, self._total, self._slot = stream, total, slot
+        self._bar: Any = None
 
     def run_started(self, jobs: Sequence[Job]) -> None:
-        self._jobs = tqdm(total=len(jobs), desc="jobs", unit="job", file=self._stream, dynamic_ncols=True)
+        self._total.begin(len(jobs))
 
     def job_started(self, job: Job) -> None:
-        name = job.name if len(job.name) <= _LONGEST_NAME else f"{job.slug[: _LONGEST_NAME - 9]}…{job.hash8}"
-        self._epochs = tqdm(
-            total=job.training.epochs,
-            desc=name,
-            unit="epoch",
-            leave=False,
-            file=self._stream,
-            dynamic_ncols=True,
+        self.close()
+        epochs = job.training.epochs
+        self._bar = _bar(
+            self._stream, 1 + self._slot, total=epochs, desc=_short(job), unit="epoch", leave=False
         )
 
     def resumed(self, epochs: int) -> None:
-        self._epochs.update(epochs)
+        self._bar.initial = epochs  # these took none of the time
+        self._bar.update(epochs)
 
     def epoch_finished(self, row: MetricRow) -> None:
-        self._epochs.set_postfix_str(f"val_accuracy {row.val_accuracy:.3f}", refresh=False)
-        self._epochs.update()
+        self._bar.set_postfix_str(f"val_accuracy {row.val_accuracy:.3f}", refresh=False)
+        self._bar.update()
 
     def warning(self, text: str) -> None:
-        self._jobs.write(f"warning: {text}", file=self._stream)
+        self._total.write(f"warning: {text}")
 
     def job_ended(self, outcome: JobOutcome) -> None:
-        if self._epochs is not None:
-            self._epochs.close()
-            self._epochs = None
-        if outcome.state in ("failed", "diverged") and not outcome.skipped:
-            self._jobs.write(outcome_line(outcome), file=self._stream)
-        self._jobs.update()
+        if not outcome.skipped:
+            self.close()
+            if outcome.state in ("failed", "diverged"):
+                self._total.write(outcome_line(outcome))
+        self._total.add(outcome)
 
     def close(self) -> None:
-        """Leave the bars as they are and go to a new line."""
-        for bar in (self._epochs, self._jobs):
-            if bar is not None:
-                bar.close()
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _bar(stream: TextIO, position: int, **options: Any) -> Any:
+    return tqdm(file=stream, position=position, dynamic_ncols=True, **options)
+
+
+def _short(job: Job) -> str:
+    name = job.name
+    return name if len(name) <= _LONGEST_NAME else f"{job.slug[: _LONGEST_NAME - 9]}…{job.hash8}"

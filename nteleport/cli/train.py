@@ -1,27 +1,44 @@
-"""``nteleport train``: every job of an experiment, one after the other."""
+"""``nteleport train``: the jobs of an experiment, in turn or side by side."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nteleport.cli.options import AliasedOption, Command, list_option
+from nteleport.cli.summary import command_again, counted, summarize
 from nteleport.errors import JobError
 
 if TYPE_CHECKING:
-    from nteleport.runner.local import JobOutcome
+    from nteleport.runner.attempt import JobOutcome, RunReporter
+    from nteleport.runner.places import Place
     from nteleport.training.job import Job
 
-__all__ = ["train"]
+__all__ = ["check_folder", "train"]
 
 SOME_JOB_FAILED = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command that say how jobs are trained; the fields are named after them."""
+
+    data_dir: Path
+    device: str
+    devices: tuple[int, ...]
+    slots: int | None
+    jobs_per_device: int
+    save_weights: bool
+    trackers: tuple[str, ...]
+    force: bool
+    fail_fast: bool
 
 
 @click.command(cls=Command)
@@ -38,6 +55,27 @@ SOME_JOB_FAILED = 1
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:1|mps",
     help="What to train on; auto is a GPU if there is one.",
 )  # fmt: skip
+@click.option(
+    "--jobs", "-j", "slots", type=click.IntRange(1), metavar="N",
+    help="Train N jobs at a time, each in a process of its own.  [default: 1, or as many as --devices]",
+)  # fmt: skip
+@list_option(
+    "--devices", item_type=click.IntRange(0), metavar="N,N",
+    help="Train on these GPUs at a time: 0,1,2; counted within CUDA_VISIBLE_DEVICES if that is set.",
+)  # fmt: skip
+@click.option(
+    "--jobs-per-device", type=click.IntRange(1), default=1, metavar="K",
+    help="Jobs at a time on each of --devices.",
+)  # fmt: skip
+@list_option(
+    "--only", metavar="failed|pending|GLOB",
+    help="Only jobs that failed, that are neither over nor failed, or whose name matches; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--force", is_flag=True,
+    help="Train from the start, jobs that are over too; old results are kept until there are new ones.",
+)  # fmt: skip
+@click.option("--fail-fast", is_flag=True, help="Stop all when a job fails.")
 @click.option("--save-weights", is_flag=True, help="Keep each trained network as weights.pt.")
 @list_option(
     "--tracker", "trackers", metavar="NAME",
@@ -48,34 +86,42 @@ SOME_JOB_FAILED = 1
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="Replace a value of CONFIG, such as training_params.epochs=5; may be repeated.",
 )  # fmt: skip
+@click.pass_context
 def train(
+    ctx: click.Context,
+    /,
     config: Path,
     out: Path,
-    data_dir: Path,
-    device: str,
-    save_weights: bool,
-    trackers: tuple[str, ...],
+    only: tuple[str, ...],
     dry_run: bool,
     overrides: tuple[str, ...],
+    **options: Any,
 ) -> int:
     """Train every job of the experiment CONFIG.
 
     Jobs that are over are skipped: after an interruption the same command goes on where it stopped, in the
-    middle of a job too. A job that fails does not stop the others.
+    middle of a job too. Several commands may work on one folder at a time, on one machine or many; they share
+    the jobs. A job that fails does not stop the others.
+
+    Ctrl-C, or SIGTERM, SIGUSR1 or SIGUSR2, stops at the next batch and keeps a checkpoint; a second Ctrl-C
+    ends at once.
 
     Exit code: 0 when all is well, 1 when a job failed, 2 for bad input (nothing is written then), and 128
-        plus
-    the number of the signal that stopped it.
+    plus the number of the signal when one stopped it.
     """
     from nteleport.runner.experiment import load_experiment
     from nteleport.runner.matrix import expand
+    from nteleport.runner.states import matching
 
-    jobs = expand(load_experiment(config, overrides=overrides, signatures=True))
+    jobs = expand(load_experiment(config, overrides=overrides, signatures=not dry_run))
     check_folder(out)
+    if only:
+        jobs = _chosen(jobs, matching(jobs, out, only), only)
     if dry_run:
         _list_jobs(jobs, out)
         return 0
-    return _run(jobs, out, data_dir, device, save_weights, trackers)
+    again = command_again(ctx, without=("only", "force", "fail_fast"), more=("--only", "failed"))
+    return _run(jobs, out, Options(**options), again) if jobs else 0
 
 
 def check_folder(folder: Path) -> None:
@@ -91,77 +137,120 @@ def check_folder(folder: Path) -> None:
         raise JobError(f"--out {folder}: {existing} cannot be written to, expected a writable folder")
 
 
+def _chosen(jobs: Sequence[Job], chosen: list[Job], only: Sequence[str]) -> list[Job]:
+    """What `--only` chose; says so if that is nothing.
+
+    Raises:
+        JobError: no job ever could be what a pattern asks for.
+    """
+    from nteleport.runner.states import STATES
+
+    if chosen:
+        return chosen
+    patterns = [word for word in only if word not in STATES]
+    if patterns:
+        raise JobError(
+            f"--only {','.join(only)}: none of {len(jobs)} jobs; expected a state ({', '.join(STATES)}) or a "
+            f"pattern for a name such as {jobs[0].name}"
+        )
+    click.echo(f"none of {len(jobs)} jobs is {' or '.join(only)}")
+    return []
+
+
 def _list_jobs(jobs: Sequence[Job], out: Path) -> None:
     from nteleport.runner.paths import JobPaths
-    from nteleport.runner.states import recorded_result
+    from nteleport.runner.states import job_state
 
     states: Counter[str] = Counter()
     for job in jobs:
-        paths = JobPaths(out, job.name)
-        begun = "unfinished" if paths.metrics.exists() else "pending"
-        state = str(recorded_result(paths).get("state", begun))
+        state = job_state(JobPaths(out, job.name))
         states[state] += 1
         click.echo(f"{state:<10}  {job.name}")
-    click.echo(f"{len(jobs)} jobs: {_counted(states)}")
+    click.echo(f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}: {counted(states)}")
 
 
-def _run(
-    jobs: Sequence[Job],
-    out: Path,
-    data_dir: Path,
-    device: str,
-    save_weights: bool,
-    trackers: Sequence[str],
-) -> int:
+def _run(jobs: Sequence[Job], out: Path, options: Options, again: str) -> int:
     """Check what only torch can tell, train, and say what became of it; returns the exit code."""
     from nteleport.cli.progress import progress_on
     from nteleport.data import availability
-    from nteleport.runner.local import check_trainable, run_jobs
+    from nteleport.runner.local import check_trainable
+    from nteleport.runner.places import places
     from nteleport.runner.signals import stopping_on_signals
+    from nteleport.trackers.tracker import load_trackers
+
+    load_trackers(options.trackers)
+    slots = places(
+        jobs=options.slots,
+        device=options.device,
+        devices=options.devices,
+        jobs_per_device=options.jobs_per_device,
+        environment=os.environ,
+    )
+    check_trainable(jobs)
+    _check_devices(options)
+    for dataset in dict.fromkeys(job.dataset for job in jobs):
+        availability(dataset, options.data_dir)
+    with stopping_on_signals() as flag, progress_on(sys.stderr, len(slots)) as reports:
+        if len(slots) == 1 and slots[0].visible is None:
+            outcomes = _train_here(jobs, out, options, reports[0], flag)
+        else:
+            outcomes = _train_in_slots(jobs, out, options, list(zip(slots, reports, strict=True)), flag)
+    summarize(len(jobs), outcomes, out, again)
+    if flag():
+        return int(flag.exit_code)
+    return SOME_JOB_FAILED if any(outcome.state == "failed" for outcome in outcomes) else 0
+
+
+def _check_devices(options: Options) -> None:
+    """Check that the devices are there, before anything is written, and without using any of them."""
+    from nteleport.training.device import find_device
+
+    named = "cuda:0" if options.device == "cuda" else options.device
+    for name in [f"cuda:{number}" for number in options.devices] or [named]:
+        if name != "auto":
+            find_device(name)
+
+
+def _train_here(
+    jobs: Sequence[Job], out: Path, options: Options, report: RunReporter, flag: Any
+) -> list[JobOutcome]:
+    from nteleport.runner.local import run_jobs
     from nteleport.trackers.reporting import TrackingReporter
     from nteleport.trackers.tracker import load_trackers
     from nteleport.training.device import find_device
 
-    tracking = load_trackers(trackers)
-    place = find_device(device)
-    check_trainable(jobs)
-    for dataset in dict.fromkeys(job.dataset for job in jobs):
-        availability(dataset, data_dir)
-    with stopping_on_signals() as flag, progress_on(sys.stderr) as progress:
-        outcomes = run_jobs(
-            jobs,
-            out,
-            data_dir=data_dir,
-            device=place,
-            report=TrackingReporter(progress, tracking, out) if tracking else progress,
-            save_weights=save_weights,
-            stop_requested=flag,
-            command=sys.argv,
-        )
-    _summarize(jobs, outcomes, out)
-    if flag():
-        return flag.exit_code
-    return SOME_JOB_FAILED if any(outcome.state == "failed" for outcome in outcomes) else 0
+    trackers = load_trackers(options.trackers)
+    return run_jobs(
+        jobs,
+        out,
+        data_dir=options.data_dir,
+        device=find_device(options.device),
+        report=TrackingReporter(report, trackers, out) if trackers else report,
+        save_weights=options.save_weights,
+        redo=options.force,
+        fail_fast=options.fail_fast,
+        stop_requested=flag,
+        command=sys.argv,
+    )
 
 
-def _summarize(jobs: Sequence[Job], outcomes: Sequence[JobOutcome], out: Path) -> None:
-    states = Counter(outcome.state for outcome in outcomes)
-    waiting = len(jobs) - len(outcomes)
-    if waiting:
-        states["not begun"] = waiting
-    before = sum(outcome.skipped for outcome in outcomes)
-    earlier = f" ({before} of them before this run)" if before else ""
-    click.echo(f"{len(jobs)} jobs: {_counted(states)}{earlier}")
-    for outcome in outcomes:
-        if outcome.state == "failed":
-            click.echo(f"  failed: {outcome.error}\n    {outcome.paths.log}")
-    click.echo(f"results: {out}")
-    if waiting or states["stopped"] or states["failed"]:
-        click.echo("the same command again goes on with what is missing")
-    if states["finished"] or states["diverged"]:
-        options = "--metrics val_accuracy,train_loss --group-by teleport,optimizer"
-        click.echo(f"pictures: nteleport plot {shlex.quote(str(out))} {options}")
+def _train_in_slots(
+    jobs: Sequence[Job],
+    out: Path,
+    options: Options,
+    slots: Sequence[tuple[Place, RunReporter]],
+    flag: Any,
+) -> list[JobOutcome]:
+    from nteleport.runner.messages import Settings
+    from nteleport.runner.slots import run_in_slots
 
-
-def _counted(states: Counter[str]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
+    settings = Settings(
+        out=str(out),
+        data_dir=str(options.data_dir),
+        device=options.device,
+        save_weights=options.save_weights,
+        redo=options.force,
+        trackers=options.trackers,
+        command=tuple(sys.argv),
+    )
+    return run_in_slots(jobs, slots, settings, fail_fast=options.fail_fast, stop_requested=flag)

@@ -10,6 +10,11 @@ from types import FrameType
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
+def stop_signals() -> tuple[int, ...]:
+    """The signals that ask to stop, as far as this system has them."""
+    return tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+
+
 class StopFlag:
     """Set by the first signal; `signal_number` says which it was."""
 
@@ -39,8 +44,7 @@ def stopping_on_signals() -> Iterator[StopFlag]:
             raise KeyboardInterrupt
         flag.signal_number = flag.signal_number or number
 
-    known = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    before = {number: signal.signal(number, request) for number in known}
+    before = {number: signal.signal(number, request) for number in stop_signals()}
     try:
         yield flag
     finally:

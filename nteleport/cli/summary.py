@@ -1,0 +1,92 @@
+"""What `nteleport train` says at the end: how many jobs ended how, why some failed, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from nteleport.runner.attempt import JobOutcome
+
+__all__ = ["command_again", "counted", "summarize"]
+
+_LOGS_SHOWN = 3
+
+
+def summarize(jobs: int, outcomes: Sequence[JobOutcome], out: Path, again: str) -> None:
+    """Say what became of a run.
+
+    Args:
+        jobs: how many there were to do.
+        outcomes: of those that ended.
+        out: the folder of the results.
+        again: the command that runs the failed ones again.
+    """
+    states = Counter(outcome.state for outcome in outcomes)
+    waiting = jobs - len(outcomes)
+    if waiting:
+        states["not begun"] = waiting
+    skipped = sum(outcome.skipped for outcome in outcomes)
+    elsewhere = f" ({skipped} of them not by this run)" if skipped else ""
+    click.echo(f"{jobs} job{'s' if jobs != 1 else ''}: {counted(states)}{elsewhere}")
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if failed:
+        _show_failures(failed)
+        click.echo(f"run the failed ones again: {again}")
+    click.echo(f"results: {out}")
+    if waiting or states["stopped"]:
+        click.echo("the same command again goes on with what is missing")
+    if states["finished"] or states["diverged"]:
+        options = "--metrics val_accuracy,train_loss --group-by teleport,optimizer"
+        click.echo(f"pictures: nteleport plot {shlex.quote(str(out))} {options}")
+
+
+def counted(states: Mapping[str, int]) -> str:
+    """`3 finished, 1 failed`."""
+    return ", ".join(f"{count} {state}" for state, count in states.items() if count) or "none"
+
+
+def command_again(ctx: click.Context, *, without: Collection[str] = (), more: Sequence[str] = ()) -> str:
+    """The command line that `ctx` was called with, to be typed again.
+
+    Args:
+        ctx: of the command.
+        without: names of parameters to leave out.
+        more: words to add.
+    """
+    words = ctx.command_path.split()
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in without:
+            words += _words(parameter, ctx.params[name])
+    return shlex.join([*words, *more])
+
+
+def _words(parameter: click.Parameter, value: Any) -> list[str]:
+    if not isinstance(parameter, click.Option):
+        return [str(value)]
+    if parameter.is_flag:
+        return [parameter.opts[0]]
+    values = value if parameter.multiple else [value]
+    return [word for each in values for word in (parameter.opts[0], str(each))]
+
+
+def _show_failures(failed: Sequence[JobOutcome]) -> None:
+    """Equal errors once, the most frequent first, each with some of the logs that tell more."""
+    groups: dict[str, list[JobOutcome]] = {}
+    for outcome in failed:
+        kind = "out of memory" if outcome.error.startswith("out of memory") else outcome.error
+        groups.setdefault(kind, []).append(outcome)
+    for alike in sorted(groups.values(), key=len, reverse=True):
+        click.echo(f"  {len(alike)} × {alike[0].error}")
+        for outcome in alike[:_LOGS_SHOWN]:
+            click.echo(f"      {outcome.paths.log}")
+        if len(alike) > _LOGS_SHOWN:
+            click.echo(f"      … and {len(alike) - _LOGS_SHOWN} more")
