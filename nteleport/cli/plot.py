@@ -63,9 +63,9 @@ def plot(
 ) -> None:
     """Draw mean curves and box plots of trained jobs.
 
-    DIR is the folder that `nteleport train --out DIR` filled. Each data set, model and metric gets a picture of
-    its own, and beside it a CSV file with the numbers it shows. Jobs that are unfinished or missing are named
-    in a warning.
+    DIR is the folder that `nteleport train --out DIR` filled. Each data set, model and metric gets a picture
+    of its own, and beside it a CSV file with the numbers it shows. Jobs that are unfinished or missing are
+    named in a warning.
 
     \b
     nteleport plot results/quickstart
