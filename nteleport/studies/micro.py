@@ -1,8 +1,10 @@
 """Micro-teleportations are orthogonal to the gradient (section 4.2 of the paper, Fig. 4).
 
-A teleportation keeps the function, so an infinitely small one moves along a level set of the loss, to which
-the gradient is orthogonal. Two random vectors of many dimensions are nearly orthogonal as well: the controls
-show how far from 90° chance alone gets.
+With activations such as ReLU, for which `f(τ x) = τ f(x)`, a teleportation by a positive change of basis
+keeps the loss of the plain network too, so an infinitely small one moves along a level set, to which the
+gradient is orthogonal. (With tanh it moves along one only together with its activations, and the angle is
+not 90°.) Two random vectors of many dimensions are nearly orthogonal as well: the controls show how far
+from 90° chance alone gets.
 """
 
 from __future__ import annotations

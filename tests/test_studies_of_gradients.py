@@ -1,0 +1,142 @@
+"""The studies `micro` and `gradients` against the long way: truly teleported networks and their gradients."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nteleport import TeleportableModel
+from nteleport.studies import GradientsSettings, MicroSettings, gradient_changes, micro_angles
+from nteleport.studies.candidates import draw_candidates
+from nteleport.studies.subject import Subject, one_subject
+from nteleport.studies.vectors import angle
+from nteleport.training.job import Component
+
+TINY = Component("mlp", {"hidden_layers": [6, 5], "activation": "tanh"})
+RELU = Component("mlp", {"hidden_layers": [6, 5]})
+SETTINGS = GradientsSettings(models=(TINY,), ranges=3, teleportations=2, batches=2, batch_size=16)
+
+
+def degrees_between(first: Tensor, second: Tensor) -> float:
+    cosine = float(functional.cosine_similarity(first, second, dim=0))
+    return math.degrees(math.acos(cosine))
+
+
+def doubled(subject: Subject) -> TeleportableModel:
+    """The subject's network as a model in float64, in which small differences of gradients have digits."""
+    network = copy.deepcopy(subject.network).double()
+    return TeleportableModel(
+        network, torch.zeros(2, *subject.data.input_shape, dtype=torch.float64), subject.quiver
+    )
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pd.DataFrame]:
+    return gradient_changes(SETTINGS)
+
+
+def long_way(settings: GradientsSettings) -> dict[str, list[float]]:
+    """What the study computes, by teleporting and running backward for each change of basis and batch."""
+    subject = one_subject(settings)
+    model = doubled(subject)
+    cobs = draw_candidates(subject, settings, "gradients").cobs
+    found: dict[str, list[float]] = {"before": [], "after": [], "angle": []}
+    for _, (x, y) in zip(
+        range(settings.batches), subject.batches(settings.batch_size, "gradients"), strict=False
+    ):
+        model.undo_teleportation()
+        plain = model.get_grad(x.double(), y, functional.cross_entropy)
+        before = float(plain.norm() / model.get_weights().norm())
+        for cob in cobs:
+            model.teleport(cob)
+            moved = model.get_grad(x.double(), y, functional.cross_entropy)
+            found["before"].append(before)
+            found["after"].append(float(moved.norm() / model.get_weights().norm()))
+            found["angle"].append(degrees_between(plain, moved))
+    return found
+
+
+def test_gradient_changes_equal_those_of_truly_teleported_networks(tables: dict[str, pd.DataFrame]) -> None:
+    expected = long_way(SETTINGS)
+    table = tables["gradients"]
+    np.testing.assert_allclose(table["before"], expected["before"], rtol=1e-5)
+    np.testing.assert_allclose(table["after"], expected["after"], rtol=1e-5)
+    difference = np.abs(np.subtract(expected["before"], expected["after"]))
+    np.testing.assert_allclose(table["difference"], difference, rtol=1e-3)
+
+
+def test_angles_between_gradients_equal_those_of_truly_teleported_networks(
+    tables: dict[str, pd.DataFrame],
+) -> None:
+    table = tables["gradients-angles"]
+    assert len(table) == 3 * SETTINGS.teleportations * SETTINGS.batches
+    np.testing.assert_allclose(table["angle"], long_way(SETTINGS)["angle"], rtol=1e-4)
+
+
+def test_each_teleportation_and_batch_has_its_row(tables: dict[str, pd.DataFrame]) -> None:
+    table = tables["gradients"]
+    assert list(table.columns) == [
+        "model", "dataset", "batch", "cob_range", "teleportation", "before", "after", "difference",
+    ]  # fmt: skip
+    cells = table[["batch", "cob_range", "teleportation"]].itertuples(index=False, name=None)
+    assert list(cells) == [(b, r, t) for b in (0, 1) for r in (0.01, 0.455, 0.9) for t in (0, 1)]
+
+
+def test_a_study_runs_one_backward_pass_a_batch_whatever_the_number_of_teleportations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes = []
+    real = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: passes.append(1) or real(*a, **k))
+    gradient_changes(GradientsSettings(models=(TINY,), ranges=5, teleportations=4, batches=3))
+    assert len(passes) == 3
+
+
+def test_micro_teleportations_are_orthogonal_to_the_gradient_and_controls_as_near_as_chance() -> None:
+    table = micro_angles(
+        MicroSettings(models=(RELU,), datasets=("random",), batch_sizes=(16,), teleportations=60)
+    )
+    spread = table.groupby("pair")["angle"].agg(lambda angles: (angles - 90).abs().max())
+    weights = 3072 * 6 + 6 + 6 * 5 + 5 + 5 * 10 + 10
+    chance = math.degrees(1 / math.sqrt(weights))  # standard deviation of the angle of two random vectors
+    assert spread["gradient, teleportation"] < 0.2 * chance
+    std = table[table["pair"] == "two random vectors"]["angle"].std()
+    assert std == pytest.approx(chance, rel=4 / math.sqrt(2 * 60))
+
+
+def test_the_angle_of_a_micro_teleportation_is_that_of_the_weights_that_move() -> None:
+    settings = MicroSettings(
+        models=(TINY,), datasets=("digits",), cob_range=0.4, batch_sizes=(8,), teleportations=1
+    )
+    found = micro_angles(settings).set_index("pair")["angle"]["gradient, teleportation"]
+    subject = one_subject(settings)
+    model = doubled(subject)
+    x, y = next(subject.batches(8, "micro 8"))
+    gradient, before = model.get_grad(x.double(), y, functional.cross_entropy), model.get_weights()
+    from nteleport.studies.subject import draw_cob, named_generator
+
+    model.teleport(draw_cob(subject, 0.4, "intra_landscape", named_generator(0, "micro 8")))
+    assert found == pytest.approx(degrees_between(gradient, model.get_weights() - before), rel=1e-5)
+
+
+def test_every_batch_of_a_study_is_fresh() -> None:
+    subject = one_subject(MicroSettings(models=(TINY,), datasets=("digits",)))
+    drawn = [
+        x for _, (x, _) in zip(range(60), subject.batches(64, "test"), strict=False)
+    ]  # almost three epochs
+    assert len({x.numpy().tobytes() for x in drawn}) == 60
+
+
+@pytest.mark.parametrize("degrees", [0.0, 1e-9, 1e-4, 30.0, 90.0, 179.9999, 180.0])
+def test_angles_are_exact_at_every_size(degrees: float) -> None:
+    radians = math.radians(degrees)
+    first = torch.tensor([3.0, 0.0], dtype=torch.float64)
+    second = 7 * torch.tensor([math.cos(radians), math.sin(radians)], dtype=torch.float64)
+    assert float(angle(first, second)) == pytest.approx(degrees, rel=1e-12, abs=1e-14)
