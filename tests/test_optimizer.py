@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from nteleport import Quiver, TeleportableModel, TeleportedOptimizer, analyze, sample_cob
 from nteleport.errors import TeleportationError
-from tests.zoo.reference import Residual
+from zoo.reference import Residual
 
 STEPS = 10
 OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nteleport import TeleportableModel, TeleportedOptimizer, analyze, materialize
-from tests.zoo.reference import NAMES, build
+from zoo.reference import NAMES, build
 
 SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}
 STEPS = 10

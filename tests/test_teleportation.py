@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nteleport import Quiver, TeleportableModel, materialize, sample_cob, scales
 from nteleport.errors import AnalysisError, TeleportationError
 from nteleport.quiver import Factor
-from tests.zoo.networks import ZOO, mlp, residual
+from zoo.networks import ZOO, mlp, residual
 
 ULP = torch.finfo(torch.float64).eps
 

@@ -39,6 +39,8 @@ COMMANDS: Mapping[str, str] = {
     "train": "Train every job of the experiment CONFIG.",
     "submit": "Submit every job of the experiment CONFIG to a SLURM cluster, as tasks of arrays.",
     "unravel": "Write each cell of the experiment CONFIG to a file of its own.",
+    "status": "Show how the jobs of a folder stand.",
+    "collect": "Collect all epochs of all jobs of a folder into one table.",
     "plot": "Draw mean curves and box plots of trained jobs.",
     "inspect": "Show what a teleportation does to each parameter of MODEL.",
     "study": "Run one of the paper's studies: a table, a picture and the study.yml that runs it again.",

@@ -1,0 +1,53 @@
+"""``nteleport collect``: all epochs of all jobs as one table."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from nteleport.cli.options import Command, Failure
+
+__all__ = ["collect"]
+
+
+@click.command(cls=Command)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    "-o",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write here: .csv, or .parquet where pyarrow is installed.  [default: CSV on standard output]",
+)
+def collect(directory: Path, out: Path | None) -> None:
+    """Collect the jobs in DIR into one tidy table: a row an epoch, with the hyper-parameters as columns.
+
+    Unfinished jobs are in it as far as they are; the column `state` tells.
+
+    \b
+    nteleport collect results/quickstart --out quickstart.csv
+    """
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise click.UsageError(f"cannot write {out}: expected a file that ends in .csv or .parquet")
+    if out is not None and out.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise click.UsageError(f"cannot write {out}: Parquet needs pyarrow (pip install pyarrow)")
+
+    from nteleport.results import collect as collect_results
+    from nteleport.runner.paths import replacing
+
+    table = collect_results(directory)
+    if out is None:
+        table.to_csv(sys.stdout, index=False)
+        return
+    try:
+        with replacing(out) as temporary:
+            if out.suffix == ".csv":
+                table.to_csv(temporary, index=False)
+            else:
+                table.to_parquet(temporary, index=False)
+    except OSError as error:
+        raise Failure(f"cannot write {out}: {error.strerror}") from error
+    click.echo(f"{out}: {len(table)} epochs of {table['job'].nunique()} jobs")

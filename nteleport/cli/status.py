@@ -1,0 +1,129 @@
+"""``nteleport status``: how the jobs of a folder stand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nteleport.cli.options import Command
+
+if TYPE_CHECKING:
+    from nteleport.runner.status import JobStatus
+
+__all__ = ["status"]
+
+_SHOWN = ("running", "stale", "unfinished", "failed", "diverged")
+_LONGEST_LIST = 30
+
+
+@click.command(cls=Command)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print all jobs and their summary as JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print all jobs as CSV.")
+@click.option("--watch", is_flag=True, help="Show it again and again, until nothing runs or Ctrl-C.")
+@click.option(
+    "--every",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="How often with --watch.",
+)
+def status(directory: Path, as_json: bool, as_csv: bool, watch: bool, every: float) -> None:
+    """Show how the jobs in DIR stand: states, progress, when they will be done, what failed and why.
+
+    DIR is the folder given as --out to `nteleport train` or `submit`. It may be in use. A job is stale when
+    the process that trained it was killed: the command that began it goes on with it.
+
+    \b
+    nteleport status results/quickstart --watch
+    nteleport status results/quickstart --json | jq .summary
+    """
+    from nteleport.runner.status import read_status
+
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv: expected one of them")
+    if (as_json or as_csv) and watch:
+        raise click.UsageError("--watch shows text: expected it without --json and --csv")
+    jobs = read_status(directory)
+    if as_json:
+        _print_json(jobs)
+    elif as_csv:
+        _print_csv(jobs)
+    else:
+        _show(jobs)
+    while watch and any(job.state == "running" for job in jobs):
+        time.sleep(every)
+        jobs = read_status(directory)
+        if sys.stdout.isatty():
+            click.clear()
+        _show(jobs)
+
+
+def _print_json(jobs: Sequence[JobStatus]) -> None:
+    from nteleport.runner.status import as_table, summarize
+
+    click.echo(json.dumps({"summary": asdict(summarize(jobs)), "jobs": as_table(jobs)}, indent=1))
+
+
+def _print_csv(jobs: Sequence[JobStatus]) -> None:
+    from nteleport.runner.status import as_table
+
+    rows = as_table(jobs)
+    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _show(jobs: Sequence[JobStatus]) -> None:
+    from nteleport.runner.status import summarize
+
+    summary = summarize(jobs)
+    counts = ", ".join(f"{count} {state}" for state, count in summary.states.items())
+    eta = f"; all over in about {duration(summary.eta_seconds)}" if summary.eta_seconds is not None else ""
+    click.echo(f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}: {counts}{eta}")
+    attention = [job for job in jobs if job.state in _SHOWN]
+    for job in attention[:_LONGEST_LIST]:
+        click.echo(f"  {job.state:<10} {_progress(job):>9}  {_accuracy(job):>6}  {job.job}{_remark(job)}")
+    if len(attention) > _LONGEST_LIST:
+        more = Counter(job.state for job in attention[_LONGEST_LIST:])
+        click.echo("  and " + ", ".join(f"{count} {state}" for state, count in more.items()) + " more")
+
+
+def _progress(job: JobStatus) -> str:
+    return f"{job.epochs}/{job.of_epochs or '?'}"
+
+
+def _accuracy(job: JobStatus) -> str:
+    return "" if job.val_accuracy is None else f"{100 * job.val_accuracy:.1f}%"
+
+
+def _remark(job: JobStatus) -> str:
+    if job.error:
+        return f": {job.error}"
+    if job.state == "stale":
+        return f": {job.owner or 'its process'} is gone"
+    if job.state == "running" and job.eta_seconds is not None:
+        return f": {duration(job.eta_seconds)} left"
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min`, `2 h 05 min` or `3 d 4 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
