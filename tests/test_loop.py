@@ -25,7 +25,7 @@ from nteleport.training.assembly import assemble
 from nteleport.training.epoch import evaluate, train_epoch
 from nteleport.training.job import Component, Job, Scheduler
 from nteleport.training.modes import teleport_generator
-from nteleport.training.records import COLUMNS
+from nteleport.training.records import COLUMNS, metrics_csv
 from tests.training_jobs import CPU, run, small_job, stop_after
 
 DIGITS = load_dataset("digits", "data", "cpu")
@@ -199,16 +199,28 @@ def test_an_interrupted_job_ends_byte_for_byte_as_an_uninterrupted_one(
     run(job, whole.out, save_weights=True)
 
     stops = 0
-    for calls in (2, 7, 6, 1, 11, 6):  # before, between and after epochs; some get nowhere
+    for calls in (2, 7, 6, 1, 3, 5, 99):  # at the start, in the middle and at the end of epochs
         torch.rand(3)  # the process is another one, with another history
-        stops += run(job, parts.out, stop_requested=stop_after(calls)).state == "stopped"
-    final = run(job, parts.out, save_weights=True)
+        final = run(job, parts.out, stop_requested=stop_after(calls), save_weights=True)
+        stops += final.state == "stopped"
+        if final.state == "finished":
+            break
 
-    assert stops >= 2
+    assert stops >= 4
     assert final.state == "finished"
     assert parts.metrics.read_bytes() == whole.metrics.read_bytes()
     assert parts.weights.read_bytes() == whole.weights.read_bytes()
     assert parts.result.read_bytes() == whole.result.read_bytes()
+
+
+def test_no_batch_is_lost_by_a_stop(tmp_path: Path) -> None:
+    """An epoch of 4 batches, in processes that are stopped after one batch each."""
+    job = small_job(epochs=1)
+    asked = [run(job, tmp_path, stop_requested=stop_after(2)).state for _ in range(4)]
+
+    assert asked == ["stopped", "stopped", "stopped", "finished"]
+    whole = run(job, tmp_path / "whole")
+    assert JobPaths(tmp_path, job.name).metrics.read_text() == metrics_csv(whole.rows)
 
 
 def test_a_stop_leaves_the_rows_of_whole_epochs_and_a_checkpoint(tmp_path: Path) -> None:

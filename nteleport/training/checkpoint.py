@@ -41,6 +41,7 @@ class Checkpoint:
         random: states of torch's default generators, by device type.
         rows: the rows of metrics of the finished epochs, as plain mappings.
         versions: of the software that wrote it.
+        begun: how far the epoch after these has come, if the job was stopped in the middle of it.
     """
 
     job: str
@@ -50,6 +51,7 @@ class Checkpoint:
     random: RandomStates
     rows: list[dict[str, Any]]
     versions: dict[str, str]
+    begun: Mapping[str, Any] | None = None
 
 
 def save_checkpoint(paths: JobPaths, checkpoint: Checkpoint) -> None:

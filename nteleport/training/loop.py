@@ -1,9 +1,8 @@
 """Training one job from its first epoch, or from where it was left, to its result.
 
 After each epoch the rows so far replace `metrics.csv` and a checkpoint is written, so that whatever happens
-next, the job continues bit for bit as if nothing had happened. A stop is honoured between two batches: the
-epoch begun is discarded and the checkpoint of the last whole epoch, which is already on disk, is where the
-job goes on. That is exact whatever the mode, and costs less than an epoch.
+next, the job continues bit for bit as if nothing had happened. A stop is honoured between two batches, and a
+checkpoint is written there too: a job whose epochs are longer than the time between interruptions gets on.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from nteleport.training.checkpoint import (
     save_checkpoint,
 )
 from nteleport.training.device import arithmetic
-from nteleport.training.epoch import StopRequested, evaluate, train_epoch
+from nteleport.training.epoch import EpochProgress, StopRequested, evaluate, train_epoch
 from nteleport.training.job import Job
 from nteleport.training.modes import Occasion, teleport, teleport_generator, teleport_seed
 from nteleport.training.provenance import begin_provenance, end_provenance, versions
@@ -121,7 +120,7 @@ def train_job(
         try:
             training.run(stop_requested)
         except StopRequested:
-            training.log(f"stopped after {len(training.rows)} epochs")
+            training.log(f"stopped after {training.whereabouts}")
             return TrainingResult("stopped", tuple(training.rows), {})
         else:
             return training.finish(save_weights)
@@ -129,13 +128,26 @@ def train_job(
             end_provenance(paths, clock.now())
 
 
+@dataclass
+class _BegunEpoch:
+    """An epoch under way: what its row will say that is known at its start, the time it has taken in earlier
+    processes, and how far its pass over the batches has come.
+    """
+
+    lr: float
+    teleported: bool
+    seconds: float
+    progress: EpochProgress
+
+
 class _Training:
-    """A training in progress: the assembly, and the rows of the epochs behind it."""
+    """A training in progress: the assembly, the rows of the epochs behind it, and the epoch begun, if any."""
 
     def __init__(self, assembly: Assembly, paths: JobPaths, report: TrainingReport, clock: Clock) -> None:
         self.assembly, self.paths, self.report, self.clock = assembly, paths, report, clock
         self.job = assembly.job
         self.rows: list[MetricRow] = []
+        self.begun: _BegunEpoch | None = None
 
     def log(self, text: str) -> None:
         log_line(self.paths, self.clock.now(), text)
@@ -143,6 +155,12 @@ class _Training:
     def warn(self, text: str) -> None:
         self.log(f"warning: {text}")
         self.report.warning(text)
+
+    @property
+    def whereabouts(self) -> str:
+        """How far it has come, in words."""
+        steps = self.begun.progress.steps if self.begun else 0
+        return f"{len(self.rows)} epochs" + (f" and {steps} batches" if steps else "")
 
     @property
     def diverged(self) -> bool:
@@ -183,7 +201,7 @@ class _Training:
             return
         self._restore(checkpoint)
         write_metrics(self.paths, self.rows)
-        self.log(f"resumed on {self.assembly.device} after {len(self.rows)} epochs")
+        self.log(f"resumed on {self.assembly.device} after {self.whereabouts}")
         self.report.resumed(len(self.rows))
         for name, version in versions().items():
             before = checkpoint.versions.get(name)
@@ -191,27 +209,38 @@ class _Training:
                 self.warn(f"{self.job.name} was begun with {name} {before} and goes on with {version}")
 
     def _epoch(self, epoch: int, stop_requested: Callable[[], bool]) -> MetricRow:
-        started = self.clock.seconds()
-        rate = self.assembly.learning_rate.current
-        moved = self._teleport(epoch)
-        sums, norms = train_epoch(self.assembly, epoch, stop_requested)
+        begun = self.begun = self.begun or self._begin(epoch)
+        started, behind = self.clock.seconds() - begun.seconds, begun.progress.steps
+        try:
+            sums, norms = train_epoch(self.assembly, epoch, stop_requested, begun.progress)
+        except StopRequested:
+            begun.seconds = self.clock.seconds() - started
+            if begun.progress.steps > behind:
+                save_checkpoint(self.paths, self._checkpoint())
+            raise
         train, val = sums.read(), evaluate(self.assembly, self.assembly.validation).read()
         grad_norm, weight_norm = norms.tolist()
         self.assembly.learning_rate.epoch_finished(val.accuracy)
+        self.begun = None
         return MetricRow(
             epoch=epoch,
-            lr=rate,
+            lr=begun.lr,
             train_loss=train.loss,
             train_accuracy=train.accuracy,
             train_accuracy_top5=train.accuracy_top5,
             val_loss=val.loss,
             val_accuracy=val.accuracy,
             val_accuracy_top5=val.accuracy_top5,
-            teleported=int(moved),
+            teleported=int(begun.teleported),
             grad_norm=grad_norm,
             weight_norm=weight_norm,
             seconds=self.clock.seconds() - started,
         )
+
+    def _begin(self, epoch: int) -> _BegunEpoch:
+        started, rate = self.clock.seconds(), self.assembly.learning_rate.current
+        moved = self._teleport(epoch)
+        return _BegunEpoch(rate, moved, self.clock.seconds() - started, EpochProgress())
 
     def _teleport(self, epoch: int) -> bool:
         job = self.job
@@ -241,7 +270,7 @@ class _Training:
         return asdict(evaluate(self.assembly, self.assembly.test).read())
 
     def _checkpoint(self) -> Checkpoint:
-        learner = self.assembly.learner
+        learner, begun = self.assembly.learner, self.begun
         return Checkpoint(
             job=self.job.digest,
             network=learner.network.state_dict(),
@@ -250,6 +279,7 @@ class _Training:
             random=random_states(self.assembly.device),
             rows=[asdict(row) for row in self.rows],
             versions=versions(),
+            begun={**vars(begun), "progress": begun.progress.state_dict()} if begun else None,
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -259,3 +289,7 @@ class _Training:
         self.assembly.learning_rate.load_state_dict(checkpoint.learning_rate)
         restore_random_states(checkpoint.random, self.assembly.device)
         self.rows = [MetricRow(**row) for row in checkpoint.rows]
+        if checkpoint.begun is not None:
+            progress = EpochProgress()
+            progress.load_state_dict(checkpoint.begun["progress"], self.assembly.device)
+            self.begun = _BegunEpoch(**{**checkpoint.begun, "progress": progress})

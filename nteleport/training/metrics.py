@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,18 @@ class ScoreSums:
             raise ValueError("no batch has been counted")
         loss, top1, top5 = self._sums.tolist()
         return Scores(loss / self._count, top1 / self._count, top5 / self._count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All there is, as tensors and numbers. Batches that are kept stay apart, for sums of floats depend
+        on their order.
+        """
+        return {"kept": list(self._kept), "sums": self._sums, "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Take up what `state_dict` gave."""
+        self._kept = [(logits.to(device), labels.to(device)) for logits, labels in state["kept"]]
+        self._sums = None if state["sums"] is None else state["sums"].to(device)
+        self._count = state["count"]
 
     def _flush(self) -> None:
         if not self._kept:
