@@ -23,9 +23,10 @@ __all__ = ["collect"]
     help="Write here: .csv, or .parquet where pyarrow is installed.  [default: CSV on standard output]",
 )
 def collect(directory: Path, out: Path | None) -> None:
-    """Collect the jobs in DIR into one tidy table: a row an epoch, with the hyper-parameters as columns.
+    """Collect all epochs of all jobs of a folder into one table.
 
-    Unfinished jobs are in it as far as they are; the column `state` tells.
+    A row an epoch, with the hyper-parameters as columns. DIR is the --out of `nteleport train`. Unfinished
+    jobs are in it as far as they are; the column `state` tells.
 
     \b
     nteleport collect results/quickstart --out quickstart.csv

@@ -39,10 +39,11 @@ _LONGEST_LIST = 30
     help="How often with --watch.",
 )
 def status(directory: Path, as_json: bool, as_csv: bool, watch: bool, every: float) -> None:
-    """Show how the jobs in DIR stand: states, progress, when they will be done, what failed and why.
+    """Show how the jobs of a folder stand.
 
-    DIR is the folder given as --out to `nteleport train` or `submit`. It may be in use. A job is stale when
-    the process that trained it was killed: the command that began it goes on with it.
+    States, progress, when they will be done, what failed and why. DIR is the folder given as
+    --out to `nteleport train` or `submit`, and may be in use. A job is stale when the process that trained it
+    was killed: the command that began it goes on with it.
 
     \b
     nteleport status results/quickstart --watch
