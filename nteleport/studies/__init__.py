@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from nteleport.studies.dot_product import weight_angles
     from nteleport.studies.gradients import gradient_changes
     from nteleport.studies.micro import micro_angles
+    from nteleport.studies.recover import recover_cob
     from nteleport.studies.settings.dot_product import DotProductSettings
     from nteleport.studies.settings.gradients import GradientsSettings
     from nteleport.studies.settings.micro import MicroSettings
+    from nteleport.studies.settings.recover import RecoverSettings
     from nteleport.studies.settings.shared import StudySettings
     from nteleport.studies.settings.weights import WeightsSettings
     from nteleport.studies.study import STUDIES, Study, find_study, load_study, run_study
@@ -43,6 +45,8 @@ _HOMES = {
     "weight_densities": "weights",
     "DotProductSettings": "settings.dot_product",
     "weight_angles": "dot_product",
+    "RecoverSettings": "settings.recover",
+    "recover_cob": "recover",
 }
 
 __all__ = [
@@ -50,6 +54,7 @@ __all__ = [
     "DotProductSettings",
     "GradientsSettings",
     "MicroSettings",
+    "RecoverSettings",
     "Study",
     "StudySettings",
     "WeightsSettings",
@@ -57,6 +62,7 @@ __all__ = [
     "gradient_changes",
     "load_study",
     "micro_angles",
+    "recover_cob",
     "run_study",
     "weight_angles",
     "weight_densities",

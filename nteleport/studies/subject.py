@@ -121,14 +121,14 @@ def build_network(model: Component, info: DatasetInfo, seed: int) -> nn.Module:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load a state dict as `nteleport train --save-weights` writes it.
+    """Load the plain weights that `nteleport train --save-weights` writes, or a state dict.
 
     Raises:
         StudyError: no such file, not a state dict, or of another network.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state)
+        network.load_state_dict(state.get("weights", state))
     except FileNotFoundError as error:
         raise StudyError(f"{path}: no such file, expected weights from `train --save-weights`") from error
     except Exception as error:  # torch.load raises whatever a damaged file makes it raise
