@@ -19,7 +19,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,14 @@ class Results:
     def metrics(self) -> tuple[str, ...]:
         """The columns that hold a value for each epoch, in the order of the files."""
         return tuple(name for name in self.epochs.columns if name not in ("job", "epoch"))
+
+    def among(self, names: Container[str]) -> Results:
+        """The results of the jobs that have one of these names."""
+        kept = [position for position, job in enumerate(self.jobs) if job.name in names]
+        numbers = {position: number for number, position in enumerate(kept)}
+        rows = self.epochs[self.epochs["job"].isin(numbers)]
+        epochs = rows.assign(job=rows["job"].map(numbers)).reset_index(drop=True)
+        return Results(self.directory, tuple(self.jobs[position] for position in kept), epochs, self.skipped)
 
 
 @dataclass(frozen=True)

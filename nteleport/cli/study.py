@@ -18,7 +18,7 @@ from nteleport.studies.settings.option import Option, options_of
 from nteleport.studies.settings.shared import StudySettings
 from nteleport.studies.study import STUDIES, Progress, Study, load_study, run_study
 
-__all__ = ["study"]
+__all__ = ["progress_bar", "study"]
 
 
 class StudyGroup(LazyGroup):
@@ -125,7 +125,7 @@ def _node(text: str) -> Node:
 
 def _run(chosen: Study, settings: StudySettings, out: Path) -> None:
     try:
-        with _bar(chosen.name) as progress:
+        with progress_bar(chosen.name) as progress:
             written = run_study(chosen, settings, out, progress=progress)
     except OSError as error:
         raise StudyError(f"cannot write to {out}: {error}") from error
@@ -134,7 +134,7 @@ def _run(chosen: Study, settings: StudySettings, out: Path) -> None:
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Progress]:
+def progress_bar(name: str) -> Iterator[Progress]:
     """A progress bar on a terminal, nothing elsewhere."""
     from tqdm import tqdm
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ def plot_results(
     box_epochs: Sequence[int] | None = None,
     out_dir: str | Path | None = None,
     fmt: str = "png",
+    only: Container[str] | None = None,
 ) -> PlotReport:
     """Draw the results in `out`: for each data set, model and metric the mean curves, and boxes if asked.
 
@@ -95,13 +96,14 @@ def plot_results(
         box_epochs: the epochs of the boxes, counted from 0; without it an early, a middle and the last.
         out_dir: where pictures go; without it the folder `plots` in `out`.
         fmt: one of `FORMATS`.
+        only: the names of the jobs to draw; all without it.
 
     Raises:
         ResultsError: there is nothing to draw, or a name is unknown; nothing is written then.
     """
     if fmt not in FORMATS:
         raise ResultsError(f"unknown format {fmt!r}{nearest(fmt, FORMATS)} (one of {', '.join(FORMATS)})")
-    results = read_results(out)
+    results = read_results(out) if only is None else read_results(out).among(only)
     _check(results, metrics, box_epochs)
     panels = arrange(results, default_group_by(results.jobs) if group_by is None else group_by)
     warnings = [f"left out {reason}" for reason in results.skipped]

@@ -1,0 +1,122 @@
+"""``nteleport reproduce``: do the claims of the paper hold here?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nteleport.cli.options import Command
+from nteleport.errors import JobError
+
+if TYPE_CHECKING:
+    from nteleport.reproduction.claims import Claim
+    from nteleport.reproduction.layout import Layout
+
+__all__ = ["reproduce"]
+
+_COLOURS = {"holds": "green", "does not hold": "red", "not run": "yellow"}
+
+
+@click.command(cls=Command)
+@click.argument("figures", metavar="[FIGURE]...", nargs=-1, type=int)
+@click.option(
+    "--tier", type=click.Choice(["cpu", "paper"]), default="cpu", show_default=True,
+    help="cpu: small experiments, minutes on two cores. paper: as published, days on a GPU.",
+)  # fmt: skip
+@click.option(
+    "--out", "-o", type=click.Path(file_okay=False, path_type=Path), default=None,
+    help="The folder for everything; made when missing. [default: results/reproduction-TIER]",
+)  # fmt: skip
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), default="data", show_default=True,
+    help="Where data sets are; the paper tier downloads those that are missing.",
+)  # fmt: skip
+@click.option(
+    "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps."
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Trainings side by side. [default: one a core on a CPU]"
+)
+@click.option(
+    "--experiments", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The folder with the experiment files. [default: configs/TIER of this checkout]",
+)  # fmt: skip
+def reproduce(
+    figures: tuple[int, ...],
+    tier: str,
+    out: Path | None,
+    data_dir: Path,
+    device: str,
+    jobs: int | None,
+    experiments: Path | None,
+) -> int:
+    """Check what the paper claims: all of it, or some FIGUREs of it (4 to 11).
+
+    Runs the studies and trainings that are missing, then writes a table with one row a claim: what the
+    paper says, what was measured with its confidence interval over paired seeds, and whether the claim
+    holds. Repeat the command and it goes on where it was interrupted.
+    """
+    from nteleport.reproduction.claims import claims_of
+    from nteleport.reproduction.layout import Layout
+
+    claims = claims_of(tier)
+    known = sorted({claim.figure for claim in claims})
+    unknown = [figure for figure in figures if figure not in known]
+    if unknown:
+        raise click.UsageError(f"no claim about figure {unknown[0]}: expected {', '.join(map(str, known))}")
+    chosen = [claim for claim in claims if not figures or claim.figure in figures]
+    folder = experiments or _shipped_experiments(tier)
+    layout = Layout(out or Path("results") / f"reproduction-{tier}", folder, data_dir, device)
+    exit_code = _run(chosen, layout, jobs, download=tier == "paper")
+    _report(claims, chosen, layout, tier)
+    return exit_code
+
+
+def _shipped_experiments(tier: str) -> Path:
+    folder = Path(__file__).parents[2] / "configs" / tier
+    if not folder.is_dir():
+        raise JobError(
+            f"no experiments in {folder}: expected --experiments with configs/{tier} of the repository"
+        )
+    return folder
+
+
+def _run(claims: Sequence[Claim], layout: Layout, jobs: int | None, *, download: bool) -> int:
+    from nteleport.cli.progress import progress_on
+    from nteleport.cli.study import progress_bar
+    from nteleport.reproduction import run
+    from nteleport.runner.signals import stopping_on_signals
+
+    trainings = run.jobs_of(claims, layout, download=download)
+    slots = run.slots_for(layout.device, jobs)
+    with stopping_on_signals() as flag:
+        run.run_studies(run.missing_studies(claims, layout), progress_bar, flag)
+        if trainings and not flag():
+            with progress_on(sys.stderr, slots) as reports:
+                run.train(trainings, layout, reports, flag)
+        return flag.exit_code
+
+
+def _report(claims: Sequence[Claim], chosen: Sequence[Claim], layout: Layout, tier: str) -> None:
+    """Write the table of all claims and the pictures, and print the rows of those that were asked for."""
+    from nteleport.reproduction.answers import answers
+    from nteleport.reproduction.pictures import draw_trainings
+    from nteleport.reproduction.report import as_json, markdown, summary
+    from nteleport.runner.paths import write_text_atomic
+
+    rows = answers(claims, layout)
+    layout.out.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(layout.markdown, markdown(rows, tier))
+    write_text_atomic(layout.json, as_json(rows, tier))
+    draw_trainings(claims, layout)
+    names = {claim.name for claim in chosen}
+    for row in rows:
+        if row.claim not in names:
+            continue
+        verdict = click.style(f"{row.verdict:13}", fg=_COLOURS[row.verdict])
+        click.echo(f"Fig. {row.figure:<2}  {verdict}  {row.says}: {row.here}\n{'':22} {row.measured}")
+    click.echo(f"{summary(rows)}: {layout.markdown}, {layout.json}, {layout.pictures}")

@@ -1,0 +1,150 @@
+"""The claims of the paper, as data: what each says, what is run to check it, and how it is judged.
+
+Two tiers: `cpu` runs small networks on digits (and Fashion-MNIST where it is on the machine), in minutes
+on two cores; `paper` runs the published experiments, which is work for a GPU cluster. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TIERS = ("cpu", "paper")
+
+REACH = {"digits": 0.9, "mnist": 0.95, "fashion_mnist": 0.7, "cifar10": 0.4, "cifar100": 0.15}
+"""The validation accuracy whose first epoch is looked for, by data set."""
+
+EARLY_MIDDLE_LAST = (0.3, 0.6, 0.95)
+"""The epochs at which accuracies are compared, as shares of a training: 30, 60 and 95 of 100 as published."""
+
+
+@dataclass(frozen=True)
+class StudyClaim:
+    """A claim that a study checks.
+
+    Attributes:
+        name: of its folders.
+        figure: of the paper.
+        says: what the paper says.
+        study: the name of the study.
+        measure: the name of the statistic and its judgement, in `nteleport.reproduction.measures`.
+        settings: of the study, as in a `study.yml`.
+        seeds: how many; the study runs once for each.
+    """
+
+    name: str
+    figure: int
+    says: str
+    study: str
+    measure: str
+    settings: Mapping[str, Any]
+    seeds: int
+
+
+@dataclass(frozen=True)
+class TrainingClaim:
+    """A claim that pairs of trainings check: the same seed with two kinds of teleportation.
+
+    It makes a row for each data set, model, initializer and momentum in the experiment.
+
+    Attributes:
+        name: unique.
+        figure: of the paper.
+        says: what the paper says.
+        experiment: the file, in the folder of experiments of the tier.
+        treated, baseline: the teleportation modes that are compared.
+        gain: whether the treated should be better, or should not.
+        overrides: changes to the experiment, as for `train --set`.
+    """
+
+    name: str
+    figure: int
+    says: str
+    experiment: str
+    treated: str = "random"
+    baseline: str = "no_teleport"
+    gain: bool = True
+    overrides: tuple[str, ...] = field(default=())
+
+
+Claim = StudyClaim | TrainingClaim
+
+_FASTER = "One teleportation of the initial weights makes training converge faster"
+_ORTHOGONAL = "Micro-teleportations are orthogonal to the gradient, more than random vectors are"
+_SHARPER = "Teleported minima are sharper"
+_GROWS = "The normalised gradient changes with a teleportation, the more the wider the CoB"
+_WIDER = "Teleported weights spread wider"
+_PSEUDO = "Moving as far in a random direction brings no gain"
+_BEATS_PSEUDO = "Teleporting gains over moving as far in a random direction"
+
+_GRADIENT_MODELS = ("mlp", "vgg16_bn", "resnet18", "densenet121")
+
+
+def _gradients(name: str, dataset: str, batches: int, seeds: int) -> tuple[StudyClaim, ...]:
+    return tuple(
+        StudyClaim(
+            f"{name}-{model}", 7, _GROWS, "gradients", "grows",
+            {"models": [model], "datasets": [dataset], "batches": batches}, seeds,
+        )
+        for model in _GRADIENT_MODELS
+    )  # fmt: skip
+
+
+def _trainings(runs: int | None, experiments: Mapping[int, tuple[str, ...]]) -> tuple[TrainingClaim, ...]:
+    overrides = () if runs is None else (f"runs_per_config={runs}",)
+    pairs = [(figure, experiment) for figure, names in experiments.items() for experiment in names]
+    return tuple(
+        TrainingClaim(f"fig{figure}-{experiment}", figure, _FASTER, f"{experiment}.yml", overrides=overrides)
+        for figure, experiment in pairs
+    )
+
+
+def _pseudo(runs: int | None) -> tuple[TrainingClaim, ...]:
+    overrides = () if runs is None else (f"runs_per_config={runs}",)
+    name = "pseudo_teleport.yml"
+    return (
+        TrainingClaim("fig10-no-gain", 10, _PSEUDO, name, "pseudo", gain=False, overrides=overrides),
+        TrainingClaim("fig10-teleport", 10, _BEATS_PSEUDO, name, baseline="pseudo", overrides=overrides),
+    )
+
+
+_SMALL_MLP = {"cls": "mlp", "hidden_layers": [128]}
+
+CPU: tuple[Claim, ...] = (
+    StudyClaim(
+        "fig4-mlp", 4, _ORTHOGONAL, "micro", "orthogonal",
+        {"models": [_SMALL_MLP], "datasets": ["digits", "random"], "batch_sizes": [8, 64]}, seeds=5,
+    ),
+    StudyClaim(
+        "fig4-vgg16", 4, _ORTHOGONAL, "micro", "orthogonal",
+        {"models": ["vgg16"], "datasets": ["random"], "batch_sizes": [8], "teleportations": 20}, seeds=3,
+    ),
+    *_trainings(5, {6: ("sgd_vs_teleport",)}),
+    *_trainings(3, {6: ("fashion_mnist", "convolutional")}),
+    *_gradients("fig7", "digits", batches=5, seeds=3),
+    *_trainings(5, {8: ("other_activations",), 9: ("initializers",)}),
+    *_pseudo(5),
+    StudyClaim("fig11", 11, _WIDER, "weights", "wider", {"models": ["mlp"], "datasets": ["digits"]}, 5),
+)  # fmt: skip
+
+PAPER: tuple[Claim, ...] = (
+    StudyClaim(
+        "fig4-mlp", 4, _ORTHOGONAL, "micro", "orthogonal",
+        {"models": [_SMALL_MLP], "datasets": ["cifar10", "random"], "batch_sizes": [8, 64]}, seeds=5,
+    ),
+    StudyClaim(
+        "fig4-vgg16", 4, _ORTHOGONAL, "micro", "orthogonal",
+        {"models": ["vgg16"], "datasets": ["cifar10", "random"], "batch_sizes": [8, 64]}, seeds=5,
+    ),
+    *_trainings(None, {6: ("sgd_vs_teleport",)}),
+    *_gradients("fig7", "cifar10", batches=10, seeds=5),
+    *_trainings(None, {8: ("other_activations",), 9: ("initializers", "initializers_mlp")}),
+    *_pseudo(None),
+    StudyClaim("fig11", 11, _WIDER, "weights", "wider", {"models": ["mlp"], "datasets": ["cifar10"]}, 5),
+)  # fmt: skip
+
+
+def claims_of(tier: str) -> tuple[Claim, ...]:
+    """The claims of a tier, by figure."""
+    return {"cpu": CPU, "paper": PAPER}[tier]

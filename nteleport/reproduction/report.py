@@ -1,0 +1,51 @@
+"""The answers as Markdown and JSON. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from nteleport.reproduction.answers import DOES_NOT_HOLD, HOLDS, NOT_RUN, Row
+
+_RULES = """\
+Accuracies are validation accuracies, and differences are paired: both trainings of a pair start from the
+same weights and see the same batches. Brackets are 95 % t intervals over the seeds. A gain holds when its
+interval lies above zero at the early or the middle epoch and below zero at none; "no gain" holds when it
+lies above zero at neither of the two.\
+"""
+
+
+def markdown(rows: Sequence[Row], tier: str) -> str:
+    """A table with one row a claim, and how it was judged."""
+    lines = [f"Tier `{tier}`: {summary(rows)}.", "", *_RULES.splitlines(), ""]
+    lines += ["| Fig. | The paper says | Here | Measured | Verdict |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = (str(row.figure), row.says, row.here, row.measured, f"**{row.verdict}**")
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def as_json(rows: Sequence[Row], tier: str) -> str:
+    """The same as JSON; a bound that does not exist is null."""
+    content = {"tier": tier, "summary": dict(verdicts(rows)), "rows": [_finite(asdict(row)) for row in rows]}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """How many claims hold, do not hold, and were not run."""
+    counts = verdicts(rows)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in (HOLDS, DOES_NOT_HOLD, NOT_RUN))
+
+
+def verdicts(rows: Sequence[Row]) -> Counter[str]:
+    """How many rows have each verdict."""
+    return Counter(row.verdict for row in rows)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    numbers = {key: value if math.isfinite(value) else None for key, value in row["numbers"].items()}
+    return {**row, "numbers": numbers}

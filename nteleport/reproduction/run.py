@@ -1,0 +1,93 @@
+"""Training and studying what a reproduction lacks. Everything that is on disk already is left alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from nteleport.data import availability, is_present
+from nteleport.reproduction.claims import Claim, StudyClaim, TrainingClaim
+from nteleport.reproduction.layout import Layout, StudyRun
+from nteleport.runner.attempt import RunReporter
+from nteleport.runner.local import check_trainable, run_jobs
+from nteleport.runner.messages import Settings
+from nteleport.runner.places import available_cores, places
+from nteleport.runner.slots import run_in_slots
+from nteleport.studies.study import Progress, run_study
+from nteleport.training.device import find_device
+from nteleport.training.job import Job
+
+StopRequested = Callable[[], bool]
+
+
+def missing_studies(claims: Sequence[Claim], layout: Layout) -> list[StudyRun]:
+    """The studies of these claims that have not run whole."""
+    runs = [
+        layout.study(claim, seed)
+        for claim in claims
+        if isinstance(claim, StudyClaim)
+        for seed in range(claim.seeds)
+    ]
+    return [run for run in runs if run.tables() is None]
+
+
+def run_studies(
+    runs: Sequence[StudyRun],
+    progress_for: Callable[[str], AbstractContextManager[Progress]],
+    stop_requested: StopRequested,
+) -> None:
+    """Run studies one after the other; a stop is heeded between two of them.
+
+    Args:
+        progress_for: gives the progress of what has this name.
+    """
+    for run in runs:
+        if stop_requested():
+            return
+        run.clear()
+        with progress_for(run.folder.name) as progress:
+            run_study(run.study, run.settings, run.folder, progress=progress)
+
+
+def jobs_of(claims: Sequence[Claim], layout: Layout, *, download: bool) -> list[Job]:
+    """The jobs of these claims, each once.
+
+    Args:
+        download: fetch data sets that are not on this machine; else their jobs are left out.
+
+    Raises:
+        DatasetError: a data set can neither be found nor downloaded.
+    """
+    jobs = [job for claim in claims if isinstance(claim, TrainingClaim) for job in layout.expand(claim)]
+    datasets = dict.fromkeys(job.dataset for job in jobs)
+    if download:
+        for dataset in datasets:
+            availability(dataset, layout.data_dir)
+    present = {dataset for dataset in datasets if is_present(dataset, layout.data_dir)}
+    return list(dict.fromkeys(job for job in jobs if job.dataset in present))
+
+
+def slots_for(device: str, jobs: int | None) -> int:
+    """How many jobs to train side by side: as asked for, or one for each core if there is no GPU."""
+    return jobs or (available_cores() if find_device(device).type == "cpu" else 1)
+
+
+def train(
+    jobs: Sequence[Job],
+    layout: Layout,
+    reports: Sequence[RunReporter],
+    stop_requested: StopRequested,
+) -> None:
+    """Train jobs that are not over, as many side by side as there are reports."""
+    check_trainable(jobs)
+    if len(reports) == 1:
+        run_jobs(
+            jobs, layout.jobs, data_dir=layout.data_dir, device=find_device(layout.device), report=reports[0],
+            stop_requested=stop_requested, command=sys.argv,
+        )  # fmt: skip
+        return
+    found = places(jobs=len(reports), device=layout.device, environment=os.environ)
+    settings = Settings(str(layout.jobs), str(layout.data_dir), layout.device, command=tuple(sys.argv))
+    run_in_slots(jobs, list(zip(found, reports, strict=True)), settings, stop_requested=stop_requested)
