@@ -147,8 +147,8 @@ def error_in_words(error: BaseException) -> str:
         text = str(cause)
         if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
             return f"out of memory: {line}"
-        if _prevents_output(cause):
-            return f"cannot write results: {text}"
+        if isinstance(cause, OSError) and _prevents_output(cause):
+            return f"cannot write results: {cause.strerror}"
     return line if isinstance(error, NTeleportError) else f"{type(error).__name__}: {line}"
 
 

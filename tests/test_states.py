@@ -1,0 +1,104 @@
+"""States of jobs, choosing by them, and the order in which a command takes its jobs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nteleport.runner.claims import claimed
+from nteleport.runner.paths import JobPaths, write_json_atomic
+from nteleport.runner.queue import PATIENCE, Queue, Ticket
+from nteleport.runner.states import STATES, job_state, matching
+from nteleport.training.job import Component, Job, Teleportation, TrainingParams
+
+FIRST = Job(
+    "digits", TrainingParams(), Component("mlp"), Component("none"), Component("SGD", {"lr": 0.1}),
+    teleportation=Teleportation("random"),
+)  # fmt: skip
+JOBS = {state: replace(FIRST, run=run) for run, state in enumerate(STATES)}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder with a job in each state, but for `running`, which looks like `pending`."""
+    for state, job in JOBS.items():
+        paths = JobPaths(tmp_path, job.name)
+        if state not in ("pending", "running"):
+            paths.directory.mkdir()
+            paths.log.touch()
+        if state in ("finished", "diverged", "failed"):
+            write_json_atomic(paths.result, {"state": state})
+    return tmp_path
+
+
+def test_the_state_of_a_job_is_read_from_its_files(out: Path) -> None:
+    with claimed(JobPaths(out, JOBS["running"].name)):
+        assert {job_state(JobPaths(out, job.name)): job for job in JOBS.values()} == JOBS
+
+
+def test_a_result_that_is_damaged_is_none(out: Path) -> None:
+    paths = JobPaths(out, JOBS["finished"].name)
+    paths.result.write_text('{"state": "finis')
+    assert job_state(paths) == "unfinished"
+
+
+def test_a_claim_of_the_dead_does_not_run(out: Path) -> None:
+    paths = JobPaths(out, JOBS["unfinished"].name)
+    with claimed(paths):
+        file = next(paths.claim.iterdir())
+        host, pid, _, machine, nonce = file.name.split(",")
+        file.rename(paths.claim / f"{host},{pid},12,{machine},{nonce}")
+    assert paths.claim.exists()
+    assert job_state(paths) == "unfinished"
+
+
+CHOICES: list[tuple[list[str], set[str]]] = [
+    (["failed"], {"failed"}),
+    (["pending"], {"pending", "running", "unfinished"}),
+    (["failed", "diverged"], {"failed", "diverged"}),
+    (["*-run3-*"], {"finished"}),
+    (["*-run[45]-*", "pending"], {"pending", "running", "unfinished", "diverged", "failed"}),
+    (["nothing"], set()),
+    (["digits*"], set(STATES)),
+]
+
+
+@pytest.mark.parametrize(("wanted", "expected"), CHOICES)
+def test_jobs_are_chosen_by_state_and_by_name(wanted: list[str], expected: set[str], out: Path) -> None:
+    with claimed(JobPaths(out, JOBS["running"].name)):
+        chosen = matching(JOBS.values(), out, wanted)
+    assert chosen == [job for state, job in JOBS.items() if state in expected]
+
+
+def test_jobs_put_off_come_again_after_the_others_and_after_a_while(tmp_path: Path) -> None:
+    now = 0.0
+    first, second = (Ticket.issue(replace(FIRST, run=run), tmp_path) for run in range(2))
+    queue = Queue([first, second], seconds=lambda: now)
+
+    assert queue.next() == first
+    queue.put_off(first)
+    assert queue.announcement() is None
+    assert queue.next() == second
+    assert queue.next() is None
+    assert len(queue) == 1
+    assert "last 1 of these jobs" in str(queue.announcement())
+    assert queue.announcement() is None  # said once
+    now = PATIENCE
+    assert queue.next() == first
+    assert not queue
+
+
+def test_a_ticket_knows_whether_the_job_has_ended_since(tmp_path: Path) -> None:
+    paths = JobPaths(tmp_path, FIRST.name)
+    paths.directory.mkdir()
+    fresh = Ticket.issue(FIRST, tmp_path)
+    assert not fresh.ended_since
+    write_json_atomic(paths.result, {"state": "failed"})
+    assert fresh.ended_since
+
+    later = Ticket.issue(FIRST, tmp_path)
+    assert not later.ended_since
+    write_json_atomic(paths.result, {"state": "failed"})
+    assert later.ended_since
