@@ -65,11 +65,11 @@ def signals_restored() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def ending_with(code: int, *, after_an_epoch: bool) -> Callable[[Sequence[str]], int]:
-    """A `nteleport train` that ends with `code`, and has left a checkpoint if an epoch is over."""
+def ending_with(code: int, *, after_a_batch: bool) -> Callable[[Sequence[str]], int]:
+    """A `nteleport train` that ends with `code`, and has left a checkpoint if it has trained."""
 
     def train(arguments: Sequence[str]) -> int:
-        if after_an_epoch:
+        if after_a_batch:
             (Path(arguments[1]).parent / "checkpoint.pt").write_text("whatever")
         sys.exit(code)
 
@@ -78,25 +78,25 @@ def ending_with(code: int, *, after_an_epoch: bool) -> Callable[[Sequence[str]],
 
 @pytest.mark.usefixtures("signals_restored")
 @pytest.mark.parametrize(
-    ("code", "after_an_epoch", "described", "agrees", "asked", "exit_code"),
+    ("code", "after_a_batch", "described", "agrees", "asked", "exit_code"),
     [
         (0, True, RUNNING, True, 0, 0),
         (1, True, RUNNING, True, 0, 1),  # the job failed: that is final
         (128 + signal.SIGUSR2, True, RUNNING, True, 1, 128 + signal.SIGUSR2),
         (128 + signal.SIGUSR2, True, RUNNING, False, 1, 1),
-        (128 + signal.SIGUSR2, False, RUNNING, True, 0, 1),  # it would never end
+        (128 + signal.SIGUSR2, False, RUNNING, True, 0, 1),  # it would go on for ever
         (128 + signal.SIGTERM, False, PREEMPTED, True, 1, 128 + signal.SIGTERM),
         (128 + signal.SIGTERM, True, ENDING, True, 0, 128 + signal.SIGTERM),
     ],
 )
 def test_a_task_ends_as_its_training_does(
-    tmp_path: Path, code: int, after_an_epoch: bool, described: dict[str, str], agrees: bool, asked: int,
+    tmp_path: Path, code: int, after_a_batch: bool, described: dict[str, str], agrees: bool, asked: int,
     exit_code: int,
 ) -> None:  # fmt: skip
     scontrol = FakeScontrol(described, agrees)
     ended = 0
     try:
-        run_task(str(tmp_path / "config.yml"), [], ending_with(code, after_an_epoch=after_an_epoch), scontrol)
+        run_task(str(tmp_path / "config.yml"), [], ending_with(code, after_a_batch=after_a_batch), scontrol)
     except SystemExit as exit_:
         ended = int(exit_.code or 0)
     assert (ended, scontrol.asked) == (exit_code, asked)

@@ -6,8 +6,8 @@ stops at the next batch and its checkpoint stays. What follows depends on what S
 ================================  ==================================  =============================
 what happens                      what the task sees                  what it does
 ================================  ==================================  =============================
-the time limit is near            SIGUSR2 (`sbatch --signal`)         asks to be queued again, if an
-                                                                      epoch has ended since it began
+the time limit is near            SIGUSR2 (`sbatch --signal`)         asks to be queued again, if it
+                                                                      has trained anything at all
 it is preempted                   SIGTERM or SIGUSR2, `PreemptTime`   asks to be queued again
 `scontrol requeue`, a lost node   SIGTERM, no longer `RUNNING`        leaves: SLURM queues it again
 `scancel`                         SIGTERM, no longer `RUNNING`        leaves
@@ -126,7 +126,7 @@ def _go_on_later(code: int, scontrol: Scontrol, *, progressed: bool) -> int:
         _say("stopped; the same `nteleport submit` again goes on from the checkpoint")
         return code
     if reason == "time limit" and not progressed:
-        _say("no epoch ended within the time limit; not queued again: submit with a longer --time")
+        _say("nothing was trained within the time limit; not queued again: submit with a longer --time")
         return _FAILED
     if scontrol.requeue():
         _say(f"{reason}: queued again, to go on from the checkpoint")
@@ -140,7 +140,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _progress(paths: JobPaths) -> int | None:
-    """Changes with every epoch that is kept."""
+    """Changes with every piece of training that is kept."""
     try:
         return paths.checkpoint.stat().st_mtime_ns
     except FileNotFoundError:

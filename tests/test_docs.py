@@ -1,0 +1,37 @@
+"""What the pages in docs show is true: their commands exist, with their options and files."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def shown_commands(page: Path) -> list[tuple[str, str]]:
+    """The name and the arguments of each command of ours in the shell blocks of a page."""
+    blocks = re.findall(
+        r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    return [
+        found for block in blocks for found in re.findall(r"(?<![\w/])nteleport (\w+) ([^\n'#:]*)", block)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_exist_with_their_options_and_files(page: Path) -> None:
+    for name, arguments in shown_commands(page):
+        command = getattr(importlib.import_module(f"nteleport.cli.{name}"), name)
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word.partition("=")[0] for word in arguments.split() if word.startswith("--")} <= known
+        for word in arguments.split():
+            assert not word.endswith(".yml") or "*" in word or (ROOT / word).is_file()
+
+
+@pytest.mark.parametrize("page", ["slurm.md", "tracking.md"])
+def test_the_pages_on_many_jobs_show_commands(page: str) -> None:
+    assert shown_commands(ROOT / "docs" / page) != []
