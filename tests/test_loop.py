@@ -447,9 +447,11 @@ def test_a_compiled_network_trains_the_same_and_is_not_compiled_again_by_telepor
     job = small_job("random", teleport={"every_n_epochs": 1}, epochs=4)
     plain = run(job, tmp_path)
     compiled = replace(job, training=replace(job.training, compile=True))
+    torch.compiler.reset()
     counters.clear()
     run(replace(compiled, training=replace(compiled.training, epochs=1)), tmp_path)
     without_teleportation = counters["stats"]["unique_graphs"]
+    torch.compiler.reset()
     counters.clear()
 
     result = run(compiled, tmp_path)

@@ -44,8 +44,7 @@ class Assembly:
         device: where everything is.
         learner: network and optimizer.
         learning_rate: of the optimizer.
-        train, validation, test: the images; validation is the test split itself unless some of train are held
-            out.
+        train, validation, test: the images; validation is the test split itself, or held out of train.
         augmented: training images are cropped and flipped.
         drops_last: an incomplete last batch is left out: because the job says so, or because it would be one
             image and BatchNorm has no variance of one.

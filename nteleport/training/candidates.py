@@ -62,8 +62,7 @@ def _grad_norms(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: s
 
 
 def _loss_drops(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: str) -> Tensor:
-    """A real step for each candidate. The gradient at the plain weights is the same for all: it is computed
-    once.
+    """A real step for each candidate. All share one gradient at the plain weights, computed once.
 
     All losses see the same dropout masks, so that they can be compared.
     """

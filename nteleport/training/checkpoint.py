@@ -66,8 +66,7 @@ def save_checkpoint(paths: JobPaths, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(paths: JobPaths, job: str, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The latest whole checkpoint of the job with digest `job`, its tensors on the CPU; None if there is
-    none.
+    """The latest whole checkpoint of the job with digest `job`, tensors on the CPU; None if there is none.
 
     `warn` is told of each file that had to be passed over.
     """

@@ -34,11 +34,10 @@ def displace_at_random(network: nn.Module, scales: Mapping[str, Tensor], generat
 def redraw_same_distribution(
     network: nn.Module, scales: Mapping[str, Tensor], generator: torch.Generator
 ) -> None:
-    """Give every Linear and Conv weight new values from the distribution of its teleported ones (Fig. 11 of
-    the paper).
+    """Give every Linear and Conv weight new values from the distribution of its teleported ones.
 
-    Each weight tensor on its own: a histogram of `s θ` with 1000 bins is what the new values are drawn from,
-    independently. Biases and normalisation layers keep theirs.
+    This is the control of Fig. 11 of the paper. Each weight tensor on its own: a histogram of `s θ` with 1000
+    bins is what the new values are drawn from, independently. Biases and normalisation layers keep theirs.
     """
     redrawn = {
         id(module.weight): module.weight

@@ -57,9 +57,8 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """The rules of floating point for one job; as before afterwards.
 
     On CUDA, TF32 inside matrix products and convolutions is for `tf32` only. On a CPU, numbers below the
-    smallest normal
-    one count as zero: they change no result that anyone could see, and computing with them is many times
-        slower.
+    smallest normal one count as zero: they change no result that anyone could see, and computing with them is
+    many times slower.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, _flushes_denormals()
     if device.type == "cuda":
@@ -83,8 +82,7 @@ def _flushes_denormals() -> bool:
 def forward_of(
     network: nn.Module, device: torch.device, *, precision: str, compile: bool, channels_last: bool
 ) -> Callable[[Tensor], Tensor]:
-    """How images go through `network`: compiled or not, in bfloat16 (`bf16`) or float32, in which memory
-    layout.
+    """How images go through `network`: compiled or not, in bfloat16 or float32, in which memory layout.
 
     Weights stay in float32 and in place, so that a teleportation leaves a compiled graph valid.
     """

@@ -22,8 +22,8 @@ class Learner:
     Attributes:
         network: holds the plain weights and buffers.
         optimizer: holds the change of basis.
-        forward: images to logits through `network`, in the precision and memory layout of the job; possibly
-            compiled.
+        forward: images to logits through `network`, possibly compiled, in the precision and memory layout of
+            the job.
     """
 
     network: nn.Module

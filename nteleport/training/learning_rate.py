@@ -126,9 +126,7 @@ def _build(
 
 
 def _left_out(chosen: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, int]:
-    """The lengths to fill in. `total_steps` and `epochs` × `steps_per_epoch` say the same, so one of them is
-    enough.
-    """
+    """The lengths to fill in: `total_steps` or `epochs` × `steps_per_epoch`, for they say the same."""
     in_epochs = "epochs" in chosen or "steps_per_epoch" in chosen
     computed = ("epochs", "steps_per_epoch", "T_max") if in_epochs else ("total_steps", "T_max")
     return {key: lengths[key] for key in computed if chosen.get(key) is None}

@@ -257,9 +257,7 @@ class _Training:
         return teleport(occasion)
 
     def _test_scores(self) -> dict[str, float]:
-        """Loss and accuracies on the test split; when that is what the job validates on, they are known
-        already.
-        """
+        """Loss and accuracies on the test split. A job that validates on it knows them already."""
         if self.assembly.validation is self.assembly.test:
             last = self.rows[-1]
             return {

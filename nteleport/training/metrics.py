@@ -28,9 +28,7 @@ _ONE = torch.ones(())
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over the images of an epoch: cross-entropy in nats, and shares in [0, 1] of top-1 and top-5
-    hits.
-    """
+    """Means over images: cross-entropy in nats, and shares in [0, 1] of top-1 and top-5 hits."""
 
     loss: float
     accuracy: float
@@ -83,8 +81,9 @@ class ScoreSums:
 
 
 def score_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sums over a batch of cross-entropy, top-1 hits and top-5 hits: a tensor of 3, in float64 where there is
-    float64.
+    """Sums over a batch of cross-entropy, top-1 hits and top-5 hits: a tensor of 3.
+
+    It is float64 on all devices that have it.
 
     Args:
         logits: shape (n, classes).
@@ -112,13 +111,11 @@ def _rank_of_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def teleported_norms(network: nn.Module, scales: Mapping[str, Tensor]) -> Tensor:
-    """Norms of the teleported gradient and of the teleported weights, a tensor of 2 on the device of the
-    network.
+    """Norms of the teleported gradient and of the teleported weights: a tensor of 2 on the network's device.
 
     Args:
         network: holds the plain weights `θ` and, in `.grad`, the plain gradient `g`.
-        scales: `s` for each parameter that is scaled, broadcastable to it; a parameter without an entry has s
-            = 1.
+        scales: `s` of each parameter that is scaled, broadcastable to it; it is 1 for the others.
     """
     gradients: list[Tensor] = []
     weights: list[Tensor] = []

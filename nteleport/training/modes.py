@@ -130,8 +130,8 @@ def _would_be_scales(occasion: Occasion) -> dict[str, Tensor]:
 
 
 def _finish_control(occasion: Occasion) -> None:
-    """The weights were written to behind the optimizer's back; its state is only ever reset, for nothing was
-    scaled.
+    """Tell the optimizer that its weights were written to; nothing was scaled, so its state is reset or
+    stays.
     """
     optimizer = occasion.learner.optimizer
     optimizer.reload_weights()

@@ -39,9 +39,7 @@ def versions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def source_revision() -> tuple[str | None, bool | None]:
-    """The git commit of nteleport's own source and whether tracked files differ from it; None when it is not
-    a checkout.
-    """
+    """The git commit of nteleport's own source, and whether tracked files differ; None without a checkout."""
     here = Path(nteleport.__file__).parent
     if (
         _git(here, "ls-files", "--error-unmatch", "__init__.py") is None
@@ -64,8 +62,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def begin_provenance(
     paths: JobPaths, *, start: datetime, device: torch.device, first_epoch: int, command: Sequence[str]
 ) -> None:
-    """Write `provenance.json` for a training that starts or resumes now; what it says of earlier starts is
-    kept.
+    """Write `provenance.json` for a training that starts or resumes now, keeping what it says of earlier
+    ones.
     """
     commit, dirty = source_revision()
     earlier = _read(paths)

@@ -17,8 +17,7 @@ def teleports_at(epoch: int, teleportation: Teleportation, epochs: int) -> bool:
     nothing happens at it.
 
     A mode may still decline when asked: `random` with its `teleport_prob`, `optim` when the present change of
-        basis is
-    the best.
+    basis is the best.
 
     Example:
         >>> every_two = Teleportation(mode="random", every_n_epochs=2)
