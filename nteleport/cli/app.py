@@ -44,7 +44,7 @@ COMMANDS: Mapping[str, str] = {
     "plot": "Draw mean curves and box plots of trained jobs.",
     "inspect": "Show what a teleportation does to each parameter of MODEL.",
     "study": "Run one of the paper's studies: a table, a picture and the study.yml that runs it again.",
-    "reproduce": "Check what the paper claims: all of it, or some FIGUREs of it.",
+    "reproduce": "Check what the paper claims: all of it, or some FIGUREs of it (4 to 11).",
     "completion": "Print the script that completes commands in a shell.",
 }
 
