@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from nteleport.errors import JobError
 if TYPE_CHECKING:
     from nteleport.reproduction.claims import Claim
     from nteleport.reproduction.layout import Layout
+    from nteleport.studies.study import Progress
 
 __all__ = ["reproduce"]
 
@@ -87,18 +89,27 @@ def _shipped_experiments(tier: str) -> Path:
 
 def _run(claims: Sequence[Claim], layout: Layout, jobs: int | None, *, download: bool) -> int:
     from nteleport.cli.progress import progress_on
-    from nteleport.cli.study import progress_bar
     from nteleport.reproduction import run
     from nteleport.runner.signals import stopping_on_signals
 
     trainings = run.jobs_of(claims, layout, download=download)
     slots = run.slots_for(layout.device, jobs)
     with stopping_on_signals() as flag:
-        run.run_studies(run.missing_studies(claims, layout), progress_bar, flag)
+        run.run_studies(run.missing_studies(claims, layout), _studying, flag)
         if trainings and not flag():
             with progress_on(sys.stderr, slots) as reports:
                 run.train(trainings, layout, reports, flag)
         return flag.exit_code
+
+
+@contextmanager
+def _studying(name: str) -> Iterator[Progress]:
+    """A line for a study and, on a terminal, a bar."""
+    from nteleport.cli.study import progress_bar
+
+    click.echo(f"study {name}", err=True)
+    with progress_bar(name) as progress:
+        yield progress
 
 
 def _report(claims: Sequence[Claim], chosen: Sequence[Claim], layout: Layout, tier: str) -> None:

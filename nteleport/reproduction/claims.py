@@ -52,7 +52,7 @@ class TrainingClaim:
         name: unique.
         figure: of the paper.
         says: what the paper says.
-        experiment: the file, in the folder of experiments of the tier.
+        experiments: the files that have its jobs, in the folder of experiments of the tier.
         treated, baseline: the teleportation modes that are compared.
         gain: whether the treated should be better, or should not.
         overrides: changes to the experiment, as for `train --set`.
@@ -61,7 +61,7 @@ class TrainingClaim:
     name: str
     figure: int
     says: str
-    experiment: str
+    experiments: tuple[str, ...]
     treated: str = "random"
     baseline: str = "no_teleport"
     gain: bool = True
@@ -95,17 +95,18 @@ def _trainings(runs: int | None, experiments: Mapping[int, tuple[str, ...]]) -> 
     overrides = () if runs is None else (f"runs_per_config={runs}",)
     pairs = [(figure, experiment) for figure, names in experiments.items() for experiment in names]
     return tuple(
-        TrainingClaim(f"fig{figure}-{experiment}", figure, _FASTER, f"{experiment}.yml", overrides=overrides)
+        TrainingClaim(
+            f"fig{figure}-{experiment}", figure, _FASTER, (f"{experiment}.yml",), overrides=overrides
+        )
         for figure, experiment in pairs
     )
 
 
-def _pseudo(runs: int | None) -> tuple[TrainingClaim, ...]:
+def _pseudo(runs: int | None, files: tuple[str, ...]) -> tuple[TrainingClaim, ...]:
     overrides = () if runs is None else (f"runs_per_config={runs}",)
-    name = "pseudo_teleport.yml"
     return (
-        TrainingClaim("fig10-no-gain", 10, _PSEUDO, name, "pseudo", gain=False, overrides=overrides),
-        TrainingClaim("fig10-teleport", 10, _BEATS_PSEUDO, name, baseline="pseudo", overrides=overrides),
+        TrainingClaim("fig10-no-gain", 10, _PSEUDO, files, "pseudo", gain=False, overrides=overrides),
+        TrainingClaim("fig10-teleport", 10, _BEATS_PSEUDO, files, baseline="pseudo", overrides=overrides),
     )
 
 
@@ -118,13 +119,13 @@ CPU: tuple[Claim, ...] = (
     ),
     StudyClaim(
         "fig4-vgg16", 4, _ORTHOGONAL, "micro", "orthogonal",
-        {"models": ["vgg16"], "datasets": ["random"], "batch_sizes": [8], "teleportations": 20}, seeds=3,
+        {"models": ["vgg16"], "datasets": ["random"], "batch_sizes": [8], "teleportations": 10}, seeds=3,
     ),
     *_trainings(5, {6: ("sgd_vs_teleport",)}),
     *_trainings(3, {6: ("fashion_mnist", "convolutional")}),
     *_gradients("fig7", "digits", batches=5, seeds=3),
     *_trainings(5, {8: ("other_activations",), 9: ("initializers",)}),
-    *_pseudo(5),
+    *_pseudo(5, ("pseudo_teleport.yml",)),
     StudyClaim("fig11", 11, _WIDER, "weights", "wider", {"models": ["mlp"], "datasets": ["digits"]}, 5),
 )  # fmt: skip
 
@@ -140,7 +141,7 @@ PAPER: tuple[Claim, ...] = (
     *_trainings(None, {6: ("sgd_vs_teleport",)}),
     *_gradients("fig7", "cifar10", batches=10, seeds=5),
     *_trainings(None, {8: ("other_activations",), 9: ("initializers", "initializers_mlp")}),
-    *_pseudo(None),
+    *_pseudo(None, ("pseudo_teleport.yml", "sgd_vs_teleport.yml")),
     StudyClaim("fig11", 11, _WIDER, "weights", "wider", {"models": ["mlp"], "datasets": ["cifar10"]}, 5),
 )  # fmt: skip
 

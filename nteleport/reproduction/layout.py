@@ -69,8 +69,9 @@ class Layout:
         Raises:
             ExperimentError: its experiment file is missing or wrong.
         """
-        path = self.experiments / claim.experiment
-        return expand(load_experiment(path, overrides=claim.overrides))
+        files = (self.experiments / name for name in claim.experiments)
+        jobs = [job for file in files for job in expand(load_experiment(file, overrides=claim.overrides))]
+        return list(dict.fromkeys(jobs))
 
     def _settings(self, study: Study, entries: Mapping[str, object]) -> StudySettings:
         """Settings from plain data, by the checks of a `study.yml`."""

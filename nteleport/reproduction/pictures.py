@@ -14,10 +14,10 @@ from nteleport.reproduction.layout import Layout
 def draw_trainings(claims: Sequence[Claim], layout: Layout) -> list[Path]:
     """Draw the validation accuracy of every experiment, each into a folder of its own."""
     files: list[Path] = []
-    for experiment in dict.fromkeys(c.experiment for c in claims if isinstance(c, TrainingClaim)):
-        claim = next(c for c in claims if isinstance(c, TrainingClaim) and c.experiment == experiment)
+    trainings = [claim for claim in claims if isinstance(claim, TrainingClaim)]
+    for claim in {claim.experiments: claim for claim in trainings}.values():
         names = {job.name for job in layout.expand(claim)}
-        folder = layout.pictures / Path(experiment).stem
+        folder = layout.pictures / Path(claim.experiments[0]).stem
         try:
             drawn = plot_results(
                 layout.jobs, metrics=["val_accuracy"], boxplot=True, out_dir=folder, only=names

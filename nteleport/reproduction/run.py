@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from nteleport.data import availability, is_present
 from nteleport.reproduction.claims import Claim, StudyClaim, TrainingClaim
 from nteleport.reproduction.layout import Layout, StudyRun
+from nteleport.reproduction.trainings import pairs_of
 from nteleport.runner.attempt import RunReporter
 from nteleport.runner.local import check_trainable, run_jobs
 from nteleport.runner.messages import Settings
@@ -52,7 +53,7 @@ def run_studies(
 
 
 def jobs_of(claims: Sequence[Claim], layout: Layout, *, download: bool) -> list[Job]:
-    """The jobs of these claims, each once.
+    """The jobs of all pairs of these claims, each once.
 
     Args:
         download: fetch data sets that are not on this machine; else their jobs are left out.
@@ -60,7 +61,9 @@ def jobs_of(claims: Sequence[Claim], layout: Layout, *, download: bool) -> list[
     Raises:
         DatasetError: a data set can neither be found nor downloaded.
     """
-    jobs = [job for claim in claims if isinstance(claim, TrainingClaim) for job in layout.expand(claim)]
+    trainings = [claim for claim in claims if isinstance(claim, TrainingClaim)]
+    pairs = [pair for claim in trainings for pair in pairs_of(layout.expand(claim), claim)]
+    jobs = [job for pair in pairs for job in (pair.baseline, pair.treated)]
     datasets = dict.fromkeys(job.dataset for job in jobs)
     if download:
         for dataset in datasets:

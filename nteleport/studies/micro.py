@@ -13,13 +13,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from nteleport.quiver import compact_scales
 from nteleport.studies.settings.micro import MicroSettings
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import Subject, draw_cob, named_generator, subjects, wide_dtype
-from nteleport.studies.vectors import angle, loss_gradients
+from nteleport.studies.subject import Subject, draw_cob, named_generator, subjects
+from nteleport.studies.vectors import angle_of_products, loss_gradients
 
 PAIRS = (
     "gradient, teleportation",
@@ -28,6 +27,12 @@ PAIRS = (
     "two random vectors",
 )
 """The angles that are measured: the claim, then its three controls."""
+
+_PAIRS = ((0, 1), (0, 2), (1, 2), (2, 3))
+"""The same as positions among gradient, teleportation and two random vectors."""
+
+_PIECE = 2**20
+"""Vectors are taken in pieces of so many weights, so that four of them in float64 fit anywhere."""
 
 
 def micro_angles(settings: MicroSettings, *, progress: Progress = no_progress) -> pd.DataFrame:
@@ -58,26 +63,20 @@ def micro_angles(settings: MicroSettings, *, progress: Progress = no_progress) -
     return pd.DataFrame(rows)
 
 
-def _angles(subject: Subject, batch_size: int, settings: MicroSettings) -> Iterator[tuple[float, ...]]:
+def _angles(subject: Subject, batch_size: int, settings: MicroSettings) -> Iterator[list[float]]:
     """The angles of `PAIRS`, once for each teleportation."""
     purpose = f"micro {batch_size}"
     generator = named_generator(settings.seed, purpose)
-    parameters = dict(subject.network.named_parameters())
     for _, batch in zip(range(settings.teleportations), subject.batches(batch_size, purpose), strict=False):
-        found = loss_gradients(subject.network, batch)
-        gradient = _flat(found[name] for name in parameters)
+        gradients = loss_gradients(subject.network, batch)
         cob = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator)
         scales = compact_scales(subject.quiver, cob)
-        moved = _flat(
-            (scales[name] - 1) * p.detach() if name in scales else torch.zeros_like(p)
-            for name, p in parameters.items()
-        )
-        first, second = (torch.randn(len(moved), generator=generator).to(moved) for _ in range(2))
-        pairs = ((gradient, moved), (gradient, first), (moved, second), (first, second))
-        yield tuple(float(angle(a, b)) for a, b in pairs)
-
-
-def _flat(pieces: Iterator[Tensor]) -> Tensor:
-    """All pieces as one vector in float64 (float32 where there is none)."""
-    flat = [piece.detach().flatten() for piece in pieces]
-    return torch.cat([piece.to(wide_dtype(piece.device)) for piece in flat])
+        products = torch.zeros(4, 4, dtype=cob.dtype, device=subject.device)
+        for name, parameter in subject.network.named_parameters():
+            scale = scales.get(name, cob.new_ones(())).expand_as(parameter)
+            pieces = (each.flatten().split(_PIECE) for each in (gradients[name], parameter.detach(), scale))
+            for gradient, weight, factor in zip(*pieces, strict=True):
+                noise = torch.randn(2, len(gradient), generator=generator).to(cob)
+                vectors = torch.stack([gradient.to(cob), (factor - 1) * weight, *noise])
+                products += vectors @ vectors.T
+        yield [float(angle_of_products(products, first, second)) for first, second in _PAIRS]

@@ -36,3 +36,13 @@ def angle(first: Tensor, second: Tensor) -> Tensor:
     """
     a, b = first / first.norm(), second / second.norm()
     return 2 * torch.atan2((a - b).norm(), (a + b).norm()) * (180 / math.pi)
+
+
+def angle_of_products(products: Tensor, first: int, second: int) -> Tensor:
+    """The angle between two of several vectors in degrees, from the matrix of their inner products.
+
+    As atan2(√(AC − B²), B), exact to rounding around 90°. Near 0 and 180 half of the digits are lost; see
+    `angle`.
+    """
+    a, b, c = products[first, first], products[first, second], products[second, second]
+    return torch.rad2deg(torch.atan2((a * c - b.square()).clamp(min=0).sqrt(), b))
