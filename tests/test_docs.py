@@ -14,12 +14,10 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 def shown_commands(page: Path) -> list[tuple[str, str]]:
     """The name and the arguments of each command of ours in the shell blocks of a page."""
-    blocks = re.findall(
-        r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
-    )
-    return [
-        found for block in blocks for found in re.findall(r"(?<![\w/])nteleport (\w+) ([^\n'#:]*)", block)
-    ]
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    command = re.compile(r"(?<![\w/])nteleport (\w+) ([^\n'#:]*)")
+    return [found for block in blocks for found in command.findall(block)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
