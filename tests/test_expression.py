@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nteleport.errors import ExpressionError
-from nteleport.runner.expression import LONGEST_EXPRESSION, compile_lambda
+from nteleport.expression import LONGEST_EXPRESSION, compile_lambda
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 
 from nteleport import TeleportedOptimizer, analyze
 from nteleport.errors import JobError
-from nteleport.runner.expression import compile_lambda
+from nteleport.expression import compile_lambda
 from nteleport.training.job import Scheduler
 from nteleport.training.learning_rate import LearningRate, build_learning_rate
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from nteleport.errors import ExpressionError
+from nteleport.expression import compile_lambda
 from nteleport.model_names import ACTIVATIONS, INITIALIZERS, NON_LINEARITIES, canonical_name
 from nteleport.runner.checks import (
     Check,
@@ -24,7 +25,6 @@ from nteleport.runner.checks import (
     one_of,
     optional,
 )
-from nteleport.runner.expression import compile_lambda
 from nteleport.runner.yaml_source import Node, Problems
 from nteleport.training.job import Component, Scheduler
 

@@ -1,19 +1,17 @@
-"""The places of a job on disk, and how a file gets there.
+"""The places of a job on disk.
 
 `JobPaths` is the one class that knows the filenames of a job. A file appears under its name only when it is
-whole: it is written beside its final place and renamed over it, so a reader or a crash never meets half a
-file.
+whole: what writes it is `nteleport.whole_files`, whose functions can be imported from here too.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from nteleport.whole_files import replacing, write_json_atomic, write_text_atomic
+
+__all__ = ["JobPaths", "replacing", "write_json_atomic", "write_text_atomic"]
 
 
 @dataclass(frozen=True)
@@ -80,33 +78,3 @@ class JobPaths:
     def before(self) -> Path:
         """The folder with the results that a redone job had, until it has new ones."""
         return self.directory / "before"
-
-
-@contextmanager
-def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; on success it takes the place of `path` in one step.
-
-    On an error the temporary file is removed and `path` is as it was. With `durable` the content reaches the
-    disk before the rename, so that not even a power cut leaves an empty file under the name.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        if durable:
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_text_atomic(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write UTF-8 text to `path` by rename; its folder must exist."""
-    with replacing(path, durable=durable) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json_atomic(path: Path, value: Any, *, durable: bool = False) -> None:
-    """Write `value` as indented JSON to `path` by rename; its folder must exist."""
-    write_text_atomic(path, json.dumps(value, indent=2) + "\n", durable=durable)

@@ -18,11 +18,11 @@ from torch.optim import lr_scheduler
 
 from nteleport.data.catalog import dataset_info
 from nteleport.errors import ExperimentError, ModelError, NTeleportError, Problem, nearest
+from nteleport.expression import compile_lambda
 from nteleport.models import check_model, model_keywords
 from nteleport.optimizer_state import check_transportable
 from nteleport.runner.components import OptimizerChoice, Placed
 from nteleport.runner.experiment import Experiment
-from nteleport.runner.expression import compile_lambda
 from nteleport.runner.yaml_source import Node, Problems
 from nteleport.training.job import Component, Scheduler
 from nteleport.training.learning_rate import build_learning_rate

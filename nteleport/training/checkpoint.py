@@ -17,11 +17,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nteleport.runner.paths import JobPaths, replacing
+from nteleport.whole_files import replacing
+
+if TYPE_CHECKING:
+    from nteleport.runner.paths import JobPaths
+
 
 FORMAT = 1
 """Raised when the content of a checkpoint changes in a way that an older reader would misunderstand."""

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from nteleport.runner.paths import JobPaths, replacing
 from nteleport.training.assembly import Assembly, assemble
 from nteleport.training.checkpoint import (
     Checkpoint,
@@ -35,6 +34,10 @@ from nteleport.training.modes import Occasion, teleport, teleport_generator, tel
 from nteleport.training.provenance import begin_provenance, end_provenance, versions
 from nteleport.training.records import MetricRow, TrainingResult, log_line, write_metrics, write_result
 from nteleport.training.schedule import teleports_at
+from nteleport.whole_files import replacing
+
+if TYPE_CHECKING:
+    from nteleport.runner.paths import JobPaths
 
 
 def _local_time() -> datetime:

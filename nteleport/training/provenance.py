@@ -11,13 +11,16 @@ from datetime import datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import nteleport
-from nteleport.runner.paths import JobPaths, write_json_atomic
 from nteleport.training.device import device_name
+from nteleport.whole_files import write_json_atomic
+
+if TYPE_CHECKING:
+    from nteleport.runner.paths import JobPaths
 
 
 def versions() -> dict[str, str]:

@@ -1,5 +1,4 @@
-"""What a training leaves on disk for people and for plots: its rows of metrics, its result, its log. No
-torch.
+"""What a training leaves for people and for plots: its rows of metrics, its result, its log. No torch.
 
 Every file is replaced whole, so a crash never leaves half a row. `metrics.csv` has one row for each finished
 epoch; `result.json` appears last and means that the job is over.
@@ -11,9 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nteleport.runner.paths import JobPaths, write_json_atomic, write_text_atomic
+from nteleport.whole_files import write_json_atomic, write_text_atomic
+
+if TYPE_CHECKING:
+    from nteleport.runner.paths import JobPaths
 
 
 @dataclass(frozen=True)
