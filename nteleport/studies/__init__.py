@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nteleport.studies.dot_product import weight_angles
     from nteleport.studies.gradients import gradient_changes
+    from nteleport.studies.interpolate import interpolate_networks
     from nteleport.studies.micro import micro_angles
     from nteleport.studies.recover import recover_cob
     from nteleport.studies.settings.dot_product import DotProductSettings
     from nteleport.studies.settings.gradients import GradientsSettings
+    from nteleport.studies.settings.interpolate import InterpolateSettings
     from nteleport.studies.settings.micro import MicroSettings
     from nteleport.studies.settings.recover import RecoverSettings
     from nteleport.studies.settings.shared import StudySettings
@@ -47,12 +49,15 @@ _HOMES = {
     "weight_angles": "dot_product",
     "RecoverSettings": "settings.recover",
     "recover_cob": "recover",
+    "InterpolateSettings": "settings.interpolate",
+    "interpolate_networks": "interpolate",
 }
 
 __all__ = [
     "STUDIES",
     "DotProductSettings",
     "GradientsSettings",
+    "InterpolateSettings",
     "MicroSettings",
     "RecoverSettings",
     "Study",
@@ -60,6 +65,7 @@ __all__ = [
     "WeightsSettings",
     "find_study",
     "gradient_changes",
+    "interpolate_networks",
     "load_study",
     "micro_angles",
     "recover_cob",

@@ -88,6 +88,12 @@ _STUDIES = (
     Study(
         "recover", "Find the change of basis between two sets of weights.", "RecoverSettings", "recover_cob"
     ),
+    Study(
+        "interpolate",
+        "Loss and accuracy on the line between two networks.",
+        "InterpolateSettings",
+        "interpolate_networks",
+    ),
 )
 
 STUDIES: Mapping[str, Study] = {study.name: study for study in _STUDIES}

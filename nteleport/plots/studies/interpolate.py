@@ -1,0 +1,65 @@
+"""The picture of the study `interpolate`: loss and accuracy along each line, on both splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
+
+from nteleport.plots.studies.figures import DARK, column_figure, paper_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = {"train": DARK[0], "validation": DARK[1]}
+_WORDS = {"train": "training", "validation": "validation"}
+_HIGHEST = 1e3
+"""Losses far beyond this say nothing more; the axis ends there."""
+
+
+def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
+    """A column of panels for each line; the loss above, the accuracy below."""
+    table = tables["interpolate"]
+    lines = list(dict.fromkeys(table["line"]))
+    finite = table.loc[table["loss"] < _HIGHEST, "loss"]
+    low, high = max(float(finite.min()), 1e-4), float(finite.max())
+    with paper_style():
+        figure, axes = column_figure(2.6, 2, len(lines), sharex="col", sharey="row")
+        for column, line in enumerate(lines):
+            shown = table[table["line"] == line]
+            loss, accuracy = axes[0, column], axes[1, column]
+            _curves(loss, shown, "loss", 1)
+            _curves(accuracy, shown, "accuracy", 100)
+            loss.set_yscale("log")
+            loss.yaxis.set_major_locator(LogLocator(numticks=5))
+            loss.set_ylim(low / 1.5, high * 1.5)
+            accuracy.set_ylim(0, 103)
+            accuracy.set_yticks([0, 25, 50, 75, 100])
+            loss.set_title(line)
+            _name_ends(accuracy, *line.split(" to "))
+        axes[0, 0].set_ylabel("loss (nats)")
+        axes[1, 0].set_ylabel("accuracy (%)")
+        figure.supxlabel("α", fontsize=8)
+        handles = [Line2D([], [], color=_COLOURS[split], label=_WORDS[split]) for split in _COLOURS]
+        figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+    return {"interpolate": figure}
+
+
+def _curves(panel: Axes, table: pd.DataFrame, column: str, unit: float) -> None:
+    numbers = table["teleportation"].nunique()
+    for (split, _), points in table.groupby(["split", "teleportation"], sort=False):
+        panel.plot(
+            points["alpha"], points[column] * unit, color=_COLOURS[str(split)], lw=1.1,
+            alpha=1 if numbers == 1 else max(0.25, 1 / numbers),
+        )  # fmt: skip
+    for end in (0, 1):
+        panel.axvline(end, color="#BBBBBB", lw=0.6, zorder=0)
+    panel.grid(axis="y")
+
+
+def _name_ends(panel: Axes, first: str, second: str) -> None:
+    panel.set_xticks([0, 1], [f"0\n{first}", f"1\n{second}"])

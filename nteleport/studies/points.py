@@ -1,0 +1,203 @@
+"""Scores of one network at many points of its weight space.
+
+:class:`PointScorer` evaluates several points in each pass over the data where memory allows: their weights
+are stacked and the network runs on all of them at once (``torch.func.vmap`` over ``functional_call``). A
+network that cannot run so, or a device that gains nothing from it (a CPU), is evaluated one point after
+the other. The scores are the same.
+
+A BatchNorm layer in evaluation mode normalises by running statistics that were collected at other weights.
+Far from where the network was trained they are wrong, so they can be collected anew at each point
+(``calibration``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from nteleport.data import Split, batches
+from nteleport.studies.study import Progress, no_progress
+from nteleport.training.metrics import Scores, score_sums
+
+Point = Mapping[str, Tensor]
+"""Parameters, and buffers if they differ from the network's own, by name: those of the plain network."""
+
+PointScores = Mapping[str, Scores]
+"""The scores at a point, by the name of the split."""
+
+_MOST_POINTS = 64
+_EVALUATION_BATCH = 256
+_CALIBRATION_BATCH = 256
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class Points(Protocol):
+    """A sequence of points, possibly computed when asked for. All have the same names."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: int) -> Point: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured at a point.
+
+    Attributes:
+        splits: by name: "train", "validation".
+        calibration: images on which running statistics are collected at each point; None leaves the
+            network's.
+        points_per_pass: at most; None finds what the device takes.
+        batch_size: images a pass.
+    """
+
+    splits: Mapping[str, Split]
+    calibration: Split | None = None
+    points_per_pass: int | None = None
+    batch_size: int = _EVALUATION_BATCH
+
+
+class PointScorer:
+    """Evaluates a network at many points; see the module.
+
+    Args:
+        network: on the device of the data. Its own weights, buffers and modes stay as they are.
+        evaluation: what to measure.
+    """
+
+    def __init__(self, network: nn.Module, evaluation: Evaluation) -> None:
+        self.network, self.evaluation = network, evaluation
+        device = next(iter(evaluation.splits.values())).device
+        self.points_per_pass = evaluation.points_per_pass or _points_that_fit(network, device)
+        self._normalisations = [m for m in network.modules() if _has_statistics(m)]
+        self._statistics = {n: b for n, b in network.named_buffers() if n.rpartition(".")[2] in _STATISTICS}
+
+    def scores(self, points: Points, progress: Progress = no_progress) -> Iterator[tuple[int, PointScores]]:
+        """The position and the scores of each point, in order.
+
+        Args:
+            points: indexed when they are needed, so a lazy one never holds more than a pass of them.
+            progress: told after each pass.
+        """
+        start = 0
+        while start < len(points):
+            stop = min(start + self.points_per_pass, len(points))
+            chunk = [points[position] for position in range(start, stop)]
+            found = self._scores_of_some(chunk)
+            if found is None:  # to be tried again, fewer at a time
+                continue
+            yield from enumerate(found, start)
+            start = stop
+            progress(start, len(points))
+
+    def _scores_of_some(self, chunk: list[Point]) -> list[PointScores] | None:
+        """The scores of a pass, or None when passes have to be smaller from now on."""
+        if len(chunk) == 1:
+            return self._scores(dict(chunk[0]), 1)
+        try:
+            return self._scores(
+                {name: torch.stack([point[name] for point in chunk]) for name in chunk[0]}, len(chunk)
+            )
+        except torch.OutOfMemoryError:
+            self.points_per_pass = max(1, len(chunk) // 2)
+        except (RuntimeError, NotImplementedError):
+            # An operator that vmap has no rule for. If it is anything else, it comes again with a single
+            # point.
+            self.points_per_pass = 1
+        return None
+
+    @torch.no_grad()
+    def _scores(self, state: dict[str, Tensor], count: int) -> list[PointScores]:
+        """The scores at one point, or at ``count`` points whose tensors are stacked."""
+        with _evaluating(self.network):
+            if self.evaluation.calibration is not None and self._normalisations:
+                state = {**state, **self._fresh_statistics(state, count, self.evaluation.calibration)}
+            return self._scores_at(state, count)
+
+    def _scores_at(self, state: dict[str, Tensor], count: int) -> list[PointScores]:
+        sums_of = self._sums if count == 1 else vmap(self._sums, (0, None, None))
+        read = {}
+        for name, split in self.evaluation.splits.items():
+            passes = batches(split, batch_size=self.evaluation.batch_size)
+            total = torch.stack([sums_of(state, images, labels) for images, labels in passes]).sum(0)
+            read[name] = (total.view(count, 3) / len(split)).tolist()
+        return [{name: Scores(*means[k]) for name, means in read.items()} for k in range(count)]
+
+    def _sums(self, state: Mapping[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        logits = functional_call(self.network, dict(state), (images.to(self._dtype),))
+        return score_sums(logits if logits.dtype == torch.float64 else logits.float(), labels)
+
+    def _fresh_statistics(self, state: dict[str, Tensor], count: int, split: Split) -> dict[str, Tensor]:
+        """Running statistics at these weights: the mean of those of each calibration batch."""
+        held = self._statistics
+        collect = self._batch_statistics
+        if count > 1:
+            held = {name: buffer.expand(count, *buffer.shape) for name, buffer in held.items()}
+            collect = vmap(self._batch_statistics, (0, 0, None))
+        sums: dict[str, Tensor] = {}
+        with _collecting(self._normalisations):
+            for images, labels in batches(split, batch_size=_CALIBRATION_BATCH):
+                share = len(labels) / len(split)
+                for name, found in collect(state, held, images).items():
+                    sums[name] = sums.get(name, 0) + share * found
+        return sums
+
+    def _batch_statistics(
+        self, state: Mapping[str, Tensor], held: Mapping[str, Tensor], images: Tensor
+    ) -> dict[str, Tensor]:
+        buffers = {name: buffer.clone() for name, buffer in held.items()}
+        functional_call(self.network, {**state, **buffers}, (images.to(self._dtype),))
+        return {name: buffer for name, buffer in buffers.items() if buffer.is_floating_point()}
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "running_mean", None), Tensor)
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode; each module's own mode afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _collecting(normalisations: list[Any]) -> Iterator[None]:
+    """Normalise by each batch, and leave its statistics behind as the running ones."""
+    momenta = [module.momentum for module in normalisations]
+    for module in normalisations:
+        module.training, module.momentum = True, 1.0
+    try:
+        yield
+    finally:
+        for module, momentum in zip(normalisations, momenta, strict=True):
+            module.training, module.momentum = False, momentum
+
+
+def _points_that_fit(network: nn.Module, device: torch.device) -> int:
+    """A first guess; memory that runs out halves it.
+
+    A CPU computes one point after the other fastest: small matrices fill it already, and weights that
+        differ from image to
+    image make a convolution slow there.
+    """
+    if device.type != "cuda":
+        return 1
+    size = sum(p.numel() * p.element_size() for p in network.parameters())
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, min(_MOST_POINTS, free // (4 * size)))
