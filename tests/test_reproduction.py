@@ -14,7 +14,7 @@ from nteleport.cli.app import nteleport
 from nteleport.reproduction.answers import DOES_NOT_HOLD, HOLDS, NOT_RUN, answers
 from nteleport.reproduction.claims import CPU, PAPER, REACH, StudyClaim, TrainingClaim
 from nteleport.reproduction.layout import Layout
-from nteleport.reproduction.measures import grows, orthogonal, wider
+from nteleport.reproduction.measures import grows, orthogonal, sharper, wider
 from nteleport.reproduction.report import markdown
 from nteleport.reproduction.trainings import Pair, compare, epochs_until, pairs_of, rows_of
 from nteleport.runner.experiment import load_experiment
@@ -152,6 +152,21 @@ def angles(claim: float, control: float) -> dict[str, pd.DataFrame]:
 def test_orthogonal_means_much_nearer_to_90_degrees_than_random_vectors() -> None:
     assert orthogonal([angles(0.001, 0.1), angles(0.002, 0.1)]).holds
     assert not orthogonal([angles(0.08, 0.1), angles(0.09, 0.1)]).holds
+
+
+def rises(plain: float, teleported: float) -> dict[str, pd.DataFrame]:
+    lines = {"A to B": plain, "T(A) to T(B)": teleported, "A to T(A)": 100.0}
+    rows = [
+        {"line": line, "end": end, "rise": rise + 0.1 * end} for line, rise in lines.items() for end in (0, 1)
+    ]
+    return {"interpolate": pd.DataFrame(), "interpolate-sharpness": pd.DataFrame(rows)}
+
+
+def test_sharper_means_that_the_loss_rises_more_next_to_teleported_minima() -> None:
+    answer = sharper([rises(0.1, 0.3), rises(0.2, 0.41)])
+    assert answer.holds
+    assert answer.numbers["mean"] == pytest.approx(0.205)
+    assert not sharper([rises(0.3, 0.1), rises(0.2, 0.4)]).holds
 
 
 def differences(values: list[float]) -> dict[str, pd.DataFrame]:

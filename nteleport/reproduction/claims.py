@@ -110,6 +110,7 @@ def _pseudo(runs: int | None, files: tuple[str, ...]) -> tuple[TrainingClaim, ..
     )
 
 
+_SGD = {"cls": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
 _SMALL_MLP = {"cls": "mlp", "hidden_layers": [128]}
 
 CPU: tuple[Claim, ...] = (
@@ -120,6 +121,11 @@ CPU: tuple[Claim, ...] = (
     StudyClaim(
         "fig4-vgg16", 4, _ORTHOGONAL, "micro", "orthogonal",
         {"models": ["vgg16"], "datasets": ["random"], "batch_sizes": [8], "teleportations": 10}, seeds=3,
+    ),
+    StudyClaim(
+        "fig5", 5, _SHARPER, "interpolate", "sharper",
+        {"models": ["mlp"], "datasets": ["digits"], "epochs": 12, "batch_size_a": 8, "batch_size_b": 64,
+         "optimizer_a": _SGD, "optimizer_b": _SGD, "teleportations": 3, "points": 41}, seeds=4,
     ),
     *_trainings(5, {6: ("sgd_vs_teleport",)}),
     *_trainings(3, {6: ("fashion_mnist", "convolutional")}),
@@ -137,6 +143,11 @@ PAPER: tuple[Claim, ...] = (
     StudyClaim(
         "fig4-vgg16", 4, _ORTHOGONAL, "micro", "orthogonal",
         {"models": ["vgg16"], "datasets": ["cifar10", "random"], "batch_sizes": [8, 64]}, seeds=5,
+    ),
+    StudyClaim(
+        "fig5", 5, _SHARPER, "interpolate", "sharper",
+        {"models": ["mlp"], "datasets": ["cifar10"], "epochs": 50, "batch_size_a": 8, "batch_size_b": 1024,
+         "optimizer_a": _SGD, "optimizer_b": _SGD, "teleportations": 3, "points": 101}, seeds=5,
     ),
     *_trainings(None, {6: ("sgd_vs_teleport",)}),
     *_gradients("fig7", "cifar10", batches=10, seeds=5),

@@ -52,6 +52,21 @@ def _mean_deviation(table: pd.DataFrame, pair: str) -> float:
     return float((table.loc[table["pair"] == pair, "angle"] - 90).abs().mean())
 
 
+def sharper(seeds: Sequence[Tables]) -> Answer:
+    """`interpolate`: how much more the loss rises next to teleported minima than next to plain ones."""
+    rises = [t["interpolate-sharpness"].groupby("line")["rise"].mean() for t in seeds]
+    excess = t_interval([rise[_TELEPORTED] - rise[_PLAIN] for rise in rises])
+    plain, teleported = _mean([rise[_PLAIN] for rise in rises]), _mean([rise[_TELEPORTED] for rise in rises])
+    text = (
+        f"mean rise of the training loss within 0.1 of a minimum {teleported:.3g} against {plain:.3g}: "
+        f"{in_words(excess, 3, signed=True)}"
+    )
+    return Answer(text, excess.is_positive, _numbers(excess) | {"plain": plain, "teleported": teleported})
+
+
+_PLAIN, _TELEPORTED = "A to B", "T(A) to T(B)"
+
+
 def grows(seeds: Sequence[Tables]) -> Answer:
     """`gradients`: the rank correlation of range and mean difference."""
     means = [tables["gradients"].groupby("cob_range")["difference"].mean() for tables in seeds]
@@ -105,6 +120,7 @@ def _mean(values: Sequence[float]) -> float:
 
 MEASURES: Mapping[str, Callable[[Sequence[Tables]], Answer]] = {
     "orthogonal": orthogonal,
+    "sharper": sharper,
     "grows": grows,
     "wider": wider,
 }
