@@ -305,6 +305,8 @@ def wandb_records(path: Path) -> Iterator[Any]:
             at += left
             continue
         _, size, kind = struct.unpack("<IHB", data[at : at + 7])
+        if at + 7 + size > len(data):  # being written
+            return
         content += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # a whole record, or the last part of one
@@ -315,10 +317,13 @@ def wandb_records(path: Path) -> Iterator[Any]:
 def test_wandb_writes_each_epoch_of_an_interrupted_job_and_its_end(tmp_path: Path) -> None:
     """Offline, a resumed job is a second folder with the same run, which `wandb sync` sends to one place."""
     pytest.importorskip("wandb")
-    assert (
-        interrupted_and_resumed(tmp_path, "wandb", pause=1.1).warnings == []
-    )  # it names folders by the second
-    latest = max(tmp_path.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    events = interrupted_and_resumed(tmp_path, "wandb", pause=1.1)  # it names folders by the second
+    assert events.warnings == []
+    latest = max(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    deadline = time.monotonic() + 60
+    while not any(record.HasField("exit") for record in wandb_records(latest)):  # it writes a while later
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     rows: list[dict[str, Any]] = []
     runs: list[Any] = []
     summary: dict[str, Any] = {}

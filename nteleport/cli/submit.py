@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nteleport.cli.options import AliasedOption, Command, list_option
+from nteleport.cli.summary import counted
 from nteleport.errors import SlurmError
 from nteleport.runner.slurm_task import run_task
 
@@ -150,7 +151,9 @@ def _print_scripts(jobs: Sequence[Job], out: Path, resources: Resources) -> None
         if number + 1 < len(groups):
             click.echo()
     states["to submit"] = len(missing)
-    click.echo(f"{len(jobs)} jobs: {_counted(states)}, in {len(groups)} scripts", err=True)
+    click.echo(
+        f"{_plural(len(jobs), 'job')}: {counted(states)}, in {_plural(len(groups), 'script')}", err=True
+    )
     if no_cluster is not None:
         click.echo(f"arrays are split at SLURM's default of {limit} tasks, for {no_cluster}", err=True)
 
@@ -166,10 +169,10 @@ def _submit(jobs: Sequence[Job], out: Path, data_dir: Path, resources: Resources
     for dataset in dict.fromkeys(job.dataset for job in missing):
         availability(dataset, data_dir)
     for number, group in slurm.submit(slurm.split(missing, limit), out, resources, task):
-        click.echo(f"SLURM job {number}: {len(group)} task{'s' if len(group) != 1 else ''}")
+        click.echo(f"SLURM job {number}: {_plural(len(group), 'task')}")
     if missing:
         states["submitted"] = len(missing)
-    click.echo(f"{len(jobs)} jobs: {_counted(states)}")
+    click.echo(f"{_plural(len(jobs), 'job')}: {counted(states)}")
     click.echo(f"scripts and logs: {slurm.records_folder(out)}")
     click.echo(f"progress: nteleport status {shlex.quote(str(out))}")
 
@@ -194,5 +197,5 @@ def _missing(jobs: Sequence[Job], out: Path, *, ask_queue: bool) -> tuple[list[J
     return missing, states
 
 
-def _counted(states: Counter[str]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
