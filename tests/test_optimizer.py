@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from zoo.reference import Residual
 
 from nteleport import Quiver, TeleportableModel, TeleportedOptimizer, analyze, sample_cob
 from nteleport.errors import TeleportationError
-from zoo.reference import Residual
 
 STEPS = 10
 OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {

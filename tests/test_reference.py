@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from zoo.reference import NAMES, build
 
 from nteleport import TeleportableModel, TeleportedOptimizer, analyze, materialize
-from zoo.reference import NAMES, build
 
 SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}
 STEPS = 10

@@ -78,7 +78,13 @@ def test_every_state_is_told_apart(out: Path) -> None:
         "6": "stale",
     }
     assert {run: (status.epochs, status.of_epochs) for run, status in found.items()} == {
-        "0": (8, 8), "1": (2, 8), "2": (0, 8), "3": (0, 8), "4": (3, 8), "5": (6, 8), "6": (1, 8)
+        "0": (8, 8),
+        "1": (2, 8),
+        "2": (0, 8),
+        "3": (0, 8),
+        "4": (3, 8),
+        "5": (6, 8),
+        "6": (1, 8),
     }
     assert found["6"].owner == "node7:41"
     assert found["2"].error == "out of memory: 3 GiB"

@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from zoo.networks import ZOO, mlp, residual
 
 from nteleport import Quiver, TeleportableModel, materialize, sample_cob, scales
 from nteleport.errors import AnalysisError, TeleportationError
 from nteleport.quiver import Factor
-from zoo.networks import ZOO, mlp, residual
 
 ULP = torch.finfo(torch.float64).eps
 
