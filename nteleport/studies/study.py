@@ -94,6 +94,13 @@ _STUDIES = (
         "InterpolateSettings",
         "interpolate_networks",
     ),
+    Study(
+        "landscape",
+        "Loss surfaces before and after teleporting.",
+        "LandscapeSettings",
+        "loss_landscape",
+        resumable=True,
+    ),
 )
 
 STUDIES: Mapping[str, Study] = {study.name: study for study in _STUDIES}
@@ -177,10 +184,12 @@ def load_study(path: Path) -> tuple[Study, StudySettings]:
 
 def write_figure(folder: Path, name: str, figure: Figure) -> list[Path]:
     """Write a figure as PNG and PDF; neither carries a date, so equal pictures are equal files."""
+    from nteleport.plots.style import paper_style
+
     written = []
     for suffix, metadata in {"png": {"Software": None}, "pdf": {"CreationDate": None}}.items():
         path = folder / f"{name}.{suffix}"
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, paper_style():
             figure.savefig(temporary, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
         written.append(path)
     return written
