@@ -4,15 +4,15 @@ An initializer redraws the weight of every linear and convolution layer (transpo
 biases to 0; normalisation layers, embeddings and free parameters keep what their module gave them. ``none``
 leaves the whole network as it was made. The gain is what multiplies the family's standard deviation:
 
-=================  ==========================================================================
-================= type               standard deviation (of a uniform draw: its bound over √3)
-gain, by default =================  ==========================================================================
-================= normal             gain
-0.02 xavier             gain · √(2 / (fan_in + fan_out)), normal                                    1
-xavier_uniform     gain · √(2 / (fan_in + fan_out)), uniform                                   1 kaiming
-gain / √fan_in, normal                                                      √2 orthogonal         a
-(semi-)orthogonal matrix times gain                                       1 =================
-==========================================================================  =================
+================  ===================================================  ===============
+type              standard deviation (of a uniform draw: bound / √3)   gain by default
+================  ===================================================  ===============
+`normal`          gain                                                 0.02
+`xavier`          gain · √(2 / (fan_in + fan_out)), normal             1
+`xavier_uniform`  gain · √(2 / (fan_in + fan_out)), uniform            1
+`kaiming`         gain / √fan_in, normal                               √2
+`orthogonal`      a (semi-)orthogonal matrix times gain                1
+================  ===================================================  ===============
 
 A ``non_linearity`` without a ``gain`` sets the gain to the one torch recommends for it
 (``torch.nn.init.calculate_gain``); ``kaiming`` has ``relu`` by default.
