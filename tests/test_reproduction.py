@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +18,12 @@ from nteleport.reproduction.claims import CPU, PAPER, REACH, StudyClaim, Trainin
 from nteleport.reproduction.layout import Layout
 from nteleport.reproduction.measures import grows, orthogonal, sharper, wider
 from nteleport.reproduction.report import markdown
+from nteleport.reproduction.run import missing_studies, run_studies
 from nteleport.reproduction.trainings import Pair, compare, epochs_until, pairs_of, rows_of
 from nteleport.runner.experiment import load_experiment
 from nteleport.runner.matrix import expand
 from nteleport.studies import find_study
+from nteleport.studies.study import Progress
 from nteleport.training.job import Component, Job, Teleportation, TrainingParams
 from nteleport.training.schedule import teleports_at
 
@@ -289,3 +293,18 @@ def test_a_figure_without_a_claim_is_refused() -> None:
     result = CliRunner().invoke(nteleport, ["reproduce", "12"])
     assert result.exit_code == 2
     assert "no claim about figure 12: expected 4, " in result.output
+
+
+def test_a_stop_ends_a_study_at_its_next_step_and_leaves_it_to_be_run(tmp_path: Path) -> None:
+    settings = {"models": [{"cls": "mlp", "hidden_layers": [8]}], "datasets": ["digits"], "batches": 5}
+    claim = StudyClaim("fig7", 7, "Grows", "gradients", "grows", settings, seeds=2)
+    layout = Layout(tmp_path, tmp_path, tmp_path)
+    steps: list[int] = []
+
+    @contextmanager
+    def counting(name: str) -> Iterator[Progress]:
+        yield lambda done, total: steps.append(done)
+
+    run_studies(missing_studies([claim], layout), counting, lambda: len(steps) == 2)
+    assert steps == [1, 2]
+    assert len(missing_studies([claim], layout)) == 2

@@ -39,17 +39,32 @@ def run_studies(
     progress_for: Callable[[str], AbstractContextManager[Progress]],
     stop_requested: StopRequested,
 ) -> None:
-    """Run studies one after the other; a stop is heeded between two of them.
+    """Run studies one after the other. A stop is heeded at the next step of a study, which begins anew
+    next time.
 
     Args:
         progress_for: gives the progress of what has this name.
     """
     for run in runs:
-        if stop_requested():
-            return
         run.clear()
-        with progress_for(run.folder.name) as progress:
-            run_study(run.study, run.settings, run.folder, progress=progress)
+        try:
+            with progress_for(run.folder.name) as progress:
+                run_study(run.study, run.settings, run.folder, progress=_stoppable(progress, stop_requested))
+        except _Stopped:
+            return
+
+
+class _Stopped(Exception):
+    """A stop was requested while a study ran."""
+
+
+def _stoppable(progress: Progress, stop_requested: StopRequested) -> Progress:
+    def step(done: int, total: int) -> None:
+        if stop_requested():
+            raise _Stopped
+        progress(done, total)
+
+    return step
 
 
 def jobs_of(claims: Sequence[Claim], layout: Layout, *, download: bool) -> list[Job]:
