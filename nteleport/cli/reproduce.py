@@ -74,7 +74,9 @@ def reproduce(
     folder = experiments or _shipped_experiments(tier)
     layout = Layout(out or Path("results") / f"reproduction-{tier}", folder, data_dir, device)
     exit_code = _run(chosen, layout, jobs, download=tier == "paper")
-    _report(claims, chosen, layout, tier)
+    _report(claims, [] if exit_code else chosen, layout, tier)
+    if exit_code:
+        click.echo("stopped: the same command again goes on with what is missing")
     return exit_code
 
 
