@@ -1,0 +1,79 @@
+"""Moving: what it costs to analyse a network, to teleport it, and to choose among candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import cycle
+
+import torch
+
+from nteleport import TeleportableModel, TeleportedOptimizer, analyze
+from nteleport.analysis import export
+from nteleport.training.job import Teleportation
+from nteleport.training.learner import Learner
+from nteleport.training.modes import Occasion, teleport
+
+from .networks import (
+    BATCH_SIZES,
+    COB_RANGE,
+    INPUT_SHAPE,
+    OPTIMIZERS,
+    SAMPLING,
+    make_network,
+    random_batch,
+    random_cob,
+    teleported,
+)
+from .timing import Figure, Setting, compare, take_turns
+
+OPTIM = Teleportation(mode="optim", cob_range=COB_RANGE, cob_sampling=SAMPLING, num_teleportations=10)
+
+
+def teleporting(setting: Setting) -> Iterator[Figure]:
+    """`teleport()` of VGG-16-BN against two copies of its weights."""
+    network = make_network("vgg16_bn", setting.device)
+    model = TeleportableModel(network, torch.zeros(2, *INPUT_SHAPE, device=setting.device))
+    cobs = cycle([random_cob(model.quiver, seed) for seed in (1, 2)])
+    weights = [parameter.detach() for parameter in network.parameters()]
+    millions = sum(weight.numel() for weight in weights) / 1e6
+
+    def copies() -> object:
+        return [weight.clone() for weight in weights], [weight.clone() for weight in weights]
+
+    ours, theirs = take_turns([lambda: model.teleport(next(cobs)), copies], setting, 8.0)
+    what = f"TeleportableModel.teleport: vgg16_bn, {millions:.0f} M"
+    yield compare("teleport", what, "two copies of the weights", ours, theirs, target=2.5)
+    optimizer = TeleportedOptimizer(network, model.quiver, *_sgd())
+    ours, theirs = take_turns([lambda: optimizer.teleport(next(cobs)), copies], setting, 4.0)
+    what = f"TeleportedOptimizer.teleport, SGD: vgg16_bn, {millions:.0f} M"
+    yield compare("teleport", what, "two copies of the weights", ours, theirs, target=2.5)
+
+
+def _sgd() -> tuple[type[torch.optim.Optimizer]]:
+    return (OPTIMIZERS["SGD momentum"][0],)
+
+
+def analysing(setting: Setting) -> Iterator[Figure]:
+    """`analyze` of DenseNet-121 against `torch.export` of it alone."""
+    network = make_network("densenet121", setting.device)
+    inputs = (torch.zeros(2, *INPUT_SHAPE, device=setting.device),)
+    actions = [partial(analyze, network, inputs), partial(export, network, inputs)]
+    ours, theirs = take_turns(actions, setting, 15.0, warm_up=1)
+    yield compare("analysis", "analysis: densenet121", "torch.export alone", ours, theirs, target=1.3)
+
+
+def choosing(setting: Setting) -> Iterator[Figure]:
+    """The mode `optim` with 10 candidates, drawn, scored and the best one moved to, against a forward and
+    backward pass on the same batch.
+    """
+    for name, size in BATCH_SIZES.items():
+        network = make_network(name, setting.device)
+        learner = Learner(network, teleported(network, "SGD momentum"), network)
+        batch = random_batch(setting, size)
+        generator = torch.Generator().manual_seed(3)
+        occasion = Occasion(learner, OPTIM, "reset", generator, lambda count, b=batch: [b] * count)
+        actions = [partial(teleport, occasion), partial(learner.backward, *batch)]
+        ours, theirs = take_turns(actions, setting, 6.0)
+        what = f"optim, 10 candidates: {name}"
+        yield compare("optim", what, "one backward pass", ours, theirs, target=2.0)
