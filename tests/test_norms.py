@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nteleport import TeleportableModel, analyze, sample_cob
 from nteleport.errors import TeleportationError
 from nteleport.norms import TeleportedNorms
-from tests.zoo.networks import ZOO
+from zoo.networks import ZOO
 
 CANDIDATES = 4
 
