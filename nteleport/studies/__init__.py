@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from nteleport.studies.dot_product import weight_angles
     from nteleport.studies.gradients import gradient_changes
     from nteleport.studies.interpolate import interpolate_networks
+    from nteleport.studies.landscape import loss_landscape
     from nteleport.studies.micro import micro_angles
     from nteleport.studies.recover import recover_cob
     from nteleport.studies.settings.dot_product import DotProductSettings
     from nteleport.studies.settings.gradients import GradientsSettings
     from nteleport.studies.settings.interpolate import InterpolateSettings
+    from nteleport.studies.settings.landscape import LandscapeSettings
     from nteleport.studies.settings.micro import MicroSettings
     from nteleport.studies.settings.recover import RecoverSettings
     from nteleport.studies.settings.shared import StudySettings
@@ -51,6 +53,8 @@ _HOMES = {
     "recover_cob": "recover",
     "InterpolateSettings": "settings.interpolate",
     "interpolate_networks": "interpolate",
+    "LandscapeSettings": "settings.landscape",
+    "loss_landscape": "landscape",
 }
 
 __all__ = [
@@ -58,6 +62,7 @@ __all__ = [
     "DotProductSettings",
     "GradientsSettings",
     "InterpolateSettings",
+    "LandscapeSettings",
     "MicroSettings",
     "RecoverSettings",
     "Study",
@@ -67,6 +72,7 @@ __all__ = [
     "gradient_changes",
     "interpolate_networks",
     "load_study",
+    "loss_landscape",
     "micro_angles",
     "recover_cob",
     "run_study",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
 
 from nteleport.plots.studies.figures import DARK, column_figure, paper_style
+from nteleport.plots.studies.logarithmic import logarithmic_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,8 +35,8 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
             _curves(loss, shown, "loss", 1)
             _curves(accuracy, shown, "accuracy", 100)
             loss.set_yscale("log")
-            loss.yaxis.set_major_locator(LogLocator(numticks=5))
             loss.set_ylim(low / 1.5, high * 1.5)
+            logarithmic_ticks(loss.yaxis, low, high)
             accuracy.set_ylim(0, 103)
             accuracy.set_yticks([0, 25, 50, 75, 100])
             loss.set_title(line)

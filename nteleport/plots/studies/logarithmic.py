@@ -1,0 +1,40 @@
+"""Ticks of a logarithmic axis that stay readable over half a decade as over ten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+
+_MOST = 6
+
+
+def round_numbers(low: float, high: float, most: int = _MOST) -> list[float]:
+    """Those of 1, 2, 5, 10, 20 … between two numbers above 0, or powers of 10 if there would be too many."""
+    inside = [factor * 10.0**power for power in range(-15, 16) for factor in (1, 2, 5)]
+    inside = [each for each in inside if low <= each <= high]
+    if len(inside) <= most:
+        return inside
+    powers = [each for each in inside if f"{each:e}".startswith("1.")]
+    return powers[:: -(-len(powers) // most)]
+
+
+def logarithmic_ticks(axis: Axis, low: float, high: float) -> None:
+    """Put ticks at round numbers, written in full."""
+    ticks = round_numbers(low, high)
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FixedFormatter(tick_labels(ticks)))
+    axis.set_minor_locator(NullLocator())
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Each number as short as it can be written."""
+    return [f"{tick:g}" if 1e-4 < tick < 1e5 else f"$10^{{{round(_power(tick))}}}$" for tick in ticks]
+
+
+def _power(number: float) -> float:
+    return float(f"{number:e}".partition("e")[2])

@@ -1,0 +1,92 @@
+"""Directions in weight space along which a loss surface is looked at.
+
+Random ones are filter-normalised (Li et al., *Visualizing the Loss Landscape of Neural Nets*, NeurIPS
+2018): each filter, the weights that feed one neuron, is as long in the direction as in the network, and
+biases and normalisations do not move. Those of a training are the principal components of its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Weights = Mapping[str, Tensor]
+
+
+def filter_normalised(weights: Weights, generator: torch.Generator) -> dict[str, Tensor]:
+    """A random direction whose every filter has the length of the filter of ``weights``.
+
+    Args:
+        weights: by name; the filters of a tensor lie along its first axis.
+        generator: on the CPU. What is drawn depends on the shapes alone, so equal generators give the same
+            raw direction at a network and at its teleportation.
+
+    Returns:
+        By name, like ``weights``; zero for tensors of fewer than two axes.
+    """
+    found = {}
+    for name, weight in weights.items():
+        raw = torch.randn(weight.shape, generator=generator).to(weight)
+        if weight.dim() < 2:
+            found[name] = torch.zeros_like(weight)
+            continue
+        axes = list(range(1, weight.dim()))
+        length = torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
+        found[name] = raw * (length / torch.linalg.vector_norm(raw, dim=axes, keepdim=True))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class PrincipalPlane:
+    """The plane through the last of some positions along their first two principal components.
+
+    Attributes:
+        directions: orthonormal, shape ``(2, n)``.
+        coordinates: of each position in the plane, shape ``(positions, 2)``, float64; the last is at 0.
+        shares: of the variance of the positions that each component has.
+    """
+
+    directions: Tensor
+    coordinates: Tensor
+    shares: tuple[float, float]
+
+
+def principal_plane(positions: Sequence[Tensor], generator: torch.Generator) -> PrincipalPlane:
+    """The plane that shows most of how ``positions`` spread.
+
+    Args:
+        positions: at least 2 vectors of the same length. If they lie on a line, the second direction is
+            random.
+        generator: for that.
+    """
+    count, last = len(positions), positions[-1]
+    gram = torch.empty(count, count, dtype=torch.float64)
+    offsets = [position - last for position in positions]
+    for i in range(count):
+        for j in range(i + 1):
+            gram[i, j] = gram[j, i] = torch.dot(offsets[i].double(), offsets[j].double())
+    centring = torch.eye(count, dtype=torch.float64) - 1 / count
+    variances, mixtures = torch.linalg.eigh(centring @ gram @ centring)
+    variances = variances.flip(0).clamp(min=0)
+    directions: list[Tensor] = []
+    for component in range(2):
+        # A principal component is a mixture of the centred positions; the mixture's sum is 0, so offsets
+        # do as well.
+        direction = sum(
+            (float(m) * o for m, o in zip(mixtures[:, -1 - component], offsets, strict=True)), last * 0
+        )
+        if variances[component] <= 1e-12 * variances[0]:
+            direction = torch.randn(len(last), generator=generator).to(last)
+        for earlier in directions:
+            direction = direction - torch.dot(direction, earlier) * earlier
+        directions.append(direction / direction.norm())
+    coordinates = torch.tensor(
+        [[float(torch.dot(o, d)) for d in directions] for o in offsets], dtype=torch.float64
+    )
+    total = max(float(variances.sum()), 1e-300)
+    return PrincipalPlane(
+        torch.stack(directions), coordinates, (float(variances[0]) / total, float(variances[1]) / total)
+    )

@@ -1,0 +1,255 @@
+"""Loss surfaces: their directions, their points, and that an interrupted one goes on where it was."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nteleport import TeleportableModel, sample_cob
+from nteleport.data import random_split
+from nteleport.errors import StudyError
+from nteleport.plots.studies.landscape import draw
+from nteleport.plots.studies.logarithmic import round_numbers, tick_labels
+from nteleport.studies import landscape
+from nteleport.studies.directions import filter_normalised, principal_plane
+from nteleport.studies.landscape import PLAIN, TELEPORTED, UNFINISHED, loss_landscape
+from nteleport.studies.points import Evaluation, PointScorer
+from nteleport.studies.settings.landscape import LandscapeSettings
+from nteleport.studies.surface import Plane, evaluate_surface, grid
+from nteleport.training.job import Component
+
+SMALL = (Component("mlp", {"hidden_layers": [12, 12]}),)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 3))
+    return nn.Sequential(*layers).double()
+
+
+def test_every_filter_of_a_direction_is_as_long_as_that_of_the_network() -> None:
+    weights = {name: p.detach() for name, p in network().named_parameters()}
+    direction = filter_normalised(weights, generator())
+    for name, weight in weights.items():
+        if weight.dim() == 1:
+            assert not direction[name].any()
+        for row, filter_ in zip(direction[name], weight, strict=True):
+            if weight.dim() > 1:
+                assert float(row.norm()) == pytest.approx(float(filter_.norm()), rel=1e-12)
+
+
+def test_the_filters_of_a_direction_point_anywhere() -> None:
+    """Signs and places are random: the mean over many filters is near zero, and no two are equal."""
+    direction = filter_normalised({"w": torch.ones(4000, 9)}, generator())["w"]
+    assert float(direction.mean(0).abs().max()) < 4 / 4000**0.5
+    assert len(direction.unique(dim=0)) == 4000
+
+
+def test_principal_components_are_those_of_a_singular_value_decomposition() -> None:
+    positions = torch.randn(6, 40, generator=generator(), dtype=torch.float64) * torch.linspace(1, 5, 40)
+    plane = principal_plane(list(positions), generator())
+    centred = positions - positions.mean(0)
+    _, sizes, components = torch.linalg.svd(centred, full_matrices=False)
+    for found, expected in zip(plane.directions, components[:2], strict=True):
+        assert abs(float(torch.dot(found, expected.double()))) == pytest.approx(1, abs=1e-10)
+    variances = sizes.square() / sizes.square().sum()
+    assert plane.shares == pytest.approx(variances[:2].tolist())
+    offsets = positions - positions[-1]
+    torch.testing.assert_close(plane.coordinates, offsets @ plane.directions.T)
+
+
+def test_positions_on_a_line_get_a_second_direction_across_it() -> None:
+    positions = [torch.tensor([0.0, 1.0, 2.0]) * k for k in range(4)]
+    plane = principal_plane(positions, generator())
+    torch.testing.assert_close(plane.directions @ plane.directions.T, torch.eye(2), rtol=0, atol=1e-5)
+    assert plane.coordinates[:, 1].abs().max() < 1e-5
+    assert plane.shares[0] == pytest.approx(1)
+
+
+def _scorer(model: nn.Module, points_per_pass: int = 1) -> PointScorer:
+    split = random_split((1, 6, 6), 3, 40, generator())
+    return PointScorer(model, Evaluation({"train": split}, points_per_pass=points_per_pass))
+
+
+def _plane(model: nn.Module) -> Plane:
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    first, second = (filter_normalised(weights, generator(seed)) for seed in (1, 2))
+    return Plane(weights, first, second, grid([-1.0, 0.0, 0.5], [-0.2, 0.0, 1.0]))
+
+
+@pytest.mark.parametrize("points_per_pass", [1, 4])
+def test_a_surface_holds_the_loss_of_the_network_at_each_place(points_per_pass: int) -> None:
+    model = network()
+    scorer, plane = _scorer(model, points_per_pass), _plane(model)
+    table = evaluate_surface(scorer, plane)
+    split = scorer.evaluation.splits["train"]
+    assert list(zip(table["x"], table["y"], strict=True)) == plane.places
+    for row in table.itertuples():
+        moved = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, p in moved.named_parameters():
+                p += row.x * plane.first[name] + row.y * plane.second[name]
+            logits = moved(split.normalised(split.images).double())
+        assert row.loss == pytest.approx(float(functional.cross_entropy(logits, split.labels)), rel=1e-10)
+        assert row.accuracy == pytest.approx(float((logits.argmax(1) == split.labels).double().mean()))
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_surface_computes_only_what_is_missing(tmp_path: Path) -> None:
+    model = network()
+    scorer, plane, file = _scorer(model), _plane(model), tmp_path / "surface.npz"
+    expected = evaluate_surface(_scorer(model), plane)
+
+    def stop(done: int, total: int) -> None:
+        if done == 4:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        evaluate_surface(scorer, plane, file=file, key="k", progress=stop)
+    asked: list[int] = []
+
+    class Watched(Plane):
+        def __getitem__(self, position: int) -> Any:
+            asked.append(position)
+            return super().__getitem__(position)
+
+    watched = Watched(plane.centre, plane.first, plane.second, plane.places)
+    told: list[int] = []
+    table = evaluate_surface(
+        scorer, watched, file=file, key="k", progress=lambda done, total: told.append(done)
+    )
+    assert asked == [4, 5, 6, 7, 8]
+    assert told == [4, 5, 6, 7, 8, 9]
+    pd.testing.assert_frame_equal(table, expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["surface.npz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file", None])
+def test_a_damaged_file_or_one_of_another_surface_is_started_afresh(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    model, file = network(), tmp_path / "surface.npz"
+    plane = _plane(model)
+    if content is None:
+        wrong = {"loss": np.zeros(9), "accuracy": np.zeros(9), "done": np.ones(9, bool)}
+        np.savez(file, key=np.array("another"), **wrong)
+    else:
+        file.write_bytes(content)
+    table = evaluate_surface(_scorer(model), plane, file=file, key="k")
+    pd.testing.assert_frame_equal(table, evaluate_surface(_scorer(model), plane))
+
+
+def small(**changes: object) -> LandscapeSettings:
+    defaults = {"models": SMALL, "epochs": 3, "points": 4, "line_points": 5, "images": 60, "device": "cpu"}
+    return LandscapeSettings(**{**defaults, **changes})  # type: ignore[arg-type]
+
+
+def test_the_teleported_surface_is_that_of_a_teleported_network() -> None:
+    """The oracle: a TeleportableModel whose own weights are moved along the direction."""
+    x = torch.randn(4, 1, 6, 6, dtype=torch.float64)
+    model = TeleportableModel(network(), x)
+    plain = {name: p.detach().clone() for name, p in model.network.named_parameters()}
+    cob = sample_cob(model.cob_size, 0.9, "inter_landscape", generator=generator()).double()
+    model.teleport(cob)
+    settings = small(seed=7)
+    direction = filter_normalised(
+        dict(model.network.named_parameters()), landscape.named_generator(7, "landscape x")
+    )
+    subject = type("Subject", (), {"quiver": model.quiver})()
+    trained = landscape.Trained(plain, cob, pd.DataFrame(), {})
+    found = landscape._random(subject, trained, settings, TELEPORTED, "x")  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, p in model.network.named_parameters():
+            p += 0.3 * direction[name]
+    moved = network()
+    moved.load_state_dict({name: w + 0.3 * found[name] for name, w in plain.items()})
+    torch.testing.assert_close(moved(x), model(x), rtol=1e-9, atol=1e-9)
+
+
+def test_both_surfaces_meet_at_the_network_and_the_path_lies_on_its_surface() -> None:
+    tables = loss_landscape(small(points=5))
+    line = tables["landscape-line"].set_index(["coordinates", "x"])["loss"]
+    centre = tables["landscape"].set_index(["coordinates", "x", "y"])["loss"]
+    path = tables["landscape-path"].set_index(["coordinates", "epoch"])
+    for coordinates in (PLAIN, TELEPORTED):
+        end = path.loc[(coordinates, 3)]
+        assert [end["x"], end["y"]] == pytest.approx([0, 0], abs=1e-5)
+        assert line[coordinates, 0.0] == pytest.approx(end["loss"], rel=1e-5)
+        assert centre[coordinates, 0.0, 0.0] == pytest.approx(end["loss"], rel=1e-5)
+        assert list(path.loc[coordinates]["teleported"]) == [False, True, False, False]
+    assert path.loc[PLAIN]["loss"].tolist() == path.loc[TELEPORTED]["loss"].tolist()
+    assert centre[PLAIN, 1.0, 1.0] != pytest.approx(centre[TELEPORTED, 1.0, 1.0], rel=1e-3)
+    figures = draw(tables)
+    assert sorted(figures) == ["landscape", "landscape-line", "landscape-path"]
+    assert figures["landscape-path"].axes[0].get_xlabel().startswith("PC 1 (")
+
+
+def test_an_interrupted_study_ends_with_the_same_tables_and_trains_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = loss_landscape(small())
+    trainings: list[int] = []
+    train = landscape._train
+    monkeypatch.setattr(landscape, "_train", lambda *given: trainings.append(1) or train(*given))
+
+    def stop(done: int, total: int) -> None:
+        if done == 30:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        loss_landscape(small(), progress=stop, folder=tmp_path)
+    assert (tmp_path / UNFINISHED).is_dir()
+    found = loss_landscape(small(), folder=tmp_path)
+    assert trainings == [1]
+    assert list(tmp_path.iterdir()) == []
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(found[name], table)
+
+
+def test_other_settings_do_not_go_on_with_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        loss_landscape(small(), progress=lambda done, _: _raise(), folder=tmp_path)
+    found = loss_landscape(small(seed=1), folder=tmp_path)
+    pd.testing.assert_frame_equal(found["landscape"], loss_landscape(small(seed=1))["landscape"])
+
+
+def _raise() -> None:
+    raise Interrupted
+
+
+def test_without_training_there_are_surfaces_alone() -> None:
+    tables = loss_landscape(small(epochs=0, points=2))
+    assert sorted(tables) == ["landscape", "landscape-line"]
+    assert sorted(draw(tables)) == ["landscape", "landscape-line"]
+
+
+def test_a_teleportation_past_the_end_is_refused() -> None:
+    with pytest.raises(StudyError, match="teleport_epoch 3 is past the last epoch 2"):
+        small(teleport_epoch=3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.11, 2.3, ["0.2", "0.5", "1", "2"]),
+        (0.02, 40, ["0.1", "1", "10"]),
+        (1e-12, 1e3, ["$10^{-12}$", "$10^{-9}$", "$10^{-6}$", "0.001", "1", "1000"]),
+    ],
+)
+def test_ticks_are_few_round_numbers(low: float, high: float, labels: list[str]) -> None:
+    assert tick_labels(round_numbers(low, high)) == labels
