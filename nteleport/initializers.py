@@ -36,9 +36,7 @@ Draw = Callable[[Tensor, float, torch.Generator | None], Tensor]
 
 
 def _kaiming(weight: Tensor, gain: float, generator: torch.Generator | None) -> Tensor:
-    fan_in = weight[
-        0
-    ].numel()  # of a transposed convolution: as torch and the published implementation count it
+    fan_in = weight[0].numel()  # also of a transposed convolution: as torch counts it
     return nn.init.normal_(weight, 0.0, gain / math.sqrt(fan_in), generator=generator)
 
 
