@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -28,10 +29,14 @@ class Candidates:
     numbers: list[int]
     cobs: Tensor
 
-    def at(self, ranges: list[float]) -> Candidates:
-        """Those of some ranges only."""
-        kept = [position for position, each in enumerate(self.ranges) if each in ranges]
-        return Candidates([self.ranges[k] for k in kept], [self.numbers[k] for k in kept], self.cobs[kept])
+    def positions(self, ranges: Collection[float]) -> list[int]:
+        """Where those of some ranges are."""
+        return [position for position, each in enumerate(self.ranges) if each in ranges]
+
+    def at(self, positions: Sequence[int]) -> Candidates:
+        """Some of them."""
+        ranges, numbers = ([listed[k] for k in positions] for listed in (self.ranges, self.numbers))
+        return Candidates(list(ranges), list(map(int, numbers)), self.cobs[list(positions)])
 
     def norms(self, subject: Subject) -> TeleportedNorms:
         """Norms at a CoB of ones, then at each candidate: those of one run have the same rounding."""
@@ -39,9 +44,19 @@ class Candidates:
         return TeleportedNorms(subject.quiver, torch.cat([ones, self.cobs]))
 
     def table(self, columns: Mapping[str, Tensor]) -> pd.DataFrame:
-        """A row for each, with further columns."""
-        found = {name: values.cpu().numpy() for name, values in columns.items()}
-        return pd.DataFrame({"cob_range": self.ranges, "teleportation": self.numbers, **found})
+        """A row for each candidate and batch: `batch, cob_range, teleportation`, then `columns`.
+
+        Args:
+            columns: shape (batches, candidates).
+        """
+        batches = len(next(iter(columns.values())))
+        origin = {
+            "batch": np.repeat(np.arange(batches), len(self.ranges)),
+            "cob_range": np.tile(self.ranges, batches),
+            "teleportation": np.tile(self.numbers, batches),
+        }
+        found = {name: values.flatten().cpu().numpy() for name, values in columns.items()}
+        return pd.DataFrame({**origin, **found})
 
 
 def draw_candidates(subject: Subject, settings: RangesSettings, purpose: str) -> Candidates:

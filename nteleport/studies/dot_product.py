@@ -31,7 +31,8 @@ def weight_angles(settings: DotProductSettings, *, progress: Progress = no_progr
         weights = {name: p.detach() for name, p in subject.network.named_parameters()}
         products, squares = norms.weight_products(weights), norms.squared_weights(weights)
         cosines = products[1:] / (squares[0] * squares[1:]).sqrt()
-        table = drawn.table({"cosine": cosines, "angle": angles(products, squares)})
+        columns = {"cosine": cosines[None], "angle": angles(products, squares)[None]}
+        table = drawn.table(columns).drop(columns="batch")
         table.insert(0, "model", subject.model.label)
         table.insert(1, "dataset", subject.dataset)
         tables.append(table)

@@ -7,11 +7,14 @@ turned against dW. Neither needs a teleportation to be carried out: the gradient
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
+import torch
+from torch import Tensor
 
-from nteleport.studies.candidates import angles, draw_candidates
+from nteleport.studies.candidates import Candidates, angles, draw_candidates
 from nteleport.studies.settings.gradients import GradientsSettings
 from nteleport.studies.study import Progress, no_progress
 from nteleport.studies.subject import Subject, subjects
@@ -37,33 +40,60 @@ def gradient_changes(
     """
     total = len(settings.models) * len(settings.datasets) * settings.batches
     found: dict[str, list[pd.DataFrame]] = {DIFFERENCES: [], ANGLES: []}
-    for subject in subjects(settings):
-        for batch, (changes, turned) in enumerate(_changes(subject, settings)):
-            for name, table in ((DIFFERENCES, changes), (ANGLES, turned)):
-                origin: dict[str, str | int] = {
-                    "model": subject.model.label,
-                    "dataset": subject.dataset,
-                    "batch": batch,
-                }
-                for position, (column, value) in enumerate(origin.items()):
-                    table.insert(position, column, value)
-                found[name].append(table)
-            progress(len(found[DIFFERENCES]), total)
+    for number, subject in enumerate(subjects(settings)):
+        drawn = draw_candidates(subject, settings, "gradients")
+        batches = []
+        for batch in _changes(subject, settings, drawn):
+            batches.append(batch)
+            progress(number * settings.batches + len(batches), total)
+        for name, table in _tables(drawn, settings, batches).items():
+            table.insert(0, "model", subject.model.label)
+            table.insert(1, "dataset", subject.dataset)
+            found[name].append(table)
     return {name: pd.concat(tables, ignore_index=True) for name, tables in found.items()}
 
 
-def _changes(subject: Subject, settings: GradientsSettings) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Both tables of each batch."""
-    ranges = settings.spaced_ranges()
-    drawn = draw_candidates(subject, settings, "gradients")
-    few = drawn.at([ranges[0], ranges[len(ranges) // 2], ranges[-1]])
-    norms, few_norms = drawn.norms(subject), few.norms(subject)
+@dataclass(frozen=True, eq=False)
+class _Change:
+    """What teleporting does to the gradient of one batch.
+
+    Attributes:
+        ratios: ‖dTW‖/‖TW‖ without a teleportation, then at each.
+        angles: for each of the few teleportations whose angles are asked for.
+    """
+
+    ratios: Tensor
+    angles: Tensor
+
+
+def _changes(subject: Subject, settings: GradientsSettings, drawn: Candidates) -> Iterator[_Change]:
+    """The changes of each batch, after one backward pass."""
+    kept = drawn.positions(_few(settings))
+    norms, few_norms = drawn.norms(subject), drawn.at(kept).norms(subject)
     squared_weights = norms.squared_weights({n: p.detach() for n, p in subject.network.named_parameters()})
     stream = subject.batches(settings.batch_size, "gradients")
     for _, batch in zip(range(settings.batches), stream, strict=False):
         gradients = loss_gradients(subject.network, batch)
-        ratios = (norms.squared_gradients(gradients) / squared_weights).sqrt()
-        before, after = ratios[:1].expand(len(ratios) - 1), ratios[1:]
-        turned = angles(few_norms.gradient_products(gradients), few_norms.squared_gradients(gradients))
-        changes = drawn.table({"before": before, "after": after, "difference": (before - after).abs()})
-        yield changes, few.table({"angle": turned})
+        squares, products = norms.squared_gradients(gradients), few_norms.gradient_products(gradients)
+        of_few = squares[[0, *(position + 1 for position in kept)]]
+        yield _Change((squares / squared_weights).sqrt(), angles(products, of_few))
+
+
+def _few(settings: GradientsSettings) -> list[float]:
+    """The ranges whose angles are shown: the smallest, the middle and the largest."""
+    ranges = settings.spaced_ranges()
+    return [ranges[0], ranges[len(ranges) // 2], ranges[-1]]
+
+
+def _tables(
+    drawn: Candidates, settings: GradientsSettings, batches: Sequence[_Change]
+) -> dict[str, pd.DataFrame]:
+    """Both tables of one subject."""
+    ratios = torch.stack([batch.ratios for batch in batches])
+    before, after = ratios[:, :1].expand(-1, ratios.shape[1] - 1), ratios[:, 1:]
+    differences = {"before": before, "after": after, "difference": (before - after).abs()}
+    few = drawn.at(drawn.positions(_few(settings)))
+    return {
+        DIFFERENCES: drawn.table(differences),
+        ANGLES: few.table({"angle": torch.stack([batch.angles for batch in batches])}),
+    }
