@@ -25,7 +25,7 @@ keeps its digits even in float32: compare with the norms at a CoB of ones, which
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +34,9 @@ from torch import Tensor
 from nteleport.errors import TeleportationError
 from nteleport.quiver import Factor, ParameterScaling, Quiver
 
-_PIECE_ELEMENTS = 2**22
-"""A large weight is taken in pieces of about this many elements: no copy of it is ever whole."""
+_PIECE_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
+"""A large weight is taken in pieces of about this many elements: no copy of it is ever whole, and on a CPU what
+is made of a piece stays in its cache."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -120,8 +121,9 @@ class TeleportedNorms:
 
     def _linear(self, values: _Values, side: _Side, power: int) -> Tensor:
         """``R · u``: the scale varies along one axis."""
-        squares = self._squares([value.movedim(side.axis, 0).reshape(side.count, -1) for value in values])
-        sums = self._widened(squares)
+        matrices = [value.movedim(side.axis, 0).reshape(side.count, -1) for value in values]
+        squares = [self._squares([matrix[rows] for matrix in matrices]) for rows in _pieces(matrices[0])]
+        sums = self._widened(torch.cat(squares))
         result: Tensor = sums.sum() + self._excess(side, power, sums.dtype) @ sums
         return result
 
@@ -129,10 +131,9 @@ class TeleportedNorms:
         """``uᵀ R v``: one factor varies along one axis, the other along another."""
         matrices = [_as_matrix(value, rows, columns) for value in values]
         total = self._zeros()
-        step = max(1, _PIECE_ELEMENTS * rows.count // max(1, matrices[0].numel()))
-        for start in range(0, rows.count, step):
-            squares = self._squares([matrix[start : start + step] for matrix in matrices])
-            a = self._excess(rows, power, squares.dtype)[:, start : start + step]
+        for piece in _pieces(matrices[0]):
+            squares = self._squares([matrix[piece] for matrix in matrices])
+            a = self._excess(rows, power, squares.dtype)[:, piece]
             b = self._excess(columns, power, squares.dtype)
             by_row, by_column = squares.sum(1), squares.sum(0)
             total += self._widened(by_row).sum()
@@ -146,7 +147,7 @@ class TeleportedNorms:
         squares = self._widened(self._squares([value.unsqueeze(-1) for value in values]))
         squares = squares.sum(constant, keepdim=True) if constant else squares
         total = self._zeros()
-        step = max(1, _PIECE_ELEMENTS // max(1, squares.numel()))
+        step = max(1, _piece_elements(squares) // max(1, squares.numel()))
         for start in range(0, len(total), step):
             chosen = slice(start, start + step)
             scaled = squares
@@ -225,6 +226,16 @@ def _repeats(labels: Tensor) -> int:
     length = int(changes[0])
     regular = torch.arange(length, len(labels), length, device=labels.device)
     return length if torch.equal(changes, regular) else 1
+
+
+def _piece_elements(values: Tensor) -> int:
+    return _PIECE_ELEMENTS.get(values.device.type, _PIECE_ELEMENTS["cpu"])
+
+
+def _pieces(matrix: Tensor) -> Iterator[slice]:
+    """The rows of a matrix, a piece at a time."""
+    step = max(1, _piece_elements(matrix) * len(matrix) // max(1, matrix.numel()))
+    return (slice(start, start + step) for start in range(0, len(matrix), step))
 
 
 def _as_matrix(value: Tensor, rows: _Side, columns: _Side) -> Tensor:
