@@ -173,16 +173,25 @@ def test_sharper_means_that_the_loss_rises_more_next_to_teleported_minima() -> N
     assert not sharper([rises(0.3, 0.1), rises(0.2, 0.4)]).holds
 
 
-def differences(values: list[float]) -> dict[str, pd.DataFrame]:
-    rows = [{"cob_range": 0.1 * k, "difference": v} for k, v in enumerate(values, start=1) for _ in range(2)]
+def differences(**models: list[float]) -> dict[str, pd.DataFrame]:
+    rows = [
+        {"model": model, "cob_range": 0.1 * k, "difference": value}
+        for model, values in models.items()
+        for k, value in enumerate(values, start=1)
+        for _ in range(2)
+    ]
     return {"gradients": pd.DataFrame(rows)}
 
 
-def test_growing_means_that_wider_ranges_give_larger_differences() -> None:
-    answer = grows([differences([1, 2, 4, 9, 20]), differences([1, 3, 4, 8, 30])])
+def test_growing_means_that_wider_ranges_give_larger_differences_for_every_model() -> None:
+    rising = [1.0, 2.0, 4.0, 9.0, 20.0]
+    answer = grows([differences(a=rising, b=rising), differences(a=[1.0, 3.0, 4.0, 8.0, 30.0], b=rising)])
     assert answer.holds
-    assert answer.numbers["factor"] == 25
-    assert not grows([differences([5, 1, 4, 2, 3]), differences([2, 5, 1, 4, 3])]).holds
+    assert (answer.numbers["a"], answer.numbers["b"]) == (25, 20)
+    mixed = [5.0, 1.0, 4.0, 2.0, 3.0]  # ranks 5 1 4 2 3: Spearman's correlation with 1 … 5 is −0.3
+    answer = grows([differences(a=rising, b=mixed), differences(a=rising, b=mixed)])
+    assert not answer.holds
+    assert answer.numbers["mean"] == pytest.approx(-0.3)
 
 
 def densities(after: float) -> dict[str, pd.DataFrame]:

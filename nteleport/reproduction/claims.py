@@ -78,17 +78,7 @@ _WIDER = "Teleported weights spread wider"
 _PSEUDO = "Moving as far in a random direction brings no gain"
 _BEATS_PSEUDO = "Teleporting gains over moving as far in a random direction"
 
-_GRADIENT_MODELS = ("mlp", "vgg16_bn", "resnet18", "densenet121")
-
-
-def _gradients(name: str, dataset: str, batches: int, seeds: int) -> tuple[StudyClaim, ...]:
-    return tuple(
-        StudyClaim(
-            f"{name}-{model}", 7, _GROWS, "gradients", "grows",
-            {"models": [model], "datasets": [dataset], "batches": batches}, seeds,
-        )
-        for model in _GRADIENT_MODELS
-    )  # fmt: skip
+_FOUR_MODELS = ["mlp", "vgg16_bn", "resnet18", "densenet121"]
 
 
 def _trainings(runs: int | None, experiments: Mapping[int, tuple[str, ...]]) -> tuple[TrainingClaim, ...]:
@@ -129,7 +119,10 @@ CPU: tuple[Claim, ...] = (
     ),
     *_trainings(5, {6: ("sgd_vs_teleport",)}),
     *_trainings(3, {6: ("fashion_mnist", "convolutional")}),
-    *_gradients("fig7", "digits", batches=5, seeds=3),
+    StudyClaim(
+        "fig7", 7, _GROWS, "gradients", "grows",
+        {"models": _FOUR_MODELS, "datasets": ["digits"], "batches": 5}, seeds=3,
+    ),
     *_trainings(5, {8: ("other_activations",), 9: ("initializers",)}),
     *_pseudo(5, ("pseudo_teleport.yml",)),
     StudyClaim("fig11", 11, _WIDER, "weights", "wider", {"models": ["mlp"], "datasets": ["digits"]}, 5),
@@ -150,7 +143,10 @@ PAPER: tuple[Claim, ...] = (
          "optimizer_a": _SGD, "optimizer_b": _SGD, "teleportations": 3, "points": 101}, seeds=5,
     ),
     *_trainings(None, {6: ("sgd_vs_teleport",)}),
-    *_gradients("fig7", "cifar10", batches=10, seeds=5),
+    StudyClaim(
+        "fig7", 7, _GROWS, "gradients", "grows",
+        {"models": _FOUR_MODELS, "datasets": ["cifar10"], "batches": 10}, seeds=5,
+    ),
     *_trainings(None, {8: ("other_activations",), 9: ("initializers", "initializers_mlp")}),
     *_pseudo(None, ("pseudo_teleport.yml", "sgd_vs_teleport.yml")),
     StudyClaim("fig11", 11, _WIDER, "weights", "wider", {"models": ["mlp"], "datasets": ["cifar10"]}, 5),

@@ -68,20 +68,28 @@ _PLAIN, _TELEPORTED = "A to B", "T(A) to T(B)"
 
 
 def grows(seeds: Sequence[Tables]) -> Answer:
-    """`gradients`: the rank correlation of range and mean difference."""
-    means = [tables["gradients"].groupby("cob_range")["difference"].mean() for tables in seeds]
-    correlation = t_interval([float(_ranks(m.index).corr(m.rank().reset_index(drop=True))) for m in means])
-    factor = _mean([m.iloc[-1] / m.iloc[0] for m in means])
-    first, last = means[0].index[0], means[0].index[-1]
+    """`gradients`: the rank correlation of range and mean difference, of the model where it is lowest."""
+    means = [tables["gradients"].groupby(["model", "cob_range"])["difference"].mean() for tables in seeds]
+    correlation = t_interval([min(_rank_correlation(m[model]) for model in _models(m)) for m in means])
+    first, last = (means[0].index.get_level_values("cob_range")[end] for end in (0, -1))
+    factors = {
+        model: _mean([m[model].iloc[-1] / m[model].iloc[0] for m in means]) for model in _models(means[0])
+    }
+    growth = ", ".join(f"{model} × {factor:,.0f}" for model, factor in factors.items())
     text = (
-        f"rank correlation of range and difference {in_words(correlation, 2)}; × {factor:,.0f} from range "
-        f"{first:g} to {last:g}"
+        f"rank correlation of range and difference, lowest of all models {in_words(correlation, 2)}; "
+        f"from range {first:g} to {last:g}: {growth}"
     )
-    return Answer(text, correlation.low > MONOTONE, _numbers(correlation) | {"factor": factor})
+    return Answer(text, correlation.low > MONOTONE, _numbers(correlation) | factors)
 
 
-def _ranks(index: pd.Index[float]) -> pd.Series[float]:
-    return pd.Series(index.to_numpy()).rank()
+def _models(means: pd.Series[float]) -> list[str]:
+    return list(dict.fromkeys(means.index.get_level_values("model")))
+
+
+def _rank_correlation(means: pd.Series[float]) -> float:
+    """Spearman's correlation of a series with its index."""
+    return float(pd.Series(means.index).rank().corr(means.reset_index(drop=True).rank()))
 
 
 def wider(seeds: Sequence[Tables]) -> Answer:
