@@ -21,10 +21,10 @@ import torch
 
 from nteleport.errors import NTeleportError
 from nteleport.runner.claims import HeldClaim, claimed
-from nteleport.runner.paths import JobPaths, write_json_atomic, write_text_atomic
+from nteleport.runner.descriptions import describe
+from nteleport.runner.paths import JobPaths, write_json_atomic
 from nteleport.runner.queue import Ticket
 from nteleport.runner.states import OVER, recorded_result
-from nteleport.runner.yaml_source import to_yaml
 from nteleport.training.checkpoint import remove_checkpoints
 from nteleport.training.job import Job
 from nteleport.training.loop import Clock, TrainingReport, train_job
@@ -164,7 +164,8 @@ def _train(ticket: Ticket, claim: HeldClaim, how: Attempts) -> JobOutcome | None
         if how.redo:
             _set_results_aside(paths)
         how.report.job_started(job)
-        _describe(job, paths)
+        _clear_away_leftovers(paths)
+        describe(job, paths)
         if job.training.compile:
             torch.compiler.reset()  # what it compiled for earlier jobs changes how it compiles this one
         result = train_job(
@@ -184,20 +185,22 @@ def _train(ticket: Ticket, claim: HeldClaim, how: Attempts) -> JobOutcome | None
         outcome = _failed(ticket, error)
         record_failure(outcome, how.clock, traceback.format_exc())
         return outcome
+    finally:
+        if how.device.type == "cuda":
+            torch.cuda.empty_cache()  # for jobs of other processes on this device
     if result.state in OVER:
         shutil.rmtree(paths.before, ignore_errors=True)
     return _outcome(job, paths, result)
 
 
-def _describe(job: Job, paths: JobPaths) -> None:
-    """Write `config.yml`, which runs this job again, and `hparams.yml`; clear away what a killed run left
-    behind.
-    """
+def _clear_away_leftovers(paths: JobPaths) -> None:
+    """Remove the result of a failed attempt, and what a killed process left half-written."""
     paths.result.unlink(missing_ok=True)
     for leftover in paths.directory.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
-    write_text_atomic(paths.config, to_yaml(job.to_experiment()))
-    write_text_atomic(paths.hparams, to_yaml(job.hparams()))
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def _set_results_aside(paths: JobPaths) -> None:

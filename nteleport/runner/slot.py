@@ -46,6 +46,7 @@ class Slot:
         self._settings = replace(settings, device=place.device)
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = self._stopping = False
+        self._on_cpu = True
 
     def begin(self, ticket: Ticket) -> None:
         """Let the worker train a job."""
@@ -101,7 +102,7 @@ class Slot:
         if kind == "refused":
             raise JobError(message["error"])
         if kind == "ready":
-            self._ready = True
+            self._ready, self._on_cpu = True, message["on_cpu"]
         elif kind == "started":
             self.report.job_started(ticket.job)
         elif kind == "resumed":
@@ -116,7 +117,7 @@ class Slot:
 
     def _ended(self, ticket: Ticket, message: Message) -> JobOutcome:
         outcome = JobOutcome(ticket.job, ticket.paths, **message)
-        if outcome.state == "failed" and not outcome.skipped and self._place.device != "cpu":
+        if outcome.state == "failed" and not outcome.skipped and not self._on_cpu:
             self.close()
         return outcome
 

@@ -7,8 +7,8 @@ torch is imported. It imports torch once for all its jobs. What else a job could
 those of a fresh process.
 
 Signals do not stop a worker: its command does, which hears them too. When the command is gone, the closed
-connection tells; the worker stops at the next batch, and in any case after a while. What is written to
-standard error while a job is trained, by a library or by a crash, goes to the log of that job.
+connection tells; the worker stops at the next batch, and in any case after a while. What libraries print
+while a job is trained, and what a crash says, goes to the log of that job.
 """
 
 from __future__ import annotations
@@ -72,18 +72,18 @@ class Inbox:
 
 
 class Correspondent:
-    """A `RunReporter` that passes everything on to the command. Standard error follows the jobs' logs."""
+    """A `RunReporter` that passes everything on to the command; it points the output at the job's log."""
 
     def __init__(self, connection: Connection, out: Path) -> None:
         self._connection, self._out = connection, out
-        self._standard_error = os.dup(2)
+        self._standard_error = os.dup(sys.stderr.fileno())
 
     def run_started(self, jobs: Sequence[Job]) -> None: ...
 
     def job_started(self, job: Job) -> None:
         log = JobPaths(self._out, job.name).log
         with contextlib.suppress(OSError):
-            _write_errors_to(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
+            _write_output_to(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
         self.tell("started")
 
     def resumed(self, epochs: int) -> None:
@@ -96,7 +96,7 @@ class Correspondent:
         self.tell("warning", text=text)
 
     def job_ended(self, outcome: JobOutcome) -> None:
-        _write_errors_to(os.dup(self._standard_error))
+        _write_output_to(os.dup(self._standard_error))
         told = ("state", "skipped", "error", "val_accuracy", "seconds", "ends_run")
         self.tell("ended", **{field: getattr(outcome, field) for field in told})
 
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str]) -> None:
     faulthandler.enable()
     for number in stop_signals():
         signal.signal(number, lambda number, frame: None)
-    os.dup2(2, 1)  # standard output belongs to the command
+    _write_output_to(os.dup(sys.stderr.fileno()))  # standard output is for what the command says
     connection = Connection(int(arguments[0]))
     settings = Settings.from_json(receive(connection)["settings"])
     inbox = Inbox(connection)
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str]) -> None:
     except NTeleportError as error:
         correspondent.tell("refused", error=str(error))
         return
-    correspondent.tell("ready")
+    correspondent.tell("ready", on_cpu=attempts.device.type == "cpu")
     _serve(inbox, correspondent, attempts, Path(settings.out))
 
 
@@ -156,9 +156,11 @@ def _serve(inbox: Inbox, correspondent: Correspondent, attempts: Attempts, out: 
             attempts.report.job_ended(outcome)
 
 
-def _write_errors_to(descriptor: int) -> None:
-    sys.stderr.flush()
-    os.dup2(descriptor, 2)
+def _write_output_to(descriptor: int) -> None:
+    """Let standard output and standard error go there from now on."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(descriptor, stream.fileno())
     os.close(descriptor)
 
 
