@@ -26,6 +26,9 @@ from nteleport.runner.yaml_source import to_yaml
 from nteleport.training.job import Component, Job
 from tests.training_jobs import small_job
 
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="looks for processes in /proc"
+)
 THREADS = 2
 PLAIN = small_job(epochs=1)
 BAD = small_job(optimizer=Component("SGD", {"lr": 0.1, "speed": 1}), epochs=1)
@@ -132,20 +135,21 @@ def test_results_of_a_worker_are_those_of_a_fresh_process(
     assert threads == [THREADS, THREADS]
 
 
+@needs_proc
 def test_a_worker_that_dies_fails_its_job_alone(tmp_path: Path) -> None:
     """The only slot gets a new one for its next job."""
-    pids: list[int] = []
+    environments: list[bytes] = []
 
     class Murderer(Events):
         def epoch_finished(self, row: Any) -> None:
-            super().epoch_finished(row)
-            if not pids:
-                pids.append(is_claimed(tmp_path, LONG) or 0)
-                os.kill(pids[0], signal.SIGKILL)
+            if not environments:
+                pid = is_claimed(tmp_path, LONG)
+                assert pid is not None
+                environments.append(Path(f"/proc/{pid}/environ").read_bytes())
+                os.kill(pid, signal.SIGKILL)
 
-    report = Murderer()
     settings = Settings(str(tmp_path), str(tmp_path / "data"), "cpu")
-    outcomes = run_in_slots([LONG, PLAIN], [(Place("cpu", 1), report)], settings)
+    outcomes = run_in_slots([LONG, PLAIN], [(Place("cpu", 1, visible="7"), Murderer())], settings)
 
     assert [outcome.state for outcome in outcomes] == ["failed", "finished"]
     assert outcomes[0].error == "worker died (signal 9, SIGKILL; did memory run out?)"
@@ -153,6 +157,7 @@ def test_a_worker_that_dies_fails_its_job_alone(tmp_path: Path) -> None:
     assert "worker died" in outcomes[0].paths.log.read_text()
     assert not outcomes[0].paths.claim.exists()
     assert outcomes[0].paths.checkpoint.exists()  # the job goes on from here when it is tried again
+    assert b"CUDA_VISIBLE_DEVICES=7" in environments[0].split(b"\0")  # since before torch was imported
 
 
 def test_the_first_failure_stops_all_on_request(tmp_path: Path) -> None:
@@ -164,7 +169,7 @@ def test_the_first_failure_stops_all_on_request(tmp_path: Path) -> None:
 def test_workers_that_cannot_begin_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="there is no device cuda:77"):
         run([PLAIN], tmp_path, device="cuda:77")
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.glob("*/log.txt"))
 
 
 @pytest.fixture
@@ -194,7 +199,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@needs_proc
 @pytest.mark.parametrize(
     ("signals", "code"),
     [
