@@ -3,15 +3,15 @@
 Help, shell completion and ``--version`` never import a command's module: the one line of help of each command
 is kept here, beside the module that has the rest. All ways to end badly meet here too:
 
-====================================  =========  ========================================
+====================================  =========  ==============================================
 what happened                         exit code  what is shown
-====================================  =========  ========================================
+====================================  =========  ==============================================
 a job failed (``train``)              1          the errors, grouped, and how to run them again
 a wrong command line, or bad input    2          one message on stderr, no traceback
 a signal stopped ``train``            128 + it   what is left; the same command goes on
 Ctrl-C                                130        "interrupted"
 the reader of the output went away    141        nothing (as for any program in a pipe)
-====================================  =========  ========================================
+====================================  =========  ==============================================
 """
 
 from __future__ import annotations
