@@ -17,12 +17,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nteleport.studies.branches import branched_training
     from nteleport.studies.dot_product import weight_angles
     from nteleport.studies.gradients import gradient_changes
     from nteleport.studies.interpolate import interpolate_networks
     from nteleport.studies.landscape import loss_landscape
     from nteleport.studies.micro import micro_angles
     from nteleport.studies.recover import recover_cob
+    from nteleport.studies.settings.branches import BranchesSettings
     from nteleport.studies.settings.dot_product import DotProductSettings
     from nteleport.studies.settings.gradients import GradientsSettings
     from nteleport.studies.settings.interpolate import InterpolateSettings
@@ -55,10 +57,13 @@ _HOMES = {
     "interpolate_networks": "interpolate",
     "LandscapeSettings": "settings.landscape",
     "loss_landscape": "landscape",
+    "BranchesSettings": "settings.branches",
+    "branched_training": "branches",
 }
 
 __all__ = [
     "STUDIES",
+    "BranchesSettings",
     "DotProductSettings",
     "GradientsSettings",
     "InterpolateSettings",
@@ -68,6 +73,7 @@ __all__ = [
     "Study",
     "StudySettings",
     "WeightsSettings",
+    "branched_training",
     "find_study",
     "gradient_changes",
     "interpolate_networks",

@@ -101,6 +101,7 @@ _STUDIES = (
         "loss_landscape",
         resumable=True,
     ),
+    Study("branches", "A tree of teleported copies that train on.", "BranchesSettings", "branched_training"),
 )
 
 STUDIES: Mapping[str, Study] = {study.name: study for study in _STUDIES}

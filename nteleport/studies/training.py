@@ -25,6 +25,10 @@ from nteleport.training.metrics import Scores, ScoreSums
 _EVALUATION_BATCH = 256
 
 
+class Diverged(StudyError):
+    """A training whose loss is no number any more."""
+
+
 class Training:
     """A network in training.
 
@@ -63,7 +67,7 @@ class Training:
         """Train on every batch of an epoch; the scores are those before each step.
 
         Raises:
-            StudyError: the loss is no number any more.
+            Diverged: the loss is no number any more.
         """
         data, sums = self.subject.data, ScoreSums()
         self.learner.network.train()
@@ -76,7 +80,7 @@ class Training:
             self.learner.step(images, labels)
         found = sums.read()
         if found.loss != found.loss:
-            raise StudyError(f"the training diverged in epoch {epoch}; a smaller learning rate may help")
+            raise Diverged(f"the training diverged in epoch {epoch}; a smaller learning rate may help")
         return found
 
     def scores(self, split: Split) -> Scores:
