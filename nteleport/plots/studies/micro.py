@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BINS = 41
-_PANEL_HEIGHT = 0.85
+_PANEL_HEIGHT = 0.95
 
 
 def draw(table: pd.DataFrame) -> Figure:
@@ -37,12 +37,12 @@ def draw(table: pd.DataFrame) -> Figure:
                 ]
                 _panel(axes[row, column], chosen, batch_sizes, bins)
                 if column == 0:
-                    axes[row, column].set_ylabel(pair.replace(", ", ",\n").replace("two ", "two\n"))
+                    axes[row, column].set_ylabel(_broken(pair), fontsize=6.5)
         figure.supxlabel("angle (degrees)", fontsize=8)
         figure.supylabel("number of angles between", fontsize=8)
         if len(batch_sizes) > 1:
             handles = axes[0, 0].get_legend_handles_labels()
-            figure.legend(*handles, loc="outside upper center", ncols=len(batch_sizes))
+            figure.legend(*handles, loc="outside upper center", ncols=len(batch_sizes), frameon=False)
     return figure
 
 
@@ -63,3 +63,8 @@ def _panel(axes: Axes, table: pd.DataFrame, batch_sizes: list[int], bins: NDArra
         va="top", fontsize=6.5,
     )  # fmt: skip
     axes.set_xlim(bins[0], bins[-1])
+
+
+def _broken(pair: str) -> str:
+    """The name of a pair in two short lines."""
+    return pair.replace(", ", ",\n").replace("two ", "two\n")
