@@ -94,7 +94,7 @@ class Lines:
         self._say(f"warning: {text}")
 
     def job_ended(self, outcome: JobOutcome) -> None:
-        self._count.ended += 1
+        self._count.ended += outcome.state != "stopped"
         if not outcome.skipped:
             self._say(outcome_line(outcome))
 
@@ -117,7 +117,8 @@ class TotalBar:
         """Count a job; one that was not trained here says nothing about how long the others take."""
         if outcome.skipped:
             self._bar.initial += 1
-        self._bar.update()
+        if outcome.state != "stopped":
+            self._bar.update()
 
     def write(self, text: str) -> None:
         """A line above the bars."""
