@@ -14,6 +14,7 @@ from nteleport.runner.experiment import load_experiment
 from nteleport.runner.local import JobOutcome, check_trainable, run_jobs
 from nteleport.runner.matrix import expand
 from nteleport.runner.paths import JobPaths
+from nteleport.runner.status import read_status
 from nteleport.training.job import Component, Job
 from tests.training_jobs import CPU, STANDING_CLOCK, small_job, stop_after
 
@@ -155,3 +156,12 @@ def test_a_job_without_a_batch_is_found_before_anything_runs() -> None:
         check_trainable([GOOD, small_job(batch_size=1438, drop_last_batch=True)])
     with pytest.raises(DatasetError, match="no batch can be made of 718 images"):
         check_trainable([small_job(batch_size=800, drop_last_batch=True, validation=0.5)])
+
+
+def test_jobs_that_wait_are_known_from_the_first_moment(tmp_path: Path) -> None:
+    outcomes, _ = run([GOOD, TELEPORTED], tmp_path, stop_requested=lambda: True)
+
+    assert outcomes == []
+    assert [(status.job, status.state) for status in read_status(tmp_path)] == [
+        (name, "pending") for name in sorted([GOOD.name, TELEPORTED.name])
+    ]

@@ -14,6 +14,7 @@ import torch
 
 from nteleport.data import dataset_info, num_batches
 from nteleport.runner.attempt import Attempts, JobOutcome, RunReporter, attempt
+from nteleport.runner.descriptions import describe_new
 from nteleport.runner.queue import Queue, Ticket
 from nteleport.training.job import Job
 from nteleport.training.loop import Clock
@@ -53,6 +54,7 @@ def run_jobs(
     how = Attempts(device, report, data_dir, save_weights, redo, stop_requested, clock or Clock(), command)
     outcomes: list[JobOutcome] = []
     report.run_started(jobs)
+    describe_new(jobs, out)
     queue = Queue(Ticket.issue(job, out) for job in jobs)
     while queue and not stop_requested():
         ticket = queue.next()

@@ -36,6 +36,7 @@ class Slot:
         report: told of the jobs that are trained here.
         ticket: the present job; None while idle.
         connection: to the worker; None while there is none.
+        ready: a worker was able to begin here.
     """
 
     def __init__(self, place: Place, report: RunReporter, settings: Settings, clock: Clock) -> None:
@@ -45,7 +46,7 @@ class Slot:
         self._place, self._clock = place, clock
         self._settings = replace(settings, device=place.device)
         self._process: subprocess.Popen[bytes] | None = None
-        self._ready = self._stopping = False
+        self.ready = self._stopping = False
         self._on_cpu = True
 
     def begin(self, ticket: Ticket) -> None:
@@ -102,7 +103,7 @@ class Slot:
         if kind == "refused":
             raise JobError(message["error"])
         if kind == "ready":
-            self._ready, self._on_cpu = True, message["on_cpu"]
+            self.ready, self._on_cpu = True, message["on_cpu"]
         elif kind == "started":
             self.report.job_started(ticket.job)
         elif kind == "resumed":
@@ -131,7 +132,7 @@ class Slot:
         how = _how_it_ended(process.returncode)
         if self._stopping:
             return JobOutcome(ticket.job, ticket.paths, "stopped")
-        if not self._ready:
+        if not self.ready:
             raise JobError(f"a worker process died {how} before it could begin; what it said is above")
         outcome = JobOutcome(ticket.job, ticket.paths, "failed", error=f"worker died {how}")
         with contextlib.suppress(OSError), claimed(ticket.paths) as claim:  # which was that of the worker
@@ -150,7 +151,7 @@ class Slot:
             process_group=0,  # Ctrl-C is for this process alone, which tells the workers
         )
         theirs.close()
-        self.connection, self._ready = ours, False
+        self.connection, self.ready = ours, False
         self._tell("settings", settings=self._settings.as_json())
 
     def _tell(self, kind: str, **content: Any) -> None:

@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from nteleport.runner.attempt import JobOutcome, RunReporter, known_outcome
+from nteleport.runner.descriptions import describe_new
 from nteleport.runner.local import ends_run, in_order
 from nteleport.runner.messages import Settings
 from nteleport.runner.places import Place
@@ -59,12 +60,16 @@ def run_in_slots(
     queue = Queue(Ticket.issue(job, Path(settings.out)) for job in jobs)
     clock = clock or Clock()
     run = _Run(queue, [Slot(place, told, settings, clock) for place, told in slots], report)
+    described = False
     try:
         while run.goes_on():
             if stop_requested():
                 run.stop()
             run.hand_out(redo=settings.redo)
             run.listen(fail_fast=fail_fast)
+            if not described and run.has_begun:
+                describe_new(jobs, Path(settings.out))
+                described = True
     finally:
         run.close()
     return in_order(run.outcomes, jobs)
@@ -80,6 +85,11 @@ class _Run:
 
     def goes_on(self) -> bool:
         return bool(self._busy) or (len(self._queue) > 0 and not self._stopping)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a worker was able to begin: until then, nothing is written."""
+        return any(slot.ready for slot in self._slots)
 
     def stop(self) -> None:
         """Begin no other job, and let those under way stop at their next batch."""

@@ -25,8 +25,8 @@ from typing import Any
 
 from nteleport.errors import SlurmError
 from nteleport.extras import import_extra
-from nteleport.runner.paths import JobPaths, write_json_atomic, write_text_atomic
-from nteleport.runner.yaml_source import to_yaml
+from nteleport.runner.descriptions import describe
+from nteleport.runner.paths import JobPaths, write_json_atomic
 from nteleport.training.job import Job
 
 __all__ = ["Resources", "array_limit", "batch_scripts", "minutes", "split", "submit", "tasks_in_queue"]
@@ -178,7 +178,7 @@ def submit(
         if before is not None and resources.array_parallelism:
             parameters["dependency"] = f"afterany:{before}"
         for job in jobs:
-            _describe(job, JobPaths(out, job.name))
+            describe(job, JobPaths(out, job.name))
         with _sbatch_errors(submitit):
             executor.update_parameters(job_name=_NAME, **parameters)
             tasks = executor.map_array(task, [str(JobPaths(out, job.name).config) for job in jobs])
@@ -222,13 +222,6 @@ def _sbatch_errors(submitit: Any) -> Iterator[None]:
             yield
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise SlurmError(f"SLURM refused the jobs: {' '.join(str(error).split())}") from error
-
-
-def _describe(job: Job, paths: JobPaths) -> None:
-    """Write the files by which a job is known before it begins."""
-    paths.directory.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(paths.hparams, to_yaml(job.hparams()))
-    write_text_atomic(paths.config, to_yaml(job.to_experiment()))
 
 
 def _answer(*command: str) -> str:

@@ -1,0 +1,29 @@
+"""The files by which a job is known. All jobs of a run get theirs before the first begins: none is invisible.
+
+`nteleport status` and `plot` find the jobs of a folder by these files, those that still wait too. No torch is
+imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from nteleport.runner.paths import JobPaths, write_text_atomic
+from nteleport.runner.yaml_source import to_yaml
+from nteleport.training.job import Job
+
+
+def describe(job: Job, paths: JobPaths) -> None:
+    """Write `config.yml`, which runs this job again, and `hparams.yml`, which says what it is."""
+    paths.directory.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(paths.hparams, to_yaml(job.hparams()))
+    write_text_atomic(paths.config, to_yaml(job.to_experiment()))
+
+
+def describe_new(jobs: Iterable[Job], out: Path) -> None:
+    """Describe those of `jobs` that have no description in `out` yet."""
+    for job in jobs:
+        paths = JobPaths(out, job.name)
+        if not paths.config.exists():
+            describe(job, paths)
