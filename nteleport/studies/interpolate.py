@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 
 from nteleport.cob import SMALLEST_ENTRY
-from nteleport.data import Split
 from nteleport.quiver import Quiver, compact_scales
-from nteleport.studies.points import Evaluation, PointScorer
+from nteleport.studies.points import Evaluation, PointScorer, first_images
 from nteleport.studies.settings.interpolate import InterpolateSettings
 from nteleport.studies.study import Progress, no_progress
 from nteleport.studies.subject import (
@@ -160,13 +159,6 @@ def sharpness(table: pd.DataFrame) -> pd.DataFrame:
             origin = {"line": line, "teleportation": number, "end": end}
             rows.append({**origin, "loss": loss, "rise": float(near.mean()) - loss})
     return pd.DataFrame(rows)
-
-
-def first_images(split: Split, most: int | None) -> Split:
-    """The split, or its first images."""
-    if most is None or most >= len(split):
-        return split
-    return split.select(torch.arange(most, device=split.device))
 
 
 class _Steps:

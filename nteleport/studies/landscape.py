@@ -30,8 +30,7 @@ from nteleport.quiver import scales
 from nteleport.runner.paths import replacing
 from nteleport.runner.yaml_source import to_yaml
 from nteleport.studies.directions import filter_normalised, principal_plane
-from nteleport.studies.interpolate import first_images
-from nteleport.studies.points import Evaluation, PointScorer
+from nteleport.studies.points import Evaluation, PointScorer, first_images
 from nteleport.studies.settings.landscape import LandscapeSettings
 from nteleport.studies.settings.option import plain_settings
 from nteleport.studies.study import Progress, no_progress

@@ -160,6 +160,13 @@ class PointScorer:
         return next(self.network.parameters()).dtype
 
 
+def first_images(split: Split, most: int | None) -> Split:
+    """The split, or its first images."""
+    if most is None or most >= len(split):
+        return split
+    return split.select(torch.arange(most, device=split.device))
+
+
 def _has_statistics(module: nn.Module) -> bool:
     return isinstance(getattr(module, "running_mean", None), Tensor)
 

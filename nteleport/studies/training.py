@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from nteleport.data import Split, batches, epoch_generator
-from nteleport.errors import JobError, StudyError, nearest
-from nteleport.optimizer import TeleportedOptimizer
+from nteleport.errors import StudyError
 from nteleport.studies.subject import Subject, named_seed
+from nteleport.training.assembly import build_optimizer
 from nteleport.training.job import Component
 from nteleport.training.learner import Learner
 from nteleport.training.metrics import Scores, ScoreSums
@@ -52,7 +52,9 @@ class Training:
         self._seed = named_seed(subject.seed, purpose)
         # BatchNorm has no variance of a single image.
         self._drops_last = self.batch_size > 1 and len(subject.data.train) % self.batch_size == 1
-        self.learner = Learner(subject.network, _build_optimizer(subject, optimizer), subject.network)
+        self.learner = Learner(
+            subject.network, build_optimizer(optimizer, subject.network, subject.quiver), subject.network
+        )
 
     @property
     def cob(self) -> Tensor:
@@ -103,13 +105,3 @@ class Training:
         """Go back to what `state_dict` gave."""
         self.learner.network.load_state_dict(state["network"])
         self.learner.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-
-
-def _build_optimizer(subject: Subject, optimizer: Component) -> TeleportedOptimizer:
-    cls = getattr(torch.optim, optimizer.cls, None)
-    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-        raise JobError(f"torch has no optimizer {optimizer.cls!r}{nearest(optimizer.cls, dir(torch.optim))}")
-    try:
-        return TeleportedOptimizer(subject.network, subject.quiver, cls, **optimizer.kwargs)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise JobError(f"torch refuses the arguments of the optimizer {optimizer.cls}: {error}") from error

@@ -130,19 +130,29 @@ def _network(job: Job, dataset: Dataset) -> nn.Module:
     )
 
 
-def _optimizer(job: Job, network: nn.Module, quiver: Quiver) -> TeleportedOptimizer:
-    """The optimizer of the job. With a change of basis of ones it is the plain torch optimizer at no cost."""
-    name = job.optimizer.cls
+def build_optimizer(
+    chosen: Component, network: nn.Module, quiver: Quiver, *, fused: str | bool = "auto"
+) -> TeleportedOptimizer:
+    """An optimizer by its name in torch. With a change of basis of ones it is torch's own at no cost.
+
+    Raises:
+        JobError: torch has no such optimizer, or refuses its arguments.
+    """
+    name = chosen.cls
     cls = getattr(torch.optim, name, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise JobError(f"torch has no optimizer {name!r}{nearest(name, dir(torch.optim))}")
-    kwargs: dict[str, Any] = dict(job.optimizer.kwargs)
-    if job.training.fused != "auto":
-        kwargs.setdefault("fused", bool(job.training.fused))
+    kwargs: dict[str, Any] = dict(chosen.kwargs)
+    if fused != "auto":
+        kwargs.setdefault("fused", bool(fused))
     try:
-        optimizer = TeleportedOptimizer(network, quiver, cls, **kwargs)
+        return TeleportedOptimizer(network, quiver, cls, **kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
         raise JobError(f"torch refuses the arguments of the optimizer {name}: {error}") from error
+
+
+def _optimizer(job: Job, network: nn.Module, quiver: Quiver) -> TeleportedOptimizer:
+    optimizer = build_optimizer(job.optimizer, network, quiver, fused=job.training.fused)
     if job.training.optimizer_state == "transport" and job.teleportation.mode in ("random", "optim"):
         check_transportable(optimizer.optimizer)  # now, rather than at the first teleportation
     return optimizer
