@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nteleport.studies.interpolate import interpolate_networks
     from nteleport.studies.landscape import loss_landscape
     from nteleport.studies.micro import micro_angles
-    from nteleport.studies.recover import recover_cob
+    from nteleport.studies.recover import recover_cob, solve_cob
     from nteleport.studies.settings.branches import BranchesSettings
     from nteleport.studies.settings.dot_product import DotProductSettings
     from nteleport.studies.settings.gradients import GradientsSettings
@@ -53,6 +53,7 @@ _HOMES = {
     "weight_angles": "dot_product",
     "RecoverSettings": "settings.recover",
     "recover_cob": "recover",
+    "solve_cob": "recover",
     "InterpolateSettings": "settings.interpolate",
     "interpolate_networks": "interpolate",
     "LandscapeSettings": "settings.landscape",
@@ -82,6 +83,7 @@ __all__ = [
     "micro_angles",
     "recover_cob",
     "run_study",
+    "solve_cob",
     "weight_angles",
     "weight_densities",
 ]
