@@ -200,7 +200,7 @@ def _clear_away_leftovers(paths: JobPaths) -> None:
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)  # another command may be describing its jobs at this moment
 
 
 def _set_results_aside(paths: JobPaths) -> None:

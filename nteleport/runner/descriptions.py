@@ -6,9 +6,11 @@ imported.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from nteleport.errors import JobError
 from nteleport.runner.paths import JobPaths, write_text_atomic
 from nteleport.runner.yaml_source import to_yaml
 from nteleport.training.job import Job
@@ -22,8 +24,16 @@ def describe(job: Job, paths: JobPaths) -> None:
 
 
 def describe_new(jobs: Iterable[Job], out: Path) -> None:
-    """Describe those of `jobs` that have no description in `out` yet."""
-    for job in jobs:
-        paths = JobPaths(out, job.name)
-        if not paths.config.exists():
-            describe(job, paths)
+    """Describe those of `jobs` that have no description in `out` yet. No claim is needed for this.
+
+    Raises:
+        JobError: `out` cannot be written to.
+    """
+    try:
+        for job in jobs:
+            paths = JobPaths(out, job.name)
+            if not paths.config.exists():
+                with contextlib.suppress(FileNotFoundError):  # who claims the job tidies up and describes it
+                    describe(job, paths)
+    except OSError as error:
+        raise JobError(f"cannot write to {out}: {error.strerror}; results there are as they were") from error
