@@ -13,6 +13,9 @@ from nteleport.plots.studies.subjects import subject_names
 
 _BINS = 40
 
+_LOWEST = 0.25
+"""The axis is logarithmic: where mean − std is less than this share of the mean, the band ends there."""
+
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
     """Both figures."""
@@ -37,7 +40,7 @@ def draw_differences(table: pd.DataFrame) -> Figure:
                 ms=3,
                 label=name,
             )
-            low = (found["mean"] - found["std"]).clip(lower=found["mean"] * 1e-3)
+            low = (found["mean"] - found["std"]).clip(lower=found["mean"] * _LOWEST)
             panel.fill_between(found.index, low, found["mean"] + found["std"], color=colour, alpha=0.2, lw=0)
         means = table.groupby([names, "cob_range"])["difference"].mean()
         panel.set_yscale("log")
