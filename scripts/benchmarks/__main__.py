@@ -47,9 +47,11 @@ def main() -> None:
     arguments = _arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    setting = Setting(torch.device(arguments.device), arguments.effort)
+    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    setting = Setting(torch.device(arguments.device), arguments.effort, clock)
     began = time.perf_counter()
     result: dict[str, Any] = {"machine": describe(setting.device), "figures": []}
+    result["machine"]["seconds"] = "of CPU time" if arguments.cpu_time else "of the wall clock"
     for key, value in result["machine"].items():
         print(f"{key}: {value}")
     print("", header(), sep="\n")
@@ -98,7 +100,13 @@ def _arguments() -> argparse.Namespace:
         "--only", action="append", choices=names, metavar="NAME",
         help=f"only this comparison, may be repeated: {', '.join(names)}",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, default=Path("bench.json"), metavar="FILE", help="default: bench.json")
+    parser.add_argument(
+        "--json", type=Path, default=Path("bench.json"), metavar="FILE", help="default: bench.json"
+    )
+    parser.add_argument(
+        "--cpu-time", action="store_true",
+        help="measure CPU time, not the wall clock: for a machine that is busy; needs --threads 1",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--device", default="cpu", help="where networks run (default: cpu)")
     parser.add_argument(
@@ -106,6 +114,8 @@ def _arguments() -> argparse.Namespace:
         help="0.1 takes a tenth of the time, for a first impression (default: 1)",
     )  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.cpu_time and (arguments.threads != 1 or arguments.device != "cpu"):
+        parser.error("--cpu-time: expected --threads 1 and --device cpu")
     arguments.only = [name for name in names if not arguments.only or name in arguments.only]
     return arguments
 

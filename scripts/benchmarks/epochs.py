@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,19 +76,17 @@ class _Turns(Silent):
 
     def resume(self) -> None:
         """The job goes on."""
-        self._began = time.perf_counter()
+        self._began = self._setting.clock()
 
     def epoch_finished(self, row: MetricRow) -> None:
         """Take the time of the epoch, and let the baselines run."""
-        seconds = time.perf_counter() - self._began
+        seconds = self._setting.clock() - self._began
         (steps,) = take_turns([self._step], self._setting, 1.5, at_least=20)
         if row.epoch > 0:
             self.epochs.append(seconds)
             self.steps.append(statistics.median(steps) * STEPS)
             epoch = self._pipeline.epoch
-            self.pipeline.append(
-                timed(lambda: epoch(self._rescaling, self._optimizer), self._setting.device)
-            )
+            self.pipeline.append(timed(lambda: epoch(self._rescaling, self._optimizer), self._setting))
         self.resume()
 
 

@@ -83,8 +83,7 @@ def _measure(series: str, label: str, name: str, arguments: dict[str, Any], sett
     quiver = analyze(networks[0], inputs)
     optimizers = [plain(networks[0], OPTIMIZER), teleported(networks[1], OPTIMIZER, quiver)]
     actions = [
-        partial(plain_step, network, made, *batch)
-        for network, made in zip(networks, optimizers, strict=True)
+        partial(plain_step, network, made, *batch) for network, made in zip(networks, optimizers, strict=True)
     ]
     steps = [statistics.median(times) for times in take_turns(actions, setting, 2.0, warm_up=1)]
     ours, theirs = peaks(name, OPTIMIZER, size, quiver, **arguments)
@@ -99,9 +98,7 @@ def _analysis_times(
     number of operators.
     """
     program = export(network, inputs)
-    operators = len(program.graph.find_nodes(op="call_function")) or sum(
-        node.op == "call_function" for node in program.graph.nodes
-    )
+    operators = sum(node.op == "call_function" for node in program.graph.nodes)
 
     def own_part() -> None:
         with mock.patch("nteleport.analysis.export", return_value=program):
@@ -142,9 +139,7 @@ def draw_growth(found: list[Size], path: Path) -> None:
     """The picture: step, analysis and memory against size."""
     from matplotlib import pyplot
 
-    figure, (steps, analyses, memory) = pyplot.subplots(
-        1, 3, figsize=(13, 4.2), layout="constrained"
-    )
+    figure, (steps, analyses, memory) = pyplot.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     for color, series in zip(("C0", "C1", "C2"), SERIES, strict=True):
         sizes = [size for size in found if size.series == series]
         parameters = [size.parameters for size in sizes]

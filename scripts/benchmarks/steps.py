@@ -33,13 +33,15 @@ def steps_with_adam(setting: Setting) -> Iterator[Figure]:
         yield from compare_steps(name, "Adam", setting, SECONDS[name])
 
 
-def compare_steps(name: str, optimizer: str, setting: Setting, seconds: float) -> Iterator[Figure]:
-    """The step of one network against both baselines, or against the plain one where there is no target for
-    the other.
+def compare_steps(
+    name: str, optimizer: str, setting: Setting, seconds: float, *, against_rescaling: bool = True
+) -> Iterator[Figure]:
+    """The step of one network against the plain one, and if wanted against rescaled activations where there
+    is a target for that.
     """
     batch = random_batch(setting, BATCH_SIZES[name])
     actions = [plain_action(name, optimizer, batch), teleported_action(name, optimizer, batch)]
-    rescaled = optimizer == "SGD momentum" and name in RESCALING_TARGETS
+    rescaled = against_rescaling and optimizer == "SGD momentum" and name in RESCALING_TARGETS
     if rescaled:
         actions.append(rescaling_action(name, optimizer, batch))
     times = take_turns(actions, setting, seconds)

@@ -48,7 +48,7 @@ class RescaledBatchNorm(nn.Module):
 
 
 class RescaledSum(nn.Module):
-    """A sum whose second operand is brought to the scale of the first; the first is the one computed first."""
+    """A sum whose second operand is brought to the scale of the first, which was computed before it."""
 
     def __init__(self, ratio: Tensor) -> None:
         super().__init__()
