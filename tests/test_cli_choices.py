@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import resource
 import shlex
@@ -153,6 +154,12 @@ def test_force_trains_again_what_is_over(config: Path) -> None:
             ]
             assert rows[0] == rows[1]
     assert set(mtimes(config)) == set(before)
+
+
+def test_a_dry_run_reads_a_folder_of_somebody_else(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    assert len(listed(train(config, "--dry-run"))) == 4
+    assert "expected a writable folder" in train(config).stderr
 
 
 def test_a_dry_run_needs_no_torch(config: Path) -> None:

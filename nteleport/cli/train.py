@@ -114,7 +114,7 @@ def train(
     from nteleport.runner.states import matching
 
     jobs = expand(load_experiment(config, overrides=overrides, signatures=not dry_run))
-    check_folder(out)
+    check_folder(out, writable=not dry_run)
     if only:
         jobs = _chosen(jobs, matching(jobs, out, only), only)
     if dry_run:
@@ -124,8 +124,8 @@ def train(
     return _run(jobs, out, Options(**options), again) if jobs else 0
 
 
-def check_folder(folder: Path) -> None:
-    """Check that `folder` is one, or can be made, and can be written to. Nothing is written.
+def check_folder(folder: Path, *, writable: bool = True) -> None:
+    """Check that `folder` is one, or can be made, and, if asked, can be written to. Nothing is written.
 
     Raises:
         JobError: it is or lies below a file, or writing is forbidden.
@@ -133,7 +133,7 @@ def check_folder(folder: Path) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise JobError(f"--out {folder}: {existing} is a file, expected a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if writable and not os.access(existing, os.W_OK | os.X_OK):
         raise JobError(f"--out {folder}: {existing} cannot be written to, expected a writable folder")
 
 
