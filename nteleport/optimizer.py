@@ -61,7 +61,7 @@ class TeleportedOptimizer:
             self._trained = {name: nn.Parameter(p.detach()) for name, p in self._parameters.items()}
         self._hyper_parameters = {**_fused(optimizer_class, first, hyper_parameters), **hyper_parameters}
         self.optimizer = self._new_optimizer(optimizer_class)
-        self._passes: list[tuple[list[Tensor], list[Tensor]]] = []  # tensors, and what 1 / s does to them
+        self._factors: dict[str, list[Tensor]] = {}  # of 1 / s, for SGD of 1 / s²; none while s = 1
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step from the gradients of the plain network. It consumes ``.grad`` of the
@@ -186,37 +186,17 @@ class TeleportedOptimizer:
     def _set_cob(self, cob: Tensor) -> None:
         self.cob = cob.detach().to(self.cob, copy=True)
         power = -2 if self._in_plain_coordinates else -1
-        self._passes = []
+        self._factors = {}
         if bool((self.cob != 1).any()):
-            self._passes = [
-                ([self._parameters[name] for name in side], [factor.pow(power) for factor in side.values()])
-                for side in self._sides()
-                if side
-            ]
+            found = self._of_trained(factor_scales(self.quiver, self.cob))
+            self._factors = {
+                name: [factor.pow(power) for factor in _to_multiply(self._parameters[name], scale)]
+                for name, scale in found.items()
+            }
 
     @property
     def _is_teleported(self) -> bool:
-        return bool(self._passes)
-
-    def _sides(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The scales as two lists of factors, each for one pass over the tensors.
-
-        CUDA multiplies a list in one kernel, but only by tensors of the same shapes. The CPU broadcasts as
-        fast, so that there a product is formed only where it is much smaller than the parameter.
-        """
-        first: dict[str, Tensor] = {}
-        second: dict[str, Tensor] = {}
-        for name, factors in self._of_trained(factor_scales(self.quiver, self.cob)).items():
-            parameter = self._parameters[name]
-            scale = [factor.to(parameter.dtype) for factor in factors]
-            if parameter.is_cuda:
-                scale = [reduce(mul, scale).expand_as(parameter).contiguous()]
-            elif len(scale) == 2 and 4 * scale[0].numel() * scale[1].numel() <= parameter.numel():
-                scale = [scale[0] * scale[1]]
-            first[name], *rest = scale
-            if rest:
-                second[name] = rest[0]
-        return first, second
+        return bool(self._factors)
 
     def _compact_scales(self, cob: Tensor | None = None) -> dict[str, Tensor]:
         if cob is None and not self._is_teleported:
@@ -237,10 +217,8 @@ class TeleportedOptimizer:
 
     def _push_gradients(self) -> None:
         """Give the optimizer the gradients of its coordinates."""
-        for parameters, factors in self._passes:
-            present = [(p.grad, f) for p, f in zip(parameters, factors, strict=True) if p.grad is not None]
-            if present:
-                torch._foreach_mul_([gradient for gradient, _ in present], [factor for _, factor in present])
+        gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        self._multiply(gradients)
         if not self._in_plain_coordinates:
             for name, trained in self._trained.items():
                 trained.grad = self._parameters[name].grad
@@ -248,11 +226,44 @@ class TeleportedOptimizer:
     @torch.no_grad()
     def _pull_weights(self) -> None:
         """Write ``θ = θ' / s`` back to the network."""
-        if self._is_teleported and not self._in_plain_coordinates:
-            plain = [p.detach() for p in self._parameters.values()]
-            torch._foreach_copy_(plain, [trained.detach() for trained in self._trained.values()])
-            for parameters, factors in self._passes:
-                torch._foreach_mul_([p.detach() for p in parameters], factors)
+        if not self._is_teleported or self._in_plain_coordinates:
+            return
+        plain = {name: p.detach() for name, p in self._parameters.items()}
+        if self.cob.device.type == "cpu":  # memory is the limit: the first factor multiplies on the way
+            for name, trained in self._trained.items():
+                first, *rest = self._factors.get(name, [self.cob.new_ones(())])
+                torch.mul(trained, first, out=plain[name])
+                for factor in rest:
+                    plain[name].mul_(factor)
+        else:
+            torch._foreach_copy_(list(plain.values()), [each.detach() for each in self._trained.values()])
+            self._multiply(plain)
+
+    def _multiply(self, tensors: Mapping[str, Tensor]) -> None:
+        """Multiply tensors, each by its factors, in place and in one call."""
+        pairs = [
+            (tensors[name], factor)
+            for name, factors in self._factors.items()
+            if name in tensors
+            for factor in factors
+        ]
+        if pairs:
+            torch._foreach_mul_([tensor for tensor, _ in pairs], [factor for _, factor in pairs])
+
+
+def _to_multiply(parameter: Tensor, scale: tuple[Tensor, ...]) -> list[Tensor]:
+    """The factors of a scale as they multiply a tensor fastest.
+
+    CUDA multiplies a list in one kernel, but only by one tensor of the same shape for each. The CPU
+    broadcasts as fast and goes through a list in order, so that there a product is formed only where it is
+    much smaller than the parameter.
+    """
+    factors = [factor.to(parameter.dtype) for factor in scale]
+    if parameter.device.type != "cpu":
+        return [reduce(mul, factors).expand_as(parameter).contiguous()]
+    if len(factors) == 2 and 4 * factors[0].numel() * factors[1].numel() <= parameter.numel():
+        return [factors[0] * factors[1]]
+    return factors
 
 
 def _fused(optimizer_class: type[Optimizer], parameter: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
