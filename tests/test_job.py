@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
+from nteleport.sampling import SAMPLINGS, sampling_problem
 from nteleport.training.job import (
     MODE_OPTIONS,
-    SAMPLINGS,
     Component,
     Job,
     Scheduler,
     Teleportation,
     TrainingParams,
-    sampling_problem,
 )
 
 BASELINE = Job(

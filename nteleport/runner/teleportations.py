@@ -23,13 +23,12 @@ from nteleport.runner.checks import (
     whole_number,
 )
 from nteleport.runner.yaml_source import Node, Problems
+from nteleport.sampling import SAMPLINGS, sampling_problem
 from nteleport.training.job import (
     METRICS,
     MODE_OPTIONS,
-    SAMPLINGS,
     Teleportation,
     TrainingParams,
-    sampling_problem,
 )
 
 Choices = dict[str, list[tuple[Any, Node]]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nteleport.runner.checks import number, whole_number
+from nteleport.sampling import sampling_problem
 from nteleport.studies.settings.option import option
 from nteleport.studies.settings.shared import StudySettings
-from nteleport.training.job import sampling_problem
 
 
 @dataclass(frozen=True, kw_only=True)

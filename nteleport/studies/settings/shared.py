@@ -7,8 +7,9 @@ from pathlib import Path
 
 from nteleport.errors import StudyError
 from nteleport.runner.checks import number, one_of, optional, whole_number
+from nteleport.sampling import SAMPLINGS, sampling_problem
 from nteleport.studies.settings.option import dataset, model, option, path, text
-from nteleport.training.job import SAMPLINGS, Component, sampling_problem
+from nteleport.training.job import Component
 
 
 @dataclass(frozen=True, kw_only=True)
