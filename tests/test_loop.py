@@ -440,28 +440,6 @@ def test_bf16_trains_near_fp32_with_weights_in_fp32(tmp_path: Path) -> None:
     assert row.train_loss == pytest.approx(plain.train_loss, rel=0.1)
 
 
-@pytest.mark.slow
-def test_a_compiled_network_trains_the_same_and_is_not_compiled_again_by_teleporting(tmp_path: Path) -> None:
-    from torch._dynamo.utils import counters
-
-    job = small_job("random", teleport={"every_n_epochs": 1}, epochs=4)
-    plain = run(job, tmp_path)
-    compiled = replace(job, training=replace(job.training, compile=True))
-    torch.compiler.reset()
-    counters.clear()
-    run(replace(compiled, training=replace(compiled.training, epochs=1)), tmp_path)
-    without_teleportation = counters["stats"]["unique_graphs"]
-    torch.compiler.reset()
-    counters.clear()
-
-    result = run(compiled, tmp_path)
-
-    assert counters["stats"]["unique_graphs"] == without_teleportation > 0
-    losses = [row.train_loss for row in result.rows]
-    assert losses == pytest.approx([row.train_loss for row in plain.rows], rel=1e-4)
-    assert [row.teleported for row in result.rows] == [0, 1, 1, 1]
-
-
 def test_an_optimizer_that_evaluates_the_loss_itself_trains(tmp_path: Path) -> None:
     job = small_job(
         "random", optimizer=Component("LBFGS", {"lr": 0.5, "max_iter": 4}), epochs=4, batch_size=64
