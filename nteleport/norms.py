@@ -35,8 +35,8 @@ from nteleport.errors import TeleportationError
 from nteleport.quiver import Factor, ParameterScaling, Quiver
 
 _PIECE_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
-"""A large weight is taken in pieces of about this many elements: no copy of it is ever whole, and on a CPU what
-is made of a piece stays in its cache."""
+"""A large weight is taken in pieces of about this many elements: no copy of it is ever whole, and on a CPU
+what is made of a piece stays in its cache."""
 
 Tensors = Mapping[str, Tensor]
 

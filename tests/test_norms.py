@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo.networks import ZOO
 
 from nteleport import TeleportableModel, analyze, sample_cob
 from nteleport.errors import TeleportationError
 from nteleport.norms import TeleportedNorms
-from zoo.networks import ZOO
 
 CANDIDATES = 4
 
