@@ -31,7 +31,7 @@ def studying(setting: Setting) -> Iterator[Figure]:
                 partial(gradients.gradient_changes, settings),
                 partial(_backward_passes, subject, settings),
             ]
-            ours, theirs = take_turns(actions, setting, 8.0, at_least=3, warm_up=1)
+            ours, theirs = take_turns(actions, setting, 4.0, at_least=2, warm_up=0)
         what = f"study gradients, 150 teleportations × 10 batches: {name}"
         yield compare("gradients", what, "10 backward passes", ours, theirs, target=3.0)
 
