@@ -16,6 +16,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce
 from operator import mul
+from types import EllipsisType
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +28,9 @@ from nteleport.optimizer_state import check_transportable, scale_momentum, trans
 from nteleport.quiver import Quiver, check_cob, compact_scales, factor_scales
 
 _Value = TypeVar("_Value")
+
+_PIECE_ELEMENTS = 2**20
+"""How much of a tensor stays in the cache of a CPU while several factors multiply it."""
 
 OPTIMIZER_STATES = ("reset", "transport", "keep")
 
@@ -231,10 +235,11 @@ class TeleportedOptimizer:
         plain = {name: p.detach() for name, p in self._parameters.items()}
         if self.cob.device.type == "cpu":  # memory is the limit: the first factor multiplies on the way
             for name, trained in self._trained.items():
-                first, *rest = self._factors.get(name, [self.cob.new_ones(())])
-                torch.mul(trained, first, out=plain[name])
-                for factor in rest:
-                    plain[name].mul_(factor)
+                factors = self._factors.get(name, [self.cob.new_ones(())])
+                for rows, (first, *rest) in _pieces(trained, factors):
+                    torch.mul(trained[rows], first, out=plain[name][rows])
+                    for factor in rest:
+                        plain[name][rows].mul_(factor)
         else:
             torch._foreach_copy_(list(plain.values()), [each.detach() for each in self._trained.values()])
             self._multiply(plain)
@@ -242,13 +247,28 @@ class TeleportedOptimizer:
     def _multiply(self, tensors: Mapping[str, Tensor]) -> None:
         """Multiply tensors, each by its factors, in place and in one call."""
         pairs = [
-            (tensors[name], factor)
+            (tensors[name][rows], factor)
             for name, factors in self._factors.items()
             if name in tensors
-            for factor in factors
+            for rows, part in _pieces(tensors[name], factors)
+            for factor in part
         ]
         if pairs:
             torch._foreach_mul_([tensor for tensor, _ in pairs], [factor for _, factor in pairs])
+
+
+def _pieces(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[slice | EllipsisType, list[Tensor]]]:
+    """Rows of a tensor, few enough to stay in the cache of a CPU, and what belongs to them of its factors.
+
+    A large tensor is then read from memory once, not once for each factor.
+    """
+    if len(factors) == 1 or tensor.numel() <= _PIECE_ELEMENTS:
+        yield ..., factors
+        return
+    step = max(1, _PIECE_ELEMENTS * len(tensor) // tensor.numel())
+    for start in range(0, len(tensor), step):
+        rows = slice(start, start + step)
+        yield rows, [factor[rows] if len(factor) > 1 else factor for factor in factors]
 
 
 def _to_multiply(parameter: Tensor, scale: tuple[Tensor, ...]) -> list[Tensor]:

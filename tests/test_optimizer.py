@@ -100,6 +100,19 @@ def test_ten_steps_equal_those_of_the_teleportable_model(name: str) -> None:
     assert_same(optimizer.teleported_weights(), named(model.network))
 
 
+@pytest.mark.parametrize("name", ["SGD momentum", "Adam"])
+def test_large_weights_are_scaled_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    for elements in (2**20, 20):  # one weight, of 8 × 6, has two factors that are multiplied one by one
+        monkeypatch.setattr("nteleport.optimizer._PIECE_ELEMENTS", elements)
+        problem = Problem()
+        optimizer = problem.optimizer(name)
+        optimizer.teleport(problem.cob())
+        problem.train(optimizer)
+        weights.append(dict(problem.network.named_parameters()))
+    assert all(torch.equal(weights[0][each], weights[1][each]) for each in weights[0])
+
+
 @each_optimizer
 def test_without_teleportation_it_is_the_torch_optimizer(name: str) -> None:
     wrapped, plain = Problem(), Problem()
