@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nteleport.errors import ExperimentError
-from nteleport.runner.experiment import Experiment, load_experiment
+from nteleport.runner.experiment import Experiment
+from nteleport.runner.loading import load_experiment
 from nteleport.training.job import Component, Scheduler, Teleportation, TrainingParams
 
 MINIMAL = "datasets: digits\nmodels: mlp\noptimizers: SGD\n"

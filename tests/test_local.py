@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nteleport.errors import DatasetError
-from nteleport.runner.experiment import load_experiment
+from nteleport.runner.loading import load_experiment
 from nteleport.runner.local import JobOutcome, check_trainable, run_jobs
 from nteleport.runner.matrix import expand
 from nteleport.runner.paths import JobPaths

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nteleport.errors import JobError
-from nteleport.runner.experiment import Experiment, load_experiment
+from nteleport.runner.experiment import Experiment
+from nteleport.runner.loading import load_experiment
 from nteleport.runner.matrix import cells, expand, unravel
 from nteleport.runner.yaml_source import to_yaml
 from nteleport.training.job import Job, Scheduler, Teleportation, TrainingParams

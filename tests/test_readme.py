@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nteleport.cli.app import COMMANDS
-from nteleport.runner.experiment import load_experiment
+from nteleport.runner.loading import load_experiment
 from nteleport.runner.matrix import expand
 from nteleport.runner.paths import JobPaths
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,10 +18,11 @@ from nteleport.reproduction.answers import DOES_NOT_HOLD, HOLDS, NOT_RUN, answer
 from nteleport.reproduction.claims import CPU, PAPER, REACH, StudyClaim, TrainingClaim
 from nteleport.reproduction.layout import Layout
 from nteleport.reproduction.measures import grows, orthogonal, sharper, wider
+from nteleport.reproduction.pictures import draw_pictures
 from nteleport.reproduction.report import markdown
 from nteleport.reproduction.run import missing_studies, run_studies
 from nteleport.reproduction.trainings import Pair, compare, epochs_until, pairs_of, rows_of
-from nteleport.runner.experiment import load_experiment
+from nteleport.runner.loading import load_experiment
 from nteleport.runner.matrix import expand
 from nteleport.studies import find_study
 from nteleport.studies.study import Progress
@@ -264,7 +266,11 @@ def test_answers_come_from_the_jobs_on_disk(tmp_path: Path) -> None:
     assert [row.verdict for row in rows] == [HOLDS, DOES_NOT_HOLD]
     assert rows[0].numbers["early_mean"] == pytest.approx(0.41)
     assert "accuracy in points +41.0 [+38.5, +43.5] at epoch 0" in rows[0].measured
-    table = markdown(rows, "cpu")
+    pictures = draw_pictures([faster, control], layout)
+    assert [picture.figure for picture in pictures] == [6]  # both claims are about the same experiment
+    assert pictures[0].path.is_file()
+    table = markdown(rows, "cpu", pictures, tmp_path)
+    assert "![Fig. 6: e.yml](pictures/e/all-val_accuracy-boxes.png)" in table
     assert "1 holds, 1 does not hold, 0 not run" in table
     assert "| 10 | No \\| gain |" in table
 
@@ -295,7 +301,10 @@ def test_an_interrupted_reproduction_goes_on_where_it_stopped(
     assert {path: path.stat().st_mtime_ns for path in studied} == studied
     written = json.loads((tmp_path / "out" / "reproduction.json").read_text(encoding="utf-8"))
     assert written["rows"][0]["verdict"] in (HOLDS, DOES_NOT_HOLD)
-    assert list((tmp_path / "out" / "pictures" / "e").glob("*.png"))
+    text = (tmp_path / "out" / "reproduction.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[Fig. (\d+): .*?\]\((.*?)\)", text)
+    assert [figure for figure, _ in shown] == ["6", "11"]
+    assert all((tmp_path / "out" / path).is_file() for _, path in shown)
 
 
 def test_a_figure_without_a_claim_is_refused() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nteleport.runner.experiment import load_experiment
+from nteleport.runner.loading import load_experiment
 from nteleport.runner.matrix import expand
 from nteleport.runner.paths import JobPaths
 

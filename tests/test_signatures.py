@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from nteleport.errors import ExperimentError
-from nteleport.runner.experiment import load_experiment
-from nteleport.runner.signatures import check_signatures
+from nteleport.runner.loading import load_experiment
+from nteleport.runner.signatures import signature_problems
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -159,4 +159,4 @@ def test_checking_draws_no_random_number(tmp_path: Path) -> None:
     "config", sorted(CONFIGS.rglob("*.yml")), ids=lambda path: str(path.relative_to(CONFIGS))
 )
 def test_every_shipped_experiment_can_be_trained(config: Path) -> None:
-    check_signatures(load_experiment(config))
+    assert signature_problems(load_experiment(config)) == []

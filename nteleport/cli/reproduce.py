@@ -117,15 +117,15 @@ def _studying(name: str) -> Iterator[Progress]:
 def _report(claims: Sequence[Claim], chosen: Sequence[Claim], layout: Layout, tier: str) -> None:
     """Write the table of all claims and the pictures, and print the rows of those that were asked for."""
     from nteleport.reproduction.answers import answers
-    from nteleport.reproduction.pictures import draw_trainings
+    from nteleport.reproduction.pictures import draw_pictures
     from nteleport.reproduction.report import as_json, markdown, summary
     from nteleport.runner.paths import write_text_atomic
 
     rows = answers(claims, layout)
     layout.out.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(layout.markdown, markdown(rows, tier))
     write_text_atomic(layout.json, as_json(rows, tier))
-    draw_trainings(claims, layout)
+    pictures = draw_pictures(claims, layout)
+    write_text_atomic(layout.markdown, markdown(rows, tier, pictures, layout.out))
     names = {claim.name for claim in chosen}
     for row in rows:
         if row.claim not in names:

@@ -115,7 +115,7 @@ def submit(
     """
     from nteleport.cli.train import check_folder
     from nteleport.extras import import_extra
-    from nteleport.runner.experiment import load_experiment
+    from nteleport.runner.loading import load_experiment
     from nteleport.runner.matrix import expand
     from nteleport.runner.slurm import Resources, minutes
     from nteleport.trackers.tracker import load_trackers

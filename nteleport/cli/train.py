@@ -109,7 +109,7 @@ def train(
     Exit code: 0 when all is well, 1 when a job failed, 2 for bad input (nothing is written then), and 128
     plus the number of the signal when one stopped it.
     """
-    from nteleport.runner.experiment import load_experiment
+    from nteleport.runner.loading import load_experiment
     from nteleport.runner.matrix import expand
     from nteleport.runner.states import matching
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from nteleport.errors import StudyError
 from nteleport.reproduction.claims import StudyClaim, TrainingClaim
-from nteleport.runner.experiment import load_experiment
+from nteleport.runner.loading import load_experiment
 from nteleport.runner.matrix import expand
 from nteleport.runner.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
 from nteleport.studies.settings.option import read_options

@@ -7,9 +7,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from nteleport.reproduction.answers import DOES_NOT_HOLD, HOLDS, NOT_RUN, Row
+from nteleport.reproduction.pictures import Picture
 
 _RULES = """\
 Accuracies are validation accuracies, and differences are paired: both trainings of a pair start from the
@@ -19,13 +21,20 @@ lies above zero at neither of the two.\
 """
 
 
-def markdown(rows: Sequence[Row], tier: str) -> str:
-    """A table with one row a claim, and how it was judged."""
+def markdown(rows: Sequence[Row], tier: str, pictures: Sequence[Picture], folder: Path) -> str:
+    """A table with one row a claim, how it was judged, and the pictures behind it.
+
+    Args:
+        folder: in which the text will be; pictures are named relative to it.
+    """
     lines = [f"Tier `{tier}`: {summary(rows)}.", "", *_RULES.splitlines(), ""]
     lines += ["| Fig. | The paper says | Here | Measured | Verdict |", "|---|---|---|---|---|"]
     for row in rows:
         cells = (str(row.figure), row.says, row.here, row.measured, f"**{row.verdict}**")
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    for picture in pictures:
+        caption = f"Fig. {picture.figure}: {picture.shows}"
+        lines += ["", f"![{caption}]({picture.path.relative_to(folder).as_posix()})", "", caption]
     return "\n".join(lines) + "\n"
 
 

@@ -1,10 +1,9 @@
 """An experiment: a matrix of jobs, read from a YAML file and checked whole.
 
-`load_experiment` either returns an `Experiment` in which every name, type and combination is right, or raises
-one `ExperimentError` with all that is wrong, each with its place. What only torch can tell, the keyword
-arguments of optimizers, schedulers and models, is checked by `nteleport.runner.signatures` when asked for;
-everything else here needs no torch. The axes keep the nodes they were read from, so that later checks can
-point at the file too.
+`read_experiment` gives the `Experiment` and all that is wrong with it, each problem with its place: names,
+types and combinations. What only torch can tell, the keyword arguments of optimizers, schedulers and models,
+is found by `nteleport.runner.signatures`; nothing here needs torch. The axes keep the nodes they were read
+from, so that later checks can point at the file too.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nteleport.data.catalog import dataset_info
-from nteleport.errors import ExperimentError, Problem
+from nteleport.errors import Problem
 from nteleport.runner.checks import (
     Check,
     axis,
@@ -82,29 +81,6 @@ class Experiment:
     optimizers: tuple[Placed[OptimizerChoice], ...] = ()
     teleportations: tuple[Teleportation, ...] = (Teleportation(),)
     runs: tuple[int, ...] = (0,)
-
-
-def load_experiment(
-    path: Path | str, *, overrides: Sequence[str] = (), signatures: bool = False
-) -> Experiment:
-    """Read and check an experiment file.
-
-    Args:
-        path: the file.
-        overrides: changes such as `training_params.epochs=5`, applied in order before the checks.
-        signatures: check keyword arguments against torch's signatures as well, which imports torch.
-
-    Raises:
-        ExperimentError: with all problems, in the order of the file.
-    """
-    experiment, problems = read_experiment(Path(path), overrides)
-    if signatures:
-        from nteleport.runner.signatures import signature_problems
-
-        problems += signature_problems(experiment)
-    if problems:
-        raise ExperimentError(sorted(set(problems)))
-    return experiment
 
 
 def read_experiment(path: Path, overrides: Sequence[str] = ()) -> tuple[Experiment, list[Problem]]:

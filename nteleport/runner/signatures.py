@@ -17,7 +17,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from nteleport.data.catalog import dataset_info
-from nteleport.errors import ExperimentError, ModelError, NTeleportError, Problem, nearest
+from nteleport.errors import ModelError, NTeleportError, Problem, nearest
 from nteleport.expression import compile_lambda
 from nteleport.models import check_model, model_keywords
 from nteleport.optimizer_state import check_transportable
@@ -35,13 +35,6 @@ _COMPUTED = frozenset({"total_steps", "steps_per_epoch", "epochs", "T_max"})
 
 _DEVICE_DEPENDENT = frozenset({"capturable", "fused"})
 """What may work on the training device alone, so not tried here."""
-
-
-def check_signatures(experiment: Experiment) -> None:
-    """Raise an `ExperimentError` with all problems that `signature_problems` finds, if any."""
-    problems = signature_problems(experiment)
-    if problems:
-        raise ExperimentError(sorted(set(problems)))
 
 
 def signature_problems(experiment: Experiment) -> list[Problem]:

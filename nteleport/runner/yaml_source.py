@@ -25,6 +25,7 @@ _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 _DEEPEST = 30
 _MOST_VALUES = 100_000
+_WIDTH = 110  # of a line that is written
 """Aliases of aliases grow exponentially; no experiment has this many values."""
 
 _CONSTANTS = {
@@ -223,8 +224,13 @@ class _Reader:
 
 
 def to_yaml(data: Any) -> str:
-    """Write plain data as YAML that `parse_yaml` reads back equal; innermost collections on one line."""
-    layout: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None}
+    """Write plain data as YAML that `parse_yaml` reads back equal.
+
+    The outermost collection has an entry a line; others that hold nothing but scalars are on one line.
+    """
+    layout: dict[str, Any] = {
+        "sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": _WIDTH,
+    }  # fmt: skip
     return str(yaml.dump(data, Dumper=_ExactDumper, **layout))
 
 
@@ -233,6 +239,12 @@ class _ExactDumper(_Dumper):  # type: ignore[misc]
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def represent(self, data: Any) -> None:
+        node = self.represent_data(data)
+        if isinstance(node, yaml.CollectionNode):
+            node.flow_style = False
+        self.serialize(node)
 
 
 def _represent_text(dumper: Any, text: str) -> Any:
