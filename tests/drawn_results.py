@@ -15,7 +15,8 @@ from synthetic_results import (
 from nteleport.plots import tables
 from nteleport.plots.boxes import draw_boxes
 from nteleport.plots.curves import draw_curves
-from nteleport.plots.grouping import Panel, arrange
+from nteleport.plots.grouping import arrange
+from nteleport.plots.panels import Panel
 from nteleport.results import Results, read_results
 from nteleport.training.job import Job
 

@@ -17,7 +17,8 @@ from synthetic_results import (
     write_jobs,
 )
 
-from nteleport.plots.grouping import Panel, arrange
+from nteleport.plots.grouping import arrange
+from nteleport.plots.panels import Panel
 from nteleport.results import read_results
 from nteleport.training.job import Job
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
 
 from nteleport.plots.hyper_parameters import REPETITION, hyper_parameters, identity, of_teleportation
 from nteleport.plots.labels import number
+from nteleport.plots.panels import Group
 from nteleport.results import JobResult
-
-if TYPE_CHECKING:
-    from nteleport.plots.grouping import Group
 
 __all__ = ["expected_runs", "warnings"]
 

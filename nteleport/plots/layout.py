@@ -22,8 +22,8 @@ from matplotlib.legend import Legend
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from nteleport.plots.grouping import Group
 from nteleport.plots.labels import metric_label
+from nteleport.plots.panels import Group
 from nteleport.plots.style import COLUMN, DARK, LIGHT, GroupStyle
 
 __all__ = ["LegendEntry", "figure_with_legend", "legend_blocks", "metric_axis"]

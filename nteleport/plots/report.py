@@ -15,8 +15,9 @@ from nteleport.errors import ResultsError, nearest
 from nteleport.plots import tables
 from nteleport.plots.boxes import draw_boxes
 from nteleport.plots.curves import draw_curves
-from nteleport.plots.grouping import Panel, arrange
+from nteleport.plots.grouping import arrange
 from nteleport.plots.hyper_parameters import default_group_by
+from nteleport.plots.panels import Panel
 from nteleport.plots.style import paper_style
 from nteleport.results import Results, read_results
 from nteleport.runner.paths import replacing
@@ -89,9 +90,8 @@ def plot_results(
     Args:
         out: the folder that `nteleport train --out` filled.
         metrics: columns of `metrics.csv`.
-        group_by: hyper-parameters (`optimizer.lr`) or whole parts (`teleport`, `optimizer`); runs that
-        agree in
-            all are one group. Without it, the teleportation and all else in which jobs differ.
+        group_by: hyper-parameters (`optimizer.lr`) or whole parts (`teleport`, `optimizer`); runs that agree
+            in all are one group. Without it, the teleportation and all else in which jobs differ.
         boxplot: draw box plots as well.
         box_epochs: the epochs of the boxes, counted from 0; without it an early, a middle and the last.
         out_dir: where pictures go; without it the folder `plots` in `out`.

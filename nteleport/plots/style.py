@@ -15,7 +15,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from nteleport.plots.grouping import Group
+from nteleport.plots.panels import Group
 
 __all__ = ["COLUMN", "DARK", "LIGHT", "PAGE", "GroupStyle", "group_styles", "paper_style"]
 

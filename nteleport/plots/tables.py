@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from nteleport.plots.grouping import Panel
+from nteleport.plots.panels import Panel
 from nteleport.results import Results
 
 __all__ = [
