@@ -152,6 +152,30 @@ def test_the_picture_has_a_column_for_each_line() -> None:
     assert figure.axes[0].get_ylabel() == "loss (nats)"
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"weights_b": Path("none.pt")}, "no such file"), ({"optimizer_b": Component("SGDD")}, "'SGD'")],
+)
+def test_what_is_wrong_with_the_second_network_is_told_before_the_first_is_trained(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, object], message: str
+) -> None:
+    monkeypatch.setattr(Training, "run_epoch", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises((StudyError, JobError), match=message):
+        interpolate_networks(small(**wrong))
+
+
+@pytest.mark.parametrize("losses", [(2e11, 3e12), (float("inf"), float("nan")), (1e-9, 2e-9)])
+def test_losses_of_any_size_can_be_drawn(losses: tuple[float, float]) -> None:
+    rows = [
+        {"line": PLAIN, "teleportation": 0, "alpha": alpha, "split": "train", "loss": loss, "accuracy": 0.1}
+        for alpha, loss in zip((0.0, 1.0), losses, strict=True)
+    ]
+    low, high = draw({"interpolate": pd.DataFrame(rows)})["interpolate"].axes[0].get_ylim()
+    assert 0 < low < high
+    known = [loss for loss in losses if 1e-4 < loss < float("inf")]
+    assert all(low < loss < high for loss in known)
+
+
 def test_a_training_is_that_of_plain_torch() -> None:
     settings = StudySettings(models=SMALL, device="cpu", seed=3)
     subject = one_subject(settings)

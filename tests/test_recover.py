@@ -189,6 +189,15 @@ def test_wrong_targets_are_refused() -> None:
         solve_cob(model, target * torch.nan)
 
 
+def test_a_target_without_any_weight_is_refused(tmp_path: Path) -> None:
+    from nteleport.studies.subject import build_network, dataset_info
+
+    network = build_network(SMALL[0], dataset_info("digits"), 0)
+    torch.save({name: 0 * tensor for name, tensor in network.state_dict().items()}, tmp_path / "zero.pt")
+    with pytest.raises(StudyError, match="all weights of the target are 0"):
+        recover_cob(RecoverSettings(models=SMALL, target=tmp_path / "zero.pt", device="cpu"))
+
+
 SMALL = (Component("mlp", {"hidden_layers": [16, 16]}),)
 
 

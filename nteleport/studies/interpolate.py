@@ -32,11 +32,12 @@ from nteleport.studies.subject import (
     Subject,
     build_network,
     draw_cob,
-    load_weights,
     named_generator,
     one_subject,
 )
 from nteleport.studies.training import Training
+from nteleport.studies.weight_files import load_weights
+from nteleport.training.assembly import build_optimizer
 from nteleport.training.job import Component
 from nteleport.training.metrics import Scores
 
@@ -112,10 +113,9 @@ def interpolate_networks(
 
     Returns:
         ``interpolate``: a row for each point and split, ``line, teleportation, alpha, split, loss,
-            accuracy``; ``line``
-        is one of ``PLAIN``, ``TELEPORTED`` and ``ITSELF``. ``interpolate-sharpness``: a row for each end
-        of each line, ``line, teleportation, end, loss, rise``, where ``rise`` is the mean training loss
-        within 0.1 of the end, less the loss there.
+        accuracy``; ``line`` is one of ``PLAIN``, ``TELEPORTED`` and ``ITSELF``. ``interpolate-sharpness``:
+        a row for each end of each line, ``line, teleportation, end, loss, rise``, where ``rise`` is the mean
+        training loss within 0.1 of the end, less the loss there.
 
     Raises:
         NTeleportError: settings that cannot be run.
@@ -184,18 +184,27 @@ def _numbered_lines(settings: InterpolateSettings) -> Iterator[tuple[str, int]]:
 
 
 def _networks(subject: Subject, settings: InterpolateSettings, steps: _Steps) -> tuple[Position, Position]:
-    """Networks A and B, each trained or loaded, at a CoB of ones."""
+    """Networks A and B, each trained or loaded, at a CoB of ones.
+
+    What is wrong with the file or the optimizer of B is told before A is trained, which may take hours.
+    """
+    network, second = subject.network, None
+    if settings.weights_b is not None:
+        before = copy.deepcopy(network.state_dict())
+        load_weights(network, settings.weights_b)
+        second = _position(subject)
+        network.load_state_dict(before)
+    else:
+        build_optimizer(settings.optimizer_b, network, subject.quiver)
     if settings.weights is None:
         _train(subject, settings.optimizer_a, settings.batch_size_a, settings.epochs, "A", steps)
     first = _position(subject)
-    if settings.weights_b is not None:
-        load_weights(subject.network, settings.weights_b)
-        return first, _position(subject)
-    seed = settings.seed if settings.same_start else settings.seed + 1
-    start = build_network(subject.model, subject.data.info, seed)
-    subject.network.load_state_dict(start.state_dict())
-    _train(subject, settings.optimizer_b, settings.batch_size_b, settings.epochs, "B", steps)
-    return first, _position(subject)
+    if second is None:
+        seed = settings.seed if settings.same_start else settings.seed + 1
+        network.load_state_dict(build_network(subject.model, subject.data.info, seed).state_dict())
+        _train(subject, settings.optimizer_b, settings.batch_size_b, settings.epochs, "B", steps)
+        second = _position(subject)
+    return first, second
 
 
 def _train(

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from nteleport.cob import SMALLEST_ENTRY
-from nteleport.errors import TeleportationError, nearest
+from nteleport.errors import StudyError, TeleportationError, nearest
 from nteleport.quiver import Quiver, compact_scales, scales
 from nteleport.studies.cob_fitting import Distance, LayerwiseFit, distance_to
 from nteleport.studies.settings.recover import METHODS, RecoverSettings
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import Subject, draw_cob, load_weights, named_generator, one_subject
+from nteleport.studies.subject import Subject, draw_cob, named_generator, one_subject
+from nteleport.studies.weight_files import load_weights
 from nteleport.teleport import TeleportableModel
 
 Weights = Mapping[str, Tensor]
@@ -42,10 +43,9 @@ def solve_cob(
     """The CoB that teleports ``model`` nearest to ``target_weights``.
 
     ``least_squares`` minimises over one layer after the other, in closed form: once in execution order
-        from what feeds
-    each layer, then in sweeps from both of its sides (for the last layer the output side is pinned) until
-    the distance settles. ``gradient`` descends by L-BFGS on the logarithms of all entries at once; signs
-    are discrete and come from the same first pass.
+    from what feeds each layer, then in sweeps from both of its sides (for the last layer the output side is
+    pinned) until the distance settles. ``gradient`` descends by L-BFGS on the logarithms of all entries at
+    once; signs are discrete and come from the same first pass.
 
     Entries on which no weight depends are 1. Buffers play no part. Solved on the CPU in float64.
 
@@ -182,12 +182,10 @@ def recover_cob(settings: RecoverSettings, *, progress: Progress = no_progress) 
 
     Returns:
         ``recover``: a row for each entry and noise level, ``noise, layer, entry, true, recovered``;
-            ``true`` is empty
-        for a target from a file. ``recover-distances``: a row for each noise level, ``noise, before, after,
-        wrong_signs, median_error, largest_error``: the distance between the two sets of weights before and
-            after
-        teleporting by the recovered CoB, relative to the target's size; errors are relative to the true
-        entries.
+        ``true`` is empty for a target from a file. ``recover-distances``: a row for each noise level,
+        ``noise, before, after, wrong_signs, median_error, largest_error``: the distance between the two sets
+        of weights before and after teleporting by the recovered CoB, relative to the target's size; errors
+        are relative to the true entries.
 
     Raises:
         NTeleportError: settings that cannot be run.
@@ -231,6 +229,8 @@ def _quality(
 ) -> dict[str, float]:
     weights, scale = plain_weights(model), scales(model.quiver.to("cpu"), found)
     size = sum(float(t.square().sum()) for t in target.values())
+    if size == 0:
+        raise StudyError("all weights of the target are 0, expected those of a network")
     before, after = (
         math.sqrt(sum(float((w[name] - t).square().sum()) for name, t in target.items()) / size)
         for w in (weights, {name: p * scale[name] for name, p in weights.items()})

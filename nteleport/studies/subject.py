@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +25,10 @@ from nteleport.data import (
     load_dataset,
     random_split,
 )
-from nteleport.errors import StudyError
 from nteleport.models import seeded_model
 from nteleport.quiver import Quiver
 from nteleport.studies.settings.shared import StudySettings
+from nteleport.studies.weight_files import load_weights
 from nteleport.training.device import find_device
 from nteleport.training.job import Component
 
@@ -118,24 +117,6 @@ def build_network(model: Component, info: DatasetInfo, seed: int) -> nn.Module:
         model.cls, model.kwargs, input_shape=info.input_shape, num_classes=info.num_classes,
         seed=named_seed(seed, "weights"),
     )  # fmt: skip
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Load the plain weights that `nteleport train --save-weights` writes, or a state dict.
-
-    Raises:
-        StudyError: no such file, not a state dict, or of another network.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state.get("weights", state))
-    except FileNotFoundError as error:
-        raise StudyError(f"{path}: no such file, expected weights from `train --save-weights`") from error
-    except Exception as error:  # torch.load raises whatever a damaged file makes it raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise StudyError(
-            f"{path}: cannot be loaded ({reason}); expected the weights of this model and data set"
-        ) from error
 
 
 def load_data(dataset: str, settings: StudySettings) -> Dataset:

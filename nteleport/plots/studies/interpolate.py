@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,19 +15,20 @@ from nteleport.plots.studies.logarithmic import logarithmic_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 _COLOURS = {"train": DARK[0], "validation": DARK[1]}
 _WORDS = {"train": "training", "validation": "validation"}
 _HIGHEST = 1e3
 """Losses far beyond this say nothing more; the axis ends there."""
+_LOWEST = 1e-4
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
     """A column of panels for each line; the loss above, the accuracy below."""
     table = tables["interpolate"]
     lines = list(dict.fromkeys(table["line"]))
-    finite = table.loc[table["loss"] < _HIGHEST, "loss"]
-    low, high = max(float(finite.min()), 1e-4), float(finite.max())
+    low, high = _limits(table["loss"].to_numpy())
     with paper_style():
         figure, axes = column_figure(2.6, 2, len(lines), sharex="col", sharey="row")
         for column, line in enumerate(lines):
@@ -47,6 +49,16 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
         handles = [Line2D([], [], color=_COLOURS[split], label=_WORDS[split]) for split in _COLOURS]
         figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return {"interpolate": figure}
+
+
+def _limits(losses: NDArray[Any]) -> tuple[float, float]:
+    """What the axis of the loss spans; losses beyond `_HIGHEST` count only if there are no others."""
+    finite = losses[np.isfinite(losses)]
+    shown = finite[finite < _HIGHEST] if (finite < _HIGHEST).any() else finite
+    if len(shown) == 0:
+        return 1.0, 10.0
+    low = max(float(shown.min()), _LOWEST)
+    return low, max(float(shown.max()), 2 * low)
 
 
 def _curves(panel: Axes, table: pd.DataFrame, column: str, unit: float) -> None:
