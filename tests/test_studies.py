@@ -98,7 +98,12 @@ def test_settings_given_on_the_command_line_are_those_of_the_settings_file(tmp_p
         (["micro", "--model", "mlp,resnet18", "--weights", "w.pt"], "belong to one model"),
         (["micro", "--model", "{cls: mlp, hidden_layers: [4]}", "--weights", "none.pt"], "no such file"),
         (["micro", "--model", "{cls: mlp, hidden_layer: [4]}"], "did you mean 'hidden_layers'"),
+        (["micro", "--dataset", "rndom"], "did you mean 'random'"),
+        (["micro", "--model", ""], "an empty list, expected at least one value"),
+        (["micro", "--batch-size", "[]"], "an empty list, expected at least one value"),
+        (["micro", "--cob-range", ".nan"], "expected a number above 0"),
         (["gradients", "--smallest-cob-range", "0.95"], "0.95 is above cob_range 0.9"),
+        (["branches", "--optimizer", "{cls: SGD, lrr: 1}"], "did you mean 'lr'"),
         ([], "Usage"),
     ],
 )
@@ -129,6 +134,29 @@ def test_a_settings_file_without_a_study_is_refused(tmp_path: Path) -> None:
 def test_a_study_of_one_model_refuses_several() -> None:
     with pytest.raises(StudyError, match="takes one model, got mlp, resnet18"):
         _ = MicroSettings(models=(Component("mlp"), Component("resnet18"))).model
+
+
+def test_a_list_that_must_have_an_entry_is_refused_without_one() -> None:
+    with pytest.raises(StudyError, match="models is empty, expected at least one entry"):
+        DotProductSettings(models=())
+    with pytest.raises(StudyError, match="batch_sizes is empty"):
+        MicroSettings(batch_sizes=())
+
+
+def test_a_run_that_fails_leaves_the_settings_beside_their_tables(tmp_path: Path) -> None:
+    settings = DotProductSettings(**SMALL, ranges=2, teleportations=1)
+    run_study(find_study("dot-product"), settings, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    missing = DotProductSettings(**SMALL, weights=tmp_path / "none.pt")
+    with pytest.raises(StudyError, match="no such file"):
+        run_study(find_study("dot-product"), missing, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_settings_file_whose_study_is_no_word_is_refused_as_such(tmp_path: Path) -> None:
+    (tmp_path / "study.yml").write_text("study: [micro]\n", encoding="utf-8")
+    with pytest.raises(ExperimentError, match="study: a list, expected a word"):
+        load_study(tmp_path / "study.yml")
 
 
 def test_an_unwritable_folder_is_one_message(tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ def _checked(each: Option) -> Callable[[click.Context, click.Parameter, Any], An
         if value is None or value == ():
             return None
         nodes = [node for text in value for node in _items(text)] if each.several else [_node(value)]
+        if not nodes:
+            raise click.BadParameter("an empty list, expected at least one value", ctx, parameter)
         try:
             checked = tuple(each.check(node) for node in nodes)
         except Refused as refusal:

@@ -16,12 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from nteleport.errors import ExperimentError, Problem, StudyError, nearest
+from nteleport.runner.checks import Refused
 from nteleport.runner.paths import replacing, write_text_atomic
 from nteleport.runner.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
-from nteleport.studies.settings.option import plain_settings, read_options
+from nteleport.studies.settings.option import plain_settings, read_options, text
 from nteleport.studies.settings.shared import StudySettings
 
 if TYPE_CHECKING:
@@ -140,12 +142,15 @@ def run_study(
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(out / SETTINGS_FILE, settings_yaml(study, settings))
+        with TemporaryFile(dir=out):  # told now, not after the computing
+            pass
     except OSError as error:
         raise StudyError(f"cannot write to {out}: {error.strerror}") from error
     extra = {"folder": out} if study.resumable else {}
     tables = study.computing()(settings, progress=progress, **extra)
     written = [_write_table(out, name, table) for name, table in _named(study, tables).items()]
+    # Not before the tables: a run that fails must not leave its settings beside the tables of another.
+    write_text_atomic(out / SETTINGS_FILE, settings_yaml(study, settings))
     for name, figure in _named(study, study.drawing()(tables)).items():
         written += write_figure(out, name, figure)
     return [*written, out / SETTINGS_FILE]
@@ -211,7 +216,9 @@ def _study_of(node: Node | None, root: Node, problems: Problems) -> Study | None
         problems.add(root.mark, f"missing key 'study', expected one of {', '.join(STUDIES)}")
         return None
     try:
-        return find_study(str(node.value))
+        return find_study(text(node))
+    except Refused as refusal:
+        problems.add(node.mark, f"study: {refusal}")
     except StudyError as error:
         problems.add(node.mark, str(error))
-        return None
+    return None

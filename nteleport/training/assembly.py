@@ -7,6 +7,7 @@ of an architecture, is made once a process.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -148,7 +149,10 @@ def build_optimizer(
     try:
         return TeleportedOptimizer(network, quiver, cls, **kwargs)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise JobError(f"torch refuses the arguments of the optimizer {name}: {error}") from error
+        known = [key for key in inspect.signature(cls).parameters if key != "params"]
+        unknown = [key for key in kwargs if key not in known]
+        hint = f", expected {', '.join(known)}{nearest(unknown[0], known)}" if unknown else ""
+        raise JobError(f"torch refuses the arguments of the optimizer {name}: {error}{hint}") from error
 
 
 def _optimizer(job: Job, network: nn.Module, quiver: Quiver) -> TeleportedOptimizer:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nteleport.data.catalog import dataset_info
+from nteleport.data.catalog import DATASETS, dataset_info
+from nteleport.errors import UnknownNameError, nearest
 from nteleport.runner.checks import Check, Refused, axis, boolean, fields, known_name, mapping
 from nteleport.runner.components import read_models
 from nteleport.runner.yaml_source import Node, Problems
@@ -134,7 +135,11 @@ def _study_dataset(name: str) -> str:
     kind, _, like = lowered.partition(":")
     if kind == "random":
         return f"random:{dataset_info(like).name}" if like else "random"
-    return dataset_info(lowered).name
+    if lowered not in DATASETS:
+        known = (*DATASETS, "random")
+        expected = f"expected one of {', '.join(known)}{nearest(lowered, known)}"
+        raise UnknownNameError(f"unknown data set {name!r}: {expected}")
+    return lowered
 
 
 dataset: Callable[[Node], str] = known_name(_study_dataset, "the name of a data set, or random")

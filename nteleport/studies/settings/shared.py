@@ -8,7 +8,7 @@ from pathlib import Path
 from nteleport.errors import StudyError
 from nteleport.runner.checks import number, one_of, optional, whole_number
 from nteleport.sampling import SAMPLINGS, sampling_problem
-from nteleport.studies.settings.option import dataset, model, option, path, text
+from nteleport.studies.settings.option import dataset, model, option, options_of, path, text
 from nteleport.training.job import Component
 
 
@@ -48,6 +48,9 @@ class StudySettings:
 
     def problem(self) -> str | None:
         """Why these settings cannot run, or None; a subclass that has more to say asks `super()` first."""
+        for name, (each, _) in options_of(type(self)).items():
+            if each.several and not getattr(self, name):
+                return f"{name} is empty, expected at least one entry"
         if self.weights is not None and len(self.models) > 1:
             return f"weights {self.weights} belong to one model, expected one but got {len(self.models)}"
         return sampling_problem(self.cob_sampling, self.cob_range)
@@ -61,7 +64,7 @@ class StudySettings:
         """
         if len(self.models) != 1:
             names = ", ".join(each.label for each in self.models)
-            raise StudyError(f"this study takes one model, got {names or 'none'}")
+            raise StudyError(f"this study takes one model, got {names}")
         return self.models[0]
 
     @property
