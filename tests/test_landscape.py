@@ -23,6 +23,7 @@ from nteleport.studies.directions import filter_normalised, principal_plane
 from nteleport.studies.landscape import PLAIN, TELEPORTED, UNFINISHED, loss_landscape
 from nteleport.studies.points import Evaluation, PointScorer
 from nteleport.studies.settings.landscape import LandscapeSettings
+from nteleport.studies.subject import one_subject
 from nteleport.studies.surface import Plane, evaluate_surface, grid
 from nteleport.training.job import Component
 
@@ -228,6 +229,20 @@ def test_other_settings_do_not_go_on_with_what_is_there(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(found["landscape"], loss_landscape(small(seed=1))["landscape"])
 
 
+def test_weights_that_were_replaced_are_not_taken_for_those_before(tmp_path: Path) -> None:
+    file, out = tmp_path / "w.pt", tmp_path / "out"
+    out.mkdir()
+    settings = small(epochs=0, weights=file)
+    for seed in (1, 2):
+        network = one_subject(small(seed=seed)).network
+        torch.save(network.state_dict(), file)
+        if seed == 1:
+            with pytest.raises(Interrupted):
+                loss_landscape(settings, progress=lambda done, _: _raise(), folder=out)
+    found = loss_landscape(settings, folder=out)
+    pd.testing.assert_frame_equal(found["landscape"], loss_landscape(settings)["landscape"])
+
+
 def _raise() -> None:
     raise Interrupted
 
@@ -249,6 +264,9 @@ def test_a_teleportation_past_the_end_is_refused() -> None:
         (0.11, 2.3, ["0.2", "0.5", "1", "2"]),
         (0.02, 40, ["0.1", "1", "10"]),
         (1e-12, 1e3, ["$10^{-12}$", "$10^{-9}$", "$10^{-6}$", "0.001", "1", "1000"]),
+        (21, 90, ["25", "50", "75"]),
+        (0.111, 0.119, ["0.111", "0.114", "0.117"]),
+        (1e11, 6e11, ["$10^{11}$", "$2×10^{11}$", "$5×10^{11}$"]),
     ],
 )
 def test_ticks_are_few_round_numbers(low: float, high: float, labels: list[str]) -> None:

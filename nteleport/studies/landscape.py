@@ -234,4 +234,6 @@ def _spaced(low: float, high: float, points: int) -> list[float]:
 def _key(settings: LandscapeSettings) -> str:
     """Of all that the surfaces depend on; how many points a pass takes is not of that."""
     chosen = {n: v for n, v in plain_settings(settings).items() if n not in ("points_per_pass", "data_dir")}
+    if settings.weights is not None:  # another network may have been written under the name
+        chosen["weights"] = hashlib.sha256(settings.weights.read_bytes()).hexdigest()
     return hashlib.sha256(to_yaml({**chosen, **versions()}).encode()).hexdigest()

@@ -57,8 +57,9 @@ def _lines(table: pd.DataFrame) -> Figure:
 
 def _contours(table: pd.DataFrame, path: pd.DataFrame | None) -> Figure:
     finite = table.loc[np.isfinite(table["loss"]) & (table["loss"] > 0), "loss"]
-    low = max(float(finite.min()), float(finite.max()) / _WIDEST)
-    norm = LogNorm(low, max(float(finite.max()), low * 1.01))
+    highest = float(finite.max()) if len(finite) else 1.0
+    low = max(float(finite.min()), highest / _WIDEST) if len(finite) else highest / _WIDEST
+    norm = LogNorm(low, max(highest, low * 1.01))
     levels = np.geomspace(norm.vmin or low, norm.vmax or low, _LEVELS)
     with paper_style():
         figure, axes = column_figure(2.3, 1, 2)

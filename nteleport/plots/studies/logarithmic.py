@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
-_MOST = 6
+_FEWEST, _MOST = 3, 6
 
 
 def round_numbers(low: float, high: float, most: int = _MOST) -> list[float]:
-    """Those of 1, 2, 5, 10, 20 … between two numbers above 0, or powers of 10 if there would be too many."""
+    """Those of 1, 2, 5, 10, 20 … between two numbers above 0, or powers of 10 if there would be too many.
+
+    Where there would be fewer than three, as between 21 and 90, they are evenly spaced instead.
+    """
     inside = [factor * 10.0**power for power in range(-15, 16) for factor in (1, 2, 5)]
     inside = [each for each in inside if low <= each <= high]
+    if len(inside) < _FEWEST:
+        spaced = MaxNLocator(_FEWEST).tick_values(low, high)
+        return [float(each) for each in spaced if low <= each <= high]
     if len(inside) <= most:
         return inside
     powers = [each for each in inside if f"{each:e}".startswith("1.")]
@@ -33,8 +39,10 @@ def logarithmic_ticks(axis: Axis, low: float, high: float) -> None:
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
     """Each number as short as it can be written."""
-    return [f"{tick:g}" if 1e-4 < tick < 1e5 else f"$10^{{{round(_power(tick))}}}$" for tick in ticks]
+    return [f"{tick:g}" if 1e-4 < tick < 1e5 else _scientific(tick) for tick in ticks]
 
 
-def _power(number: float) -> float:
-    return float(f"{number:e}".partition("e")[2])
+def _scientific(number: float) -> str:
+    factor, _, power = f"{number:e}".partition("e")
+    times = "" if float(factor) == 1 else f"{float(factor):g}×"
+    return f"${times}10^{{{int(power)}}}$"
