@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from torch.nn import functional
 
 from nteleport import TeleportableModel
@@ -107,6 +109,26 @@ def test_a_network_that_diverges_is_a_leaf_without_numbers(monkeypatch: pytest.M
     assert ends.iloc[-1][["train_loss", "val_accuracy"]].isna().all()
     assert set(ends["node"]) == {"root/0", "root/1/0", "root/1/1", BASELINE}
     assert len(draw(tables)["branches"].axes) == 3
+
+
+def test_a_root_that_diverges_is_an_error() -> None:
+    with pytest.raises(StudyError, match="diverged in epoch 0"):
+        branched_training(small(optimizer=Component("SGD", {"lr": 1e30})))
+
+
+def test_the_name_of_the_untouched_network_covers_no_line() -> None:
+    figure = draw(branched_training(small(epochs=5, every=1)))["branches"]
+    FigureCanvasAgg(figure).draw()
+    tree = figure.axes[0]
+    name = next(text for text in tree.texts if text.get_text() == BASELINE).get_window_extent()
+    lines = next(each for each in tree.collections if isinstance(each, LineCollection))
+    segments = [tree.transData.transform(path.vertices) for path in lines.get_paths()]
+    assert len(segments) == 5 + sum(2**k for k in range(1, 5))
+    assert not any(
+        name.x0 < ends[:, 0].max() and name.x1 > ends[:, 0].min() and name.y0 < y < name.y1
+        for ends in segments
+        for y in ends[:, 1]
+    )
 
 
 def test_leaves_are_the_nodes_without_branches_best_first() -> None:

@@ -124,6 +124,24 @@ def test_differences_show_the_mean_over_batches_and_teleportations_of_each_model
     np.testing.assert_allclose(lines[0].get_ydata(), means)
 
 
+def test_gradients_that_do_not_differ_at_all_can_be_drawn() -> None:
+    tables = {name: table.assign(difference=0.0, angle=0.0) for name, table in gradient_tables().items()}
+    assert len(gradients.draw(tables)["gradients"].axes[0].get_lines()) == 2
+
+
+def test_numbers_of_angles_are_whole() -> None:
+    panels = micro.draw(micro_table().query("repeat < 6").assign(angle=90.1)).axes
+    assert all(float(tick).is_integer() for panel in panels for tick in panel.get_yticks())
+
+
+@pytest.mark.parametrize(("layers", "width"), [(1, 3.4), (6, 3.4), (7, 7.0), (21, 7.0)])
+def test_layers_fill_a_column_or_the_page_and_stay_legible(layers: int, width: float) -> None:
+    figure = weights.draw(weight_table(layers))
+    assert figure.get_figwidth() == pytest.approx(width)
+    assert figure.get_figheight() < 11
+    assert min(text.get_fontsize() for text in texts(figure)) >= 6
+
+
 def test_every_layer_has_a_panel() -> None:
     figure = weights.draw(weight_table(5))
     titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]

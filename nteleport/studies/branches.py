@@ -37,7 +37,7 @@ def branched_training(
         ``branches-leaves``: the last row of every network that has no branches, the best first.
 
     Raises:
-        NTeleportError: settings that cannot be run.
+        NTeleportError: settings that cannot be run, or a training that diverges before its first branching.
     """
     subject = one_subject(settings)
     training = Training(subject, settings.optimizer, settings.batch_size, "branches")
@@ -69,7 +69,7 @@ class _Tree:
         end = min(epoch + length, self.settings.epochs)
         origin: Row = {"node": node, "parent": parent, "teleportations": teleportations}
         for each in range(epoch, end):
-            scores = self._epoch(each)
+            scores = self._epoch(each, root=node == ROOT)
             yield {**origin, "epoch": each, **scores}
             if not scores:
                 return
@@ -85,11 +85,13 @@ class _Tree:
             self.training.load_state_dict(parting)
             yield from self.grow(BASELINE, end, node)
 
-    def _epoch(self, epoch: int) -> dict[str, float]:
-        """The scores of an epoch; none if the network diverged in it."""
+    def _epoch(self, epoch: int, *, root: bool) -> dict[str, float]:
+        """The scores of an epoch; none if the network diverged in it. Without a root there is no tree."""
         try:
             train = self.training.run_epoch(epoch)
         except Diverged:
+            if root:
+                raise
             return {}
         validation = self.training.scores(self.training.subject.data.test)
         return {

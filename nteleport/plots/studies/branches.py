@@ -33,7 +33,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
     norm = LogNorm(low, max(float(errors.max()), 2 * low))
     places = _places(table, ends)
     with paper_style():
-        height = min(_TALLEST, 1.1 + _LEAF_HEIGHT * len(ends))
+        height = min(_TALLEST, 1.2 + _LEAF_HEIGHT * len(ends))
         figure = Figure(figsize=(COLUMN, height), layout="constrained")
         tree, final = figure.subplots(1, 2, width_ratios=[3, 1.2], sharey=True)
         _tree(tree, table, places, norm)
@@ -74,20 +74,22 @@ def _tree(panel: Axes, table: pd.DataFrame, places: Mapping[str, float], norm: L
         if parent in places:
             panel.plot([start, start], [places[parent], y], color="#999999", lw=0.8, zorder=1)
             if str(node) != "no teleport":
-                panel.plot([start], [y], marker="*", color="black", ms=3, zorder=3)
+                panel.plot([start], [y], marker="*", color="black", ms=4, zorder=3)
         segments += [[(epoch, y), (epoch + 1, y)] for epoch in rows["epoch"]]
         colours += [100 * (1 - accuracy) for accuracy in rows["val_accuracy"]]
     shown = np.clip(np.nan_to_num(colours, nan=100.0), norm.vmin, None)
     panel.add_collection(LineCollection(segments, array=shown, norm=norm, cmap=_COLOURS, linewidths=3))
     panel.set_xlim(0, int(table["epoch"].max()) + 1)
-    panel.set_ylim(max(places.values()) + 0.7, -0.7)
+    panel.set_ylim(max(places.values()) + 1.4, -0.7)
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panel.yaxis.set_major_locator(NullLocator())
     panel.spines["left"].set_visible(False)
     panel.set_xlabel("epoch (★ teleportation)")
     baseline = places.get("no teleport")
     if baseline is not None:
-        panel.text(0.1, baseline, "no teleport", fontsize=6.5, va="center", ha="left")
+        # Below its own line: it is the lowest, and above or before it there may be no room.
+        end = int(table["epoch"].max()) + 1
+        panel.text(end, baseline + 0.3, "no teleport", fontsize=6.5, va="top", ha="right")
 
 
 def _final(panel: Axes, ends: pd.DataFrame, places: Mapping[str, float]) -> None:

@@ -5,19 +5,17 @@ Draw within `paper_style()`; type then stays legible at the width of a column.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from nteleport.plots.style import COLUMN, DARK, LIGHT, paper_style
+from nteleport.plots.style import COLUMN, DARK, LIGHT, PAGE, paper_style
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-__all__ = ["COLUMN", "DARK", "LIGHT", "MARKERS", "column_figure", "letter", "paper_style"]
+__all__ = ["COLUMN", "DARK", "LIGHT", "MARKERS", "PAGE", "column_figure", "paper_style"]
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 """One for each of the colours."""
@@ -37,9 +35,3 @@ def column_figure(
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, np.asarray(axes)
-
-
-def letter(axes: Sequence[Axes]) -> None:
-    """Mark axes with a, b, c … outside their upper left corner."""
-    for each, mark in zip(axes, "abcdefghijkl", strict=False):
-        each.text(-0.02, 1.04, mark, transform=each.transAxes, fontweight="bold", ha="right", va="bottom")

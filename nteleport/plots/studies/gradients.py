@@ -43,8 +43,9 @@ def draw_differences(table: pd.DataFrame) -> Figure:
             low = (found["mean"] - found["std"]).clip(lower=found["mean"] * _LOWEST)
             panel.fill_between(found.index, low, found["mean"] + found["std"], color=colour, alpha=0.2, lw=0)
         means = table.groupby([names, "cob_range"])["difference"].mean()
-        panel.set_yscale("log")
-        panel.set_ylim(means[means > 0].min() / 3)
+        if (means > 0).any():  # a network without any gradient has no differences
+            panel.set_yscale("log")
+            panel.set_ylim(means[means > 0].min() / 3)
         panel.set_xlabel("range of the change of basis")
         panel.set_ylabel("| ‖dW‖/‖W‖ − ‖dTW‖/‖TW‖ |")
         panel.grid(axis="y")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nteleport.plots.studies.figures import DARK, column_figure, paper_style
 
@@ -36,6 +37,7 @@ def draw(table: pd.DataFrame) -> Figure:
                     (table["model"] == model) & (table["dataset"] == dataset) & (table["pair"] == pair)
                 ]
                 _panel(axes[row, column], chosen, batch_sizes, bins)
+                axes[row, column].yaxis.set_major_locator(MaxNLocator(2, integer=True))
                 if column == 0:
                     axes[row, column].set_ylabel(_broken(pair), fontsize=6.5)
         figure.supxlabel("angle (degrees)", fontsize=8)

@@ -30,16 +30,17 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
 
 def _known(entries: pd.DataFrame, distances: pd.DataFrame) -> Figure:
     levels = list(dict.fromkeys(entries["noise"]))
-    rows = -(-(len(levels) + 1) // _COLUMNS)
+    columns = min(_COLUMNS, len(levels) + 1)
+    rows = -(-(len(levels) + 1) // columns)
     reach = 1.1 * float(entries["true"].abs().max())
     with paper_style():
-        figure, axes = column_figure(0.35 + 1.15 * rows, rows, _COLUMNS)
+        figure, axes = column_figure(0.35 + 1.15 * rows * _COLUMNS / columns, rows, columns)
         panels = list(axes.flat)
         for position, level in enumerate(levels):
             _scatter(panels[position], entries[entries["noise"] == level], reach, level)
-            if position % _COLUMNS == 0:
+            if position % columns == 0:
                 panels[position].set_ylabel("recovered τ")
-            if position // _COLUMNS == rows - 1:
+            if position // columns == rows - 1:
                 panels[position].set_xlabel("true τ")
         _errors(panels[len(levels)], distances)
         for spare in panels[len(levels) + 1 :]:

@@ -9,14 +9,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nteleport.plots.studies.figures import COLUMN, DARK, column_figure, paper_style
+from nteleport.plots.studies.figures import COLUMN, DARK, PAGE, column_figure, paper_style
 from nteleport.plots.studies.subjects import subject_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SHARE = 0.58
-"""Of the height of a panel, for the logarithmic density."""
+_MOST_IN_A_COLUMN, _PAGE_COLUMNS = 6, 3
+"""More panels than that stand side by side over the whole page; type keeps its size."""
+
+_PANEL_HEIGHT = 1.35
+_SHARE = {"alone": 0.58, "among others": 0.53}
+"""Of the height of a panel, for the logarithmic density; small panels leave the ticks of the inset less."""
 
 _INSET = (0.56, 0.66, 0.44, 0.33)
 
@@ -33,14 +37,13 @@ def draw(table: pd.DataFrame) -> Figure:
     if table["layer"].nunique() == 1:
         layers = names
     shown = list(dict.fromkeys(layers))
-    columns = 1 if len(shown) == 1 else 2
+    columns = 1 if len(shown) <= _MOST_IN_A_COLUMN else _PAGE_COLUMNS
     rows = -(-len(shown) // columns)
     with paper_style():
-        figure, axes = column_figure(
-            (2.7 if columns == 1 else 1.6 * rows + 0.6), rows, columns, width=_width(columns)
-        )
+        height = 2.7 if len(shown) == 1 else _PANEL_HEIGHT * rows + 0.6
+        figure, axes = column_figure(height, rows, columns, width=COLUMN if columns == 1 else PAGE)
         for panel, name in zip(axes.flat, shown, strict=False):
-            _panel(panel, table[layers == name])
+            _panel(panel, table[layers == name], _SHARE["alone" if len(shown) == 1 else "among others"])
             if len(shown) > 1:
                 panel.set_title(_titled(name), loc="left")
         for panel in axes.flat[len(shown) :]:
@@ -52,17 +55,13 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _width(columns: int) -> float:
-    return COLUMN if columns == 1 else 1.5 * COLUMN
-
-
-def _panel(panel: Axes, table: pd.DataFrame) -> None:
+def _panel(panel: Axes, table: pd.DataFrame, share: float) -> None:
     """The logarithmic density takes the lower part of the panel, the inset stands above its right tail."""
     whole, zoom = (table[table["view"] == view] for view in ("whole", "zoom"))
     _curves(panel, whole)
     panel.set_yscale("log")
     low = whole.loc[whole["density"] > 0, "density"].min() / 1.5
-    panel.set_ylim(low, low * (whole["density"].max() / low) ** (1 / _SHARE))
+    panel.set_ylim(low, low * (whole["density"].max() / low) ** (1 / share))
     panel.axvspan(zoom["left"].min(), zoom["right"].max(), color="#EEEEEE", lw=0, zorder=0)
     inset = panel.inset_axes(_INSET)
     _curves(inset, zoom)
