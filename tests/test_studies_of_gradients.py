@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from nteleport import TeleportableModel
 from nteleport.studies import GradientsSettings, MicroSettings, gradient_changes, micro_angles
-from nteleport.studies.candidates import draw_candidates
+from nteleport.studies.candidates import angles, draw_candidates
 from nteleport.studies.subject import Subject, one_subject
-from nteleport.studies.vectors import angle
+from nteleport.studies.vectors import angle_of_products
 from nteleport.training.job import Component
 
 TINY = Component("mlp", {"hidden_layers": [6, 5], "activation": "tanh"})
@@ -134,9 +134,28 @@ def test_every_batch_of_a_study_is_fresh() -> None:
     assert len({x.numpy().tobytes() for x in drawn}) == 60
 
 
-@pytest.mark.parametrize("degrees", [0.0, 1e-9, 1e-4, 30.0, 90.0, 179.9999, 180.0])
-def test_angles_are_exact_at_every_size(degrees: float) -> None:
+@pytest.mark.parametrize(
+    ("degrees", "precision"),
+    [(0.0, 1e-5), (30.0, 1e-11), (89.99999, 1e-12), (90.0, 1e-12), (120.0, 1e-11), (180.0, 1e-5)],
+)
+def test_angles_are_exact_around_90_degrees_and_numbers_everywhere(degrees: float, precision: float) -> None:
     radians = math.radians(degrees)
-    first = torch.tensor([3.0, 0.0], dtype=torch.float64)
-    second = 7 * torch.tensor([math.cos(radians), math.sin(radians)], dtype=torch.float64)
-    assert float(angle(first, second)) == pytest.approx(degrees, rel=1e-12, abs=1e-14)
+    for length in (1e-3, 0.1, 7.0):
+        x, y = 3.0, 0.1
+        turned = [
+            x * math.cos(radians) - y * math.sin(radians),
+            x * math.sin(radians) + y * math.cos(radians),
+        ]
+        vectors = torch.tensor([[x, y], [length * each for each in turned]], dtype=torch.float64)
+        found = float(angle_of_products(vectors @ vectors.T, 0, 1))
+        assert found == pytest.approx(degrees, abs=precision)
+
+
+@pytest.mark.parametrize("size", [1e-4, 0.01, 0.5])
+def test_angles_of_small_teleportations_keep_their_digits(size: float) -> None:
+    """The oracle: w' = w + size · v with v across w, so the tangent is size · ‖v‖ / ‖w‖."""
+    scales = torch.tensor([1.0 + size, 1.0 - size], dtype=torch.float64)
+    weights = torch.ones(2, dtype=torch.float64)
+    moved = torch.stack([weights, scales * weights])
+    found = angles(moved @ weights, moved.square().sum(1))
+    assert float(found) == pytest.approx(math.degrees(math.atan(size)), rel=1e-6)

@@ -200,8 +200,7 @@ def _points_that_fit(network: nn.Module, device: torch.device) -> int:
     """A first guess; memory that runs out halves it.
 
     A CPU computes one point after the other fastest: small matrices fill it already, and weights that
-        differ from image to
-    image make a convolution slow there.
+    differ from point to point make a convolution slow there.
     """
     if device.type != "cuda":
         return 1

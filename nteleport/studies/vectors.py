@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,21 +26,11 @@ def loss_gradients(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     }
 
 
-def angle(first: Tensor, second: Tensor) -> Tensor:
-    """The angle between two vectors in degrees, 0 to 180; not a number if one of them is 0.
-
-    Kahan's formula for unit vectors, 2·atan2(‖a − b‖, ‖a + b‖): exact to rounding at every angle, while
-    `acos` of a cosine loses half of the digits near 0 and 180, and fails for one that rounding put above 1.
-    """
-    a, b = first / first.norm(), second / second.norm()
-    return 2 * torch.atan2((a - b).norm(), (a + b).norm()) * (180 / math.pi)
-
-
 def angle_of_products(products: Tensor, first: int, second: int) -> Tensor:
     """The angle between two of several vectors in degrees, from the matrix of their inner products.
 
-    As atan2(√(AC − B²), B), exact to rounding around 90°. Near 0 and 180 half of the digits are lost; see
-    `angle`.
+    As atan2(√(AC − B²), B), exact to rounding around 90°, and a number even where rounding puts a cosine
+    above 1. Near 0 and 180 half of the digits are lost, as with `acos`.
     """
     a, b, c = products[first, first], products[first, second], products[second, second]
     return torch.rad2deg(torch.atan2((a * c - b.square()).clamp(min=0).sqrt(), b))
