@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from functools import reduce
-from operator import mul
-from types import EllipsisType
 from typing import Any, TypeVar
 
 import torch
@@ -26,11 +23,9 @@ from torch.optim import SGD, Optimizer
 from nteleport.errors import TeleportationError
 from nteleport.optimizer_state import check_transportable, scale_momentum, transport
 from nteleport.quiver import Quiver, check_cob, compact_scales, factor_scales
+from nteleport.scaling import fast_factors, multiply, pieces
 
 _Value = TypeVar("_Value")
-
-_PIECE_ELEMENTS = 2**20
-"""How much of a tensor stays in the cache of a CPU while several factors multiply it."""
 
 OPTIMIZER_STATES = ("reset", "transport", "keep")
 
@@ -194,7 +189,7 @@ class TeleportedOptimizer:
         if bool((self.cob != 1).any()):
             found = self._of_trained(factor_scales(self.quiver, self.cob))
             self._factors = {
-                name: [factor.pow(power) for factor in _to_multiply(self._parameters[name], scale)]
+                name: [factor.pow(power) for factor in fast_factors(self._parameters[name], scale)]
                 for name, scale in found.items()
             }
 
@@ -222,7 +217,7 @@ class TeleportedOptimizer:
     def _push_gradients(self) -> None:
         """Give the optimizer the gradients of its coordinates."""
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-        self._multiply(gradients)
+        multiply(gradients, self._factors)
         if not self._in_plain_coordinates:
             for name, trained in self._trained.items():
                 trained.grad = self._parameters[name].grad
@@ -236,54 +231,13 @@ class TeleportedOptimizer:
         if self.cob.device.type == "cpu":  # memory is the limit: the first factor multiplies on the way
             for name, trained in self._trained.items():
                 factors = self._factors.get(name, [self.cob.new_ones(())])
-                for rows, (first, *rest) in _pieces(trained, factors):
+                for rows, (first, *rest) in pieces(trained, factors):
                     torch.mul(trained[rows], first, out=plain[name][rows])
                     for factor in rest:
                         plain[name][rows].mul_(factor)
         else:
             torch._foreach_copy_(list(plain.values()), [each.detach() for each in self._trained.values()])
-            self._multiply(plain)
-
-    def _multiply(self, tensors: Mapping[str, Tensor]) -> None:
-        """Multiply tensors, each by its factors, in place and in one call."""
-        pairs = [
-            (tensors[name][rows], factor)
-            for name, factors in self._factors.items()
-            if name in tensors
-            for rows, part in _pieces(tensors[name], factors)
-            for factor in part
-        ]
-        if pairs:
-            torch._foreach_mul_([tensor for tensor, _ in pairs], [factor for _, factor in pairs])
-
-
-def _pieces(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[slice | EllipsisType, list[Tensor]]]:
-    """Rows of a tensor, few enough to stay in the cache of a CPU, and what belongs to them of its factors.
-
-    A large tensor is then read from memory once, not once for each factor.
-    """
-    if len(factors) == 1 or tensor.numel() <= _PIECE_ELEMENTS:
-        yield ..., factors
-        return
-    step = max(1, _PIECE_ELEMENTS * len(tensor) // tensor.numel())
-    for start in range(0, len(tensor), step):
-        rows = slice(start, start + step)
-        yield rows, [factor[rows] if len(factor) > 1 else factor for factor in factors]
-
-
-def _to_multiply(parameter: Tensor, scale: tuple[Tensor, ...]) -> list[Tensor]:
-    """The factors of a scale as they multiply a tensor fastest.
-
-    CUDA multiplies a list in one kernel, but only by one tensor of the same shape for each. The CPU
-    broadcasts as fast and goes through a list in order, so that there a product is formed only where it is
-    much smaller than the parameter.
-    """
-    factors = [factor.to(parameter.dtype) for factor in scale]
-    if parameter.device.type != "cpu":
-        return [reduce(mul, factors).expand_as(parameter).contiguous()]
-    if len(factors) == 2 and 4 * factors[0].numel() * factors[1].numel() <= parameter.numel():
-        return [factors[0] * factors[1]]
-    return factors
+            multiply(plain, self._factors)
 
 
 def _fused(optimizer_class: type[Optimizer], parameter: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from torch.func import functional_call
 from nteleport.analysis import ExampleInputs, analyze, as_tuple
 from nteleport.cob import sample_cob
 from nteleport.errors import TeleportationError
-from nteleport.quiver import Quiver, check_cob, compact_scales
+from nteleport.quiver import Quiver, check_cob, compact_scales, factor_scales
+from nteleport.scaling import fast_factors, multiply
 
 
 class TeleportableModel(nn.Module):
@@ -84,11 +85,12 @@ class TeleportableModel(nn.Module):
         if not reset:
             new = new * self.cob.detach()
             check_cob(self._quiver, new)
-        before, after = compact_scales(self.quiver, self.cob.detach()), compact_scales(self.quiver, new)
-        with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                if name in after:
-                    parameter.copy_(parameter / before[name] * after[name])
+        parameters = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+        before, after = factor_scales(self.quiver, self.cob.detach()), factor_scales(self.quiver, new)
+        ratios = {
+            name: tuple(b / a for a, b in zip(before[name], after[name], strict=True)) for name in after
+        }
+        multiply(parameters, {name: fast_factors(parameters[name], ratio) for name, ratio in ratios.items()})
         self.cob = new.clone()
 
     def random_teleport(
