@@ -28,9 +28,9 @@ def steps_with_sgd(setting: Setting) -> Iterator[Figure]:
 
 
 def steps_with_adam(setting: Setting) -> Iterator[Figure]:
-    """Adam, every network."""
+    """Adam, every network, in half the time."""
     for name in BATCH_SIZES:
-        yield from compare_steps(name, "Adam", setting, SECONDS[name])
+        yield from compare_steps(name, "Adam", setting, SECONDS[name] / 2)
 
 
 def compare_steps(
