@@ -130,8 +130,34 @@ def test_gradients_that_do_not_differ_at_all_can_be_drawn() -> None:
 
 
 def test_numbers_of_angles_are_whole() -> None:
-    panels = micro.draw(micro_table().query("repeat < 6").assign(angle=90.1)).axes
-    assert all(float(tick).is_integer() for panel in panels for tick in panel.get_yticks())
+    figure = micro.draw(micro_table().query("repeat < 4").assign(angle=90.1))
+    texts(figure)  # panels have their size, and so their ticks, once they are drawn
+    assert all(float(tick).is_integer() for panel in figure.axes for tick in panel.get_yticks())
+
+
+def test_one_angle_has_no_spread() -> None:
+    shown = texts(micro.draw(micro_table().query("repeat == 0 and batch_size == 8")))
+    assert not any("nan" in text.get_text() for text in shown)
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+@pytest.mark.parametrize("name", ["gradients", "dot-product"])
+def test_the_names_of_lines_stand_beside_the_panels_and_no_two_lines_look_alike(
+    name: str, count: int
+) -> None:
+    models = [f"mlp hidden_layers=[{k}]" for k in range(count)]
+    table = pd.concat([dot_product_table().query("model == 'mlp'").assign(model=m) for m in models])
+    figure = dot_product.draw(table) if name == "dot-product" else gradients.draw({name: table})[name]
+    FigureCanvasAgg(figure).draw()
+    legend = figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == models
+    assert not any(legend.get_window_extent().overlaps(panel.bbox) for panel in figure.axes)
+    looks = {
+        (line.get_color(), line.get_marker())
+        for line in figure.axes[0].get_lines()
+        if line.get_marker() in "os^DvP"
+    }
+    assert len(looks) == count
 
 
 @pytest.mark.parametrize(("layers", "width"), [(1, 3.4), (6, 3.4), (7, 7.0), (21, 7.0)])

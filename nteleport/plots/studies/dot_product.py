@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nteleport.plots.studies.figures import DARK, MARKERS, column_figure, paper_style
+from nteleport.plots.studies.figures import column_figure, legend_above, line_style, paper_style
 from nteleport.plots.studies.subjects import subject_names
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def draw(table: pd.DataFrame) -> Figure:
             _lines(panel, table, quantity)
             panel.set_ylabel(label)
             panel.grid(axis="y")
-        axes[0, 0].legend(loc="lower left", frameon=False)
+        legend_above(figure, axes[0, 0])
         axes[1, 0].set_ylim(bottom=0)
         axes[1, 0].set_xlabel("range of the change of basis")
         figure.align_ylabels()
@@ -36,6 +36,6 @@ def _lines(panel: Axes, table: pd.DataFrame, quantity: str) -> None:
     for position, (name, rows) in enumerate(groups):
         found = rows.groupby("cob_range")[quantity].agg(["mean", "std"])
         panel.errorbar(
-            found.index, found["mean"], found["std"].fillna(0), color=DARK[position % len(DARK)],
-            marker=MARKERS[position % len(MARKERS)], ms=3, lw=1.1, capsize=1.5, label=str(name),
+            found.index, found["mean"], found["std"].fillna(0), **line_style(position),
+            ms=3, lw=1.1, capsize=1.5, label=str(name),
         )  # fmt: skip

@@ -13,12 +13,34 @@ from matplotlib.figure import Figure
 from nteleport.plots.style import COLUMN, DARK, LIGHT, PAGE, paper_style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-__all__ = ["COLUMN", "DARK", "LIGHT", "MARKERS", "PAGE", "column_figure", "paper_style"]
+__all__ = ["COLUMN", "DARK", "PAGE", "column_figure", "legend_above", "line_style", "paper_style"]
 
-MARKERS = ("o", "s", "^", "D", "v", "P")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
 """One for each of the colours."""
+
+_LEGEND_ROW = 0.15
+"""Inches."""
+
+_WIDE, _NARROW = 22, 10
+"""Letters of a name: of wider ones one fits beside no other, of narrow ones three stand side by side."""
+
+
+def line_style(position: int) -> dict[str, Any]:
+    """Colour and marker of the n-th line of a panel: twelve that differ."""
+    colours = (*DARK, *LIGHT)
+    return {"color": colours[position % len(colours)], "marker": _MARKERS[position % len(_MARKERS)]}
+
+
+def legend_above(figure: Figure, panel: Axes) -> None:
+    """Name the lines of a panel above the figure, where they cover no data; the figure grows by it."""
+    handles, names = panel.get_legend_handles_labels()
+    longest = max(map(len, names))
+    columns = 1 if longest > _WIDE else 3 if longest <= _NARROW else 2
+    figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * -(-len(names) // columns))
+    figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False)
 
 
 def column_figure(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nteleport.plots.studies.figures import DARK, MARKERS, column_figure, paper_style
+from nteleport.plots.studies.figures import DARK, column_figure, legend_above, line_style, paper_style
 from nteleport.plots.studies.subjects import subject_names
 
 _BINS = 40
@@ -26,22 +26,17 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
 def draw_differences(table: pd.DataFrame) -> Figure:
     """Mean and standard deviation over teleportations and batches, a line for each model and data set."""
     with paper_style():
-        figure, axes = column_figure(2.2)
+        figure, axes = column_figure(2.1)
         panel = axes[0, 0]
         names = subject_names(table)
         for position, (name, rows) in enumerate(table.groupby(names, sort=False)):
             found = rows.groupby("cob_range")["difference"].agg(["mean", "std"])
-            colour = DARK[position % len(DARK)]
-            panel.plot(
-                found.index,
-                found["mean"],
-                color=colour,
-                marker=MARKERS[position % len(MARKERS)],
-                ms=3,
-                label=name,
-            )
+            style = line_style(position)
+            panel.plot(found.index, found["mean"], **style, ms=3, label=name)
             low = (found["mean"] - found["std"]).clip(lower=found["mean"] * _LOWEST)
-            panel.fill_between(found.index, low, found["mean"] + found["std"], color=colour, alpha=0.2, lw=0)
+            panel.fill_between(
+                found.index, low, found["mean"] + found["std"], color=style["color"], alpha=0.2, lw=0
+            )
         means = table.groupby([names, "cob_range"])["difference"].mean()
         if (means > 0).any():  # a network without any gradient has no differences
             panel.set_yscale("log")
@@ -49,7 +44,7 @@ def draw_differences(table: pd.DataFrame) -> Figure:
         panel.set_xlabel("range of the change of basis")
         panel.set_ylabel("| ‖dW‖/‖W‖ − ‖dTW‖/‖TW‖ |")
         panel.grid(axis="y")
-        panel.legend(loc="lower right", frameon=False)
+        legend_above(figure, panel)
     return figure
 
 

@@ -60,8 +60,9 @@ def _panel(axes: Axes, table: pd.DataFrame, batch_sizes: list[int], bins: NDArra
             label=f"batch of {batch_size}",
         )
     angles = table["angle"]
+    spread = f"\n± {angles.std():.2g}" if len(angles) > 1 else ""
     axes.text(
-        0.98, 0.93, f"{angles.mean():.2f}\n± {angles.std():.2g}", transform=axes.transAxes, ha="right",
+        0.98, 0.93, f"{angles.mean():.2f}{spread}", transform=axes.transAxes, ha="right",
         va="top", fontsize=6.5,
     )  # fmt: skip
     axes.set_xlim(bins[0], bins[-1])

@@ -68,7 +68,7 @@ def _errors(panel: Axes, distances: pd.DataFrame) -> None:
     panel.set_yscale("log")
     panel.set_ylim(_EXACT / 3, 10)
     panel.yaxis.set_major_locator(LogLocator(base=10, numticks=5))
-    panel.set_xticks(positions, [f"{each:g}" for each in noise], fontsize=6)
+    panel.set_xticks(positions, [f"{each:g}" for each in noise], fontsize=6, rotation=45)
     panel.set_xlabel("noise")
     panel.set_title("median error", fontsize=7.5, pad=2)
     panel.grid(axis="y")
