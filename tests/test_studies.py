@@ -85,6 +85,16 @@ def test_settings_given_on_the_command_line_are_those_of_the_settings_file(tmp_p
     assert set(pd.read_csv(tmp_path / "dot-product.csv")["model"]) == {"mlp", "mlp hidden_layers=[4]"}
 
 
+@pytest.mark.parametrize("separator", [",", " , "])
+def test_several_models_with_arguments_are_a_list_like_any_other(separator: str, tmp_path: Path) -> None:
+    models = separator.join(f"{{cls: mlp, hidden_layers: [{width}, 4]}}" for width in (5, 6))
+    sizes = ["--ranges", "1", "--teleportations", "1"]
+    code, output = run("dot-product", "--model", models, *sizes, "--out", str(tmp_path))
+    assert code == 0, output
+    expected = tuple(Component("mlp", {"hidden_layers": [width, 4]}) for width in (5, 6))
+    assert load_study(tmp_path / "study.yml")[1].models == expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

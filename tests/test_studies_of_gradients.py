@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from nteleport import TeleportableModel
+from nteleport.errors import StudyError
 from nteleport.studies import GradientsSettings, MicroSettings, gradient_changes, micro_angles
 from nteleport.studies.candidates import angles, draw_candidates
 from nteleport.studies.subject import Subject, one_subject
-from nteleport.studies.vectors import angle_of_products
+from nteleport.studies.vectors import angle_of_products, loss_gradients
 from nteleport.training.job import Component
 
 TINY = Component("mlp", {"hidden_layers": [6, 5], "activation": "tanh"})
@@ -124,6 +125,12 @@ def test_the_angle_of_a_micro_teleportation_is_that_of_the_weights_that_move() -
 
     model.teleport(draw_cob(subject, 0.4, "intra_landscape", named_generator(0, "micro 8")))
     assert found == pytest.approx(degrees_between(gradient, model.get_weights() - before), rel=1e-5)
+
+
+def test_a_batch_that_a_network_cannot_take_is_one_message() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    with pytest.raises(StudyError, match=r"batch size 1: Expected more than 1 value.* a larger batch"):
+        loss_gradients(network, (torch.zeros(1, 4), torch.zeros(1, dtype=torch.long)))
 
 
 def test_every_batch_of_a_study_is_fresh() -> None:

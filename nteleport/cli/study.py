@@ -113,7 +113,7 @@ def _checked(each: Option) -> Callable[[click.Context, click.Parameter, Any], An
 
 def _items(text: str) -> list[Node]:
     """`a,b` and `[a, b]` are two values, `{cls: mlp, hidden_layers: [10, 10]}` is one."""
-    node = _node(text if text.lstrip().startswith(("[", "{")) else f"[{text}]")
+    node = _node(text if text.lstrip().startswith("[") else f"[{text}]")
     return node.value if isinstance(node.value, list) else [node]
 
 

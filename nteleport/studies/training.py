@@ -17,6 +17,7 @@ from torch import Tensor
 from nteleport.data import Split, batches, epoch_generator
 from nteleport.errors import StudyError
 from nteleport.studies.subject import Subject, named_seed
+from nteleport.studies.vectors import takes_batches
 from nteleport.training.assembly import build_optimizer
 from nteleport.training.job import Component
 from nteleport.training.learner import Learner
@@ -70,6 +71,7 @@ class Training:
 
         Raises:
             Diverged: the loss is no number any more.
+            StudyError: the network takes no batch of this size.
         """
         data, sums = self.subject.data, ScoreSums()
         self.learner.network.train()
@@ -78,7 +80,8 @@ class Training:
             augment=data.augmented, drop_last=self._drops_last,
         )  # fmt: skip
         for images, labels in passes:
-            sums.add(self.learner.backward(images, labels), labels)
+            with takes_batches(len(images)):
+                sums.add(self.learner.backward(images, labels), labels)
             self.learner.step(images, labels)
         found = sums.read()
         if found.loss != found.loss:
