@@ -25,7 +25,8 @@ class StudySettings:
         several=True, flag="model", metavar="MODEL",
     )  # fmt: skip
     datasets: tuple[str, ...] = option(
-        ("digits",), dataset, "A data set, or `random` for random data of its shape; may be repeated.",
+        ("digits",), dataset, "A data set; or random data, `random:NAME` shaped like one, `random` like "
+        "cifar10; may be repeated.",
         several=True, flag="dataset", metavar="NAME",
     )  # fmt: skip
     data_dir: Path = option(Path("data"), path, "Where data sets lie or are downloaded to.", metavar="DIR")
