@@ -7,6 +7,7 @@ activation; what the parameters' claims say at the end is the quiver.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -43,6 +44,8 @@ def analyze(network: nn.Module, example_inputs: ExampleInputs) -> Quiver:
     Raises:
         AnalysisError: the network cannot be traced.
     """
+    if not isinstance(network, nn.Module):
+        raise AnalysisError(f"expected a torch.nn.Module, got {type(network).__name__}")
     program = _export_training_first(network, as_tuple(example_inputs))
     signature = program.graph_signature
     kinds = {spec.arg.name: spec for spec in signature.input_specs}
@@ -60,8 +63,18 @@ def analyze(network: nn.Module, example_inputs: ExampleInputs) -> Quiver:
 
 
 def as_tuple(example_inputs: ExampleInputs) -> tuple[object, ...]:
-    """Example inputs as positional arguments."""
-    return (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    """Example inputs as positional arguments.
+
+    Raises:
+        AnalysisError: they are neither a tensor nor a sequence.
+    """
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,)
+    if not isinstance(example_inputs, Sequence) or isinstance(example_inputs, str):
+        raise AnalysisError(
+            f"example inputs are a tensor or a tuple of arguments, got {type(example_inputs).__name__}"
+        )
+    return tuple(example_inputs)
 
 
 def canonical_names(network: nn.Module) -> dict[str, str]:
@@ -95,7 +108,7 @@ def export(network: nn.Module, example_inputs: tuple[object, ...]) -> ExportedPr
     """
     devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(list(devices)):
+        with torch.random.fork_rng(list(devices)), _quiet_tracing():
             return torch.export.export(network, example_inputs, strict=False)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -112,6 +125,17 @@ def _export_training_first(network: nn.Module, example_inputs: tuple[object, ...
         except AnalysisError:
             network.eval()
             return export(network, example_inputs)
+
+
+@contextmanager
+def _quiet_tracing() -> Iterator[None]:
+    """Without torch's log of a failed operator, hundreds of lines: our error says in one what went wrong."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextmanager

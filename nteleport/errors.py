@@ -123,10 +123,18 @@ class SlurmError(NTeleportError):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return `", did you mean 'x'?"` for the choice most like `name`, or `""` when none is; case is ignored.
 
+    What was cut short comes first: `inter` begins `inter_landscape`, though it looks more like `centered`.
+
     Example:
         >>> nearest("SDG", ["SGD", "Adam"])
         ", did you mean 'SGD'?"
     """
     by_folded = {choice.casefold(): choice for choice in choices}
-    matches = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
+    folded = name.casefold()
+    longer = sorted((choice for choice in by_folded if choice.startswith(folded)), key=len)
+    matches = (
+        longer
+        if len(folded) > 2 and longer
+        else difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6)
+    )
     return f", did you mean {by_folded[matches[0]]!r}?" if matches else ""

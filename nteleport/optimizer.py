@@ -22,7 +22,7 @@ from torch.optim import SGD, Optimizer
 
 from nteleport.errors import TeleportationError
 from nteleport.optimizer_state import check_transportable, scale_momentum, transport
-from nteleport.quiver import Quiver, check_cob, compact_scales, factor_scales
+from nteleport.quiver import Quiver, check_cob, check_network, compact_scales, factor_scales
 from nteleport.scaling import fast_factors, multiply, pieces
 
 _Value = TypeVar("_Value")
@@ -45,6 +45,9 @@ class TeleportedOptimizer:
         optimizer_class: any class of ``torch.optim``.
         **hyper_parameters: its keyword arguments. ``fused`` is on where torch has it, unless given, or unless
             ``foreach``, ``capturable`` or ``differentiable`` is.
+
+    Raises:
+        TeleportationError: the quiver is that of another network.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class TeleportedOptimizer:
     ) -> None:
         self.network, self.quiver = network, quiver
         self._parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        check_network(quiver, self._parameters)
         first = next(iter(self._parameters.values()))
         self.cob = torch.ones(quiver.cob_size, dtype=first.dtype, device=first.device)
         self._in_plain_coordinates = optimizer_class is SGD

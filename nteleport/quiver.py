@@ -102,6 +102,11 @@ def check_cob(quiver: Quiver, cob: Tensor) -> None:
 
     This reads the values, and so waits for the device: it is for entry points, not for hot loops.
     """
+    if not isinstance(cob, Tensor) or cob.is_complex():
+        kind = cob.dtype if isinstance(cob, Tensor) else type(cob).__name__
+        raise TeleportationError(
+            f"a change of basis is a tensor of {quiver.cob_size} real numbers, got {kind}"
+        )
     if cob.shape != (quiver.cob_size,):
         raise TeleportationError(
             f"a change of basis for this network has shape ({quiver.cob_size},), got {tuple(cob.shape)}"
@@ -113,6 +118,21 @@ def check_cob(quiver: Quiver, cob: Tensor) -> None:
             f"entry {position} of the change of basis is {cob[position].item()}; "
             "every entry must be finite and non-zero"
         )
+
+
+def check_network(quiver: Quiver, parameters: Mapping[str, Tensor]) -> None:
+    """Raise :class:`TeleportationError` unless the quiver knows all these parameters, by name and shape.
+
+    A quiver without entries moves nothing, so it suits any network: baselines are trained with one.
+    """
+    for name, parameter in parameters.items() if quiver.cob_size else ():
+        known = quiver.parameters.get(name)
+        if known is None or known.shape != parameter.shape:
+            found = "none of that name" if known is None else f"{tuple(known.shape)}"
+            raise TeleportationError(
+                f"parameter {name} has shape {tuple(parameter.shape)}, in the quiver {found}: "
+                "expected the quiver of this network, from nteleport.analyze"
+            )
 
 
 def factor_scales(quiver: Quiver, cob: Tensor) -> dict[str, tuple[Tensor, ...]]:

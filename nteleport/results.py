@@ -31,7 +31,17 @@ import yaml
 from nteleport.errors import ResultsError
 from nteleport.runner.paths import JobPaths
 
-__all__ = ["ENDED", "UNFINISHED", "JobResult", "Results", "Scalar", "collect", "jobs_table", "read_results"]
+__all__ = [
+    "ENDED",
+    "UNFINISHED",
+    "JobResult",
+    "Results",
+    "Scalar",
+    "collect",
+    "epochs_table",
+    "jobs_table",
+    "read_results",
+]
 
 Scalar = str | int | float | bool
 
@@ -141,7 +151,11 @@ def collect(out: str | Path) -> pd.DataFrame:
 
     Hyper-parameters that a job does not have are missing values. Jobs without a whole epoch have no row.
     """
-    results = read_results(out)
+    return epochs_table(read_results(out))
+
+
+def epochs_table(results: Results) -> pd.DataFrame:
+    """The table of `collect`, for results that are read already."""
     position = results.epochs["job"].to_numpy()
     described = jobs_table(results).drop(columns="epochs").take(position).reset_index(drop=True)
     return pd.concat([described, results.epochs.drop(columns="job")], axis=1)

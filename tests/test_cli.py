@@ -95,6 +95,45 @@ def test_a_keyboard_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> 
     assert err.strip() == "interrupted"
 
 
+def test_a_keyboard_interrupt_while_the_command_line_is_imported_has_no_traceback() -> None:
+    program = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'nteleport.errors':\n            raise KeyboardInterrupt\n"
+        "from nteleport.cli import main\n"
+        "sys.modules.pop('nteleport.errors', None)\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "main(['--help'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "CONFIG", "--out", ""],
+        ["submit", "CONFIG", "--out", ""],
+        ["unravel", "CONFIG", "--out", ""],
+        ["plot", ""],
+        ["collect", ""],
+        ["status", ""],
+        ["reproduce", "4", "--out", ""],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_empty_path_is_refused(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "CONFIG").write_text("{datasets: digits, models: mlp, optimizers: SGD}")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "an empty path, expected a name" in err
+    assert os.listdir(tmp_path) == ["CONFIG"]
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ZeroDivisionError

@@ -334,3 +334,10 @@ def test_muon_trains_and_transports_matrices() -> None:
             F.cross_entropy(network(x), y).backward()
             stepping.step()
     assert_same(optimizer.teleported_weights(), named(model.network), 1e-8)
+
+
+@pytest.mark.parametrize("other", [nn.Linear(3, 2), nn.Sequential(nn.Linear(4, 5))], ids=["names", "shapes"])
+def test_the_quiver_of_another_network_is_refused(other: nn.Module) -> None:
+    quiver = analyze(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.ones(1, 3))
+    with pytest.raises(TeleportationError, match="expected the quiver of this network"):
+        TeleportedOptimizer(other, quiver, torch.optim.SGD, lr=0.1)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from synthetic_results import (
     HEADER,
     TELEPORTED,
@@ -19,6 +20,7 @@ from synthetic_results import (
     write_jobs,
 )
 
+from nteleport.cli.collect import collect as collect_command
 from nteleport.errors import ResultsError
 from nteleport.results import Results, collect, jobs_table, read_results
 from nteleport.runner.paths import JobPaths
@@ -272,3 +274,26 @@ def test_job_paths_are_where_results_are_read(tmp_path: Path, job: Job) -> None:
             read_results(tmp_path)
         path.unlink()
         paths.directory.rmdir()
+
+
+def test_the_command_collect_tells_what_is_damaged_and_what_is_left_out(tmp_path: Path) -> None:
+    whole, cut, unreadable = matrix(runs=3, epochs=2)[:3]
+    write_job(tmp_path, whole)
+    metrics = write_job(tmp_path, cut).metrics
+    metrics.write_text(metrics.read_text()[:-30])
+    write_job(tmp_path, unreadable).hparams.write_text("a: [b")
+
+    ended = CliRunner().invoke(collect_command, [str(tmp_path), "--out", str(tmp_path / "all.csv")])
+
+    assert (ended.exit_code, ended.stdout) == (0, f"{tmp_path / 'all.csv'}: 3 epochs of 2 jobs\n")
+    assert sorted(ended.stderr.splitlines()) == [
+        f"warning: {cut.name}: metrics.csv has damaged lines (1), left out, metrics.csv holds 1 of 2 epochs",
+        f"warning: left out {unreadable.name}: hparams.yml is not YAML",
+    ]
+
+
+def test_a_table_that_cannot_be_written_says_why(tmp_path: Path) -> None:
+    write_job(tmp_path, make_job(epochs=1))
+    ended = CliRunner().invoke(collect_command, [str(tmp_path), "--out", str(tmp_path / "none" / "all.csv")])
+    assert ended.exit_code == 2
+    assert "directory" in ended.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from zoo.networks import ZOO, mlp, residual
 
-from nteleport import Quiver, TeleportableModel, materialize, sample_cob, scales
+from nteleport import Quiver, TeleportableModel, analyze, materialize, sample_cob, scales
 from nteleport.errors import AnalysisError, TeleportationError
 from nteleport.quiver import Factor
 
@@ -306,6 +308,8 @@ class TestModel:
         ("cob", "message"),
         [
             (torch.ones(3), r"shape \(11,\), got \(3,\)"),
+            ([1.0] * 11, "a tensor of 11 real numbers, got list"),
+            (torch.ones(11) * 1j, "a tensor of 11 real numbers, got torch.complex64"),
             (torch.ones(11).index_fill(0, torch.tensor([4]), 0.0), "entry 4 .* is 0.0"),
             (torch.ones(11).index_fill(0, torch.tensor([2]), torch.inf), "entry 2 .* is inf"),
         ],
@@ -316,6 +320,28 @@ class TestModel:
         with pytest.raises(TeleportationError, match=message):
             model.teleport(cob)
         assert torch.equal(model.get_weights(), before)
+
+    @pytest.mark.parametrize(
+        ("network", "inputs", "message"),
+        [
+            (3, torch.ones(1, 7), "expected a torch.nn.Module, got int"),
+            (nn.Linear(7, 2), 3, "a tensor or a tuple of arguments, got int"),
+            (nn.Linear(7, 2), None, "a tensor or a tuple of arguments, got NoneType"),
+        ],
+    )
+    def test_what_cannot_be_analyzed_is_told(self, network: Any, inputs: Any, message: str) -> None:
+        with pytest.raises(AnalysisError, match=message):
+            analyze(network, inputs)
+
+    def test_inputs_of_a_wrong_shape_are_told_without_the_log_of_torch(self) -> None:
+        program = (
+            "import torch, nteleport\n"
+            "try:\n    nteleport.analyze(torch.nn.Linear(4, 2), torch.ones(3, 7))\n"
+            "except nteleport.errors.AnalysisError as error:\n    print(error)"
+        )
+        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert ended.stdout.startswith("Linear cannot be traced")
+        assert "Traceback" not in ended.stderr
 
     def test_a_network_that_cannot_be_traced_is_one_clear_error(self) -> None:
         class Branching(nn.Module):

@@ -6,6 +6,8 @@ is asked for; torch, pandas and matplotlib are imported later still, when the co
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import Any
 
 __all__ = ["main"]
@@ -13,6 +15,10 @@ __all__ = ["main"]
 
 def main(*args: Any, **kwargs: Any) -> None:
     """Run the command line on ``sys.argv``, or on the arguments given as a list. Always exits."""
-    from nteleport.cli.app import nteleport
+    try:
+        from nteleport.cli.app import nteleport
+    except KeyboardInterrupt:  # a moment later the command line itself would end like this
+        sys.stderr.write("interrupted\n")
+        sys.exit(128 + signal.SIGINT)
 
     nteleport(*args, **kwargs)

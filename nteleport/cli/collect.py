@@ -8,18 +8,18 @@ from pathlib import Path
 
 import click
 
-from nteleport.cli.options import Command, Failure
+from nteleport.cli.options import Command, Failure, NamedPath
 
 __all__ = ["collect"]
 
 
 @click.command(cls=Command)
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=NamedPath(path_type=Path))
 @click.option(
     "--out",
     "-o",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NamedPath(path_type=Path, dir_okay=False),
     help="Write here: .csv, or .parquet where pyarrow is installed.  [default: CSV on standard output]",
 )
 def collect(directory: Path, out: Path | None) -> None:
@@ -36,10 +36,14 @@ def collect(directory: Path, out: Path | None) -> None:
     if out is not None and out.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise click.UsageError(f"cannot write {out}: Parquet needs pyarrow (pip install pyarrow)")
 
-    from nteleport.results import collect as collect_results
+    from nteleport.results import epochs_table, read_results
     from nteleport.runner.paths import replacing
 
-    table = collect_results(directory)
+    results = read_results(directory)
+    damaged = [f"{job.name}: {', '.join(job.problems)}" for job in results.jobs if job.problems]
+    for warning in [*(f"left out {reason}" for reason in results.skipped), *damaged]:
+        click.echo(f"warning: {warning}", err=True)
+    table = epochs_table(results)
     if out is None:
         table.to_csv(sys.stdout, index=False)
         return
@@ -50,5 +54,5 @@ def collect(directory: Path, out: Path | None) -> None:
             else:
                 table.to_parquet(temporary, index=False)
     except OSError as error:
-        raise Failure(f"cannot write {out}: {error.strerror}") from error
+        raise Failure(f"cannot write {out}: {error.strerror or error}") from error
     click.echo(f"{out}: {len(table)} epochs of {table['job'].nunique()} jobs")

@@ -3,6 +3,7 @@
 - ``Command``: long options may be written with underscores (``--group_by`` is ``--group-by``), and an
   ``NTeleportError`` becomes one message on stderr and exit code 2, never a traceback.
 - ``list_option``: a list is comma-separated, or the option is repeated, or both.
+- ``NamedPath``: a path that is not empty.
 - ``AliasedOption``: older names of an option that parse but do not crowd the help.
 
 A command is ``@click.command(cls=Command)``; a group passes ``context_settings=CONTEXT_SETTINGS``.
@@ -49,6 +50,15 @@ class Command(click.Command):
             return super().invoke(ctx)
         except NTeleportError as error:
             raise Failure(str(error)) from error
+
+
+class NamedPath(click.Path):
+    """A path that is not empty: `--out "$OUT"` without an OUT must not fill the present folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty path, expected a name", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class CommaList(click.ParamType):  # type: ignore[type-arg]  # subscriptable only since click 8.4

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from nteleport.cli.options import AliasedOption, Command, list_option
+from nteleport.cli.options import AliasedOption, Command, NamedPath, list_option
 
 __all__ = ["plot"]
 
-_FOLDER = click.Path(path_type=Path)
+_FOLDER = NamedPath(path_type=Path)
 
 
 @click.command(cls=Command)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nteleport.cli.options import Command
+from nteleport.cli.options import Command, NamedPath
 from nteleport.errors import JobError
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ _COLOURS = {"holds": "green", "does not hold": "red", "not run": "yellow"}
     help="cpu: small experiments, minutes on two cores. paper: as published, days on a GPU.",
 )  # fmt: skip
 @click.option(
-    "--out", "-o", type=click.Path(file_okay=False, path_type=Path), default=None,
+    "--out", "-o", type=NamedPath(file_okay=False, path_type=Path), default=None,
     help="The folder for everything; made when missing. [default: results/reproduction-TIER]",
 )  # fmt: skip
 @click.option(
-    "--data-dir", type=click.Path(path_type=Path), default="data", show_default=True,
+    "--data-dir", type=NamedPath(path_type=Path), default="data", show_default=True,
     help="Where data sets are; the paper tier downloads those that are missing.",
 )  # fmt: skip
 @click.option(
@@ -44,7 +44,7 @@ _COLOURS = {"holds": "green", "does not hold": "red", "not run": "yellow"}
     "--jobs", type=click.IntRange(min=1), help="Trainings side by side. [default: one a core on a CPU]"
 )
 @click.option(
-    "--experiments", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    "--experiments", type=NamedPath(exists=True, file_okay=False, path_type=Path),
     help="The folder with the experiment files. [default: configs/TIER of this checkout]",
 )  # fmt: skip
 def reproduce(

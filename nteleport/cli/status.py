@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nteleport.cli.options import Command
+from nteleport.cli.options import Command, NamedPath
 
 if TYPE_CHECKING:
     from nteleport.runner.status import JobStatus
@@ -26,7 +26,7 @@ _LONGEST_LIST = 30
 
 
 @click.command(cls=Command)
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=NamedPath(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print all jobs and their summary as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print all jobs as CSV.")
 @click.option("--watch", is_flag=True, help="Show it again and again, until nothing runs or Ctrl-C.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nteleport.cli.options import AliasedOption, Command, list_option
+from nteleport.cli.options import AliasedOption, Command, NamedPath, list_option
 from nteleport.cli.summary import counted
 from nteleport.errors import SlurmError
 from nteleport.runner.slurm_task import run_task
@@ -55,14 +55,14 @@ def _extra(
 
 
 @click.command(cls=Command)
-@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("config", type=NamedPath(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--out", "-o", cls=AliasedOption, aliases=("--out-root-dir", "--output-dir"), required=True,
-    type=click.Path(path_type=Path), help="The folder for the results, where all nodes see it.",
+    type=NamedPath(path_type=Path), help="The folder for the results, where all nodes see it.",
 )  # fmt: skip
 @click.option(
     "--data-dir", cls=AliasedOption, aliases=("--data-root-dir",), default="data", show_default=True,
-    type=click.Path(path_type=Path), help="Where data sets are, or are downloaded to before submitting.",
+    type=NamedPath(path_type=Path), help="Where data sets are, or are downloaded to before submitting.",
 )  # fmt: skip
 @click.option("--partition", help="The partition to run in.")
 @click.option("--account", help="The account that pays.")

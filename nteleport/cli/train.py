@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nteleport.cli.options import AliasedOption, Command, list_option
+from nteleport.cli.options import AliasedOption, Command, NamedPath, list_option
 from nteleport.cli.summary import command_again, counted, summarize
 from nteleport.errors import JobError
 
@@ -42,14 +42,14 @@ class Options:
 
 
 @click.command(cls=Command)
-@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("config", type=NamedPath(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--out", "-o", cls=AliasedOption, aliases=("--out-root-dir", "--output-dir"), required=True,
-    type=click.Path(path_type=Path), help="The folder for the results: one folder a job inside it.",
+    type=NamedPath(path_type=Path), help="The folder for the results: one folder a job inside it.",
 )  # fmt: skip
 @click.option(
     "--data-dir", cls=AliasedOption, aliases=("--data-root-dir",), default="data", show_default=True,
-    type=click.Path(path_type=Path), help="Where data sets are, or are downloaded to.",
+    type=NamedPath(path_type=Path), help="Where data sets are, or are downloaded to.",
 )  # fmt: skip
 @click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:1|mps",

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import click
 
-from nteleport.cli.options import AliasedOption, Command
+from nteleport.cli.options import AliasedOption, Command, NamedPath
 
 __all__ = ["unravel"]
 
 
 @click.command(cls=Command)
-@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("config", type=NamedPath(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--out", "-o", cls=AliasedOption, aliases=("--output-dir", "--out-dir"), required=True,
-    type=click.Path(file_okay=False, path_type=Path), help="The folder for the files; made when missing.",
+    type=NamedPath(file_okay=False, path_type=Path), help="The folder for the files; made when missing.",
 )  # fmt: skip
 @click.option("--per-run", is_flag=True, help="One file per run, instead of one per cell with all its runs.")
 @click.option(

@@ -22,13 +22,15 @@ class Refused(Exception):
     """A value that is not what was expected; the text says both."""
 
 
-def whole_number(minimum: int) -> Check[int]:
-    """An integer of at least `minimum`."""
+def whole_number(minimum: int, maximum: int | None = None) -> Check[int]:
+    """An integer of at least `minimum` and, if there is one, at most `maximum`."""
+    expected = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
     def check(node: Node) -> int:
-        if isinstance(node.value, int) and not isinstance(node.value, bool) and node.value >= minimum:
+        most = math.inf if maximum is None else maximum
+        if isinstance(node.value, int) and not isinstance(node.value, bool) and minimum <= node.value <= most:
             return node.value
-        raise Refused(f"{node.described()}, expected a whole number of at least {minimum}")
+        raise Refused(f"{node.described()}, expected a whole number {expected}")
 
     return check
 

@@ -8,6 +8,7 @@ keyword arguments it is given is for `nteleport.runner.signatures` to say; it fi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -61,6 +62,7 @@ def read_models(node: Node, problems: Problems) -> list[Placed[Component]]:
         if entry is None:
             continue
         name, arguments = entry
+        _check_finite(arguments, problems)
         if name == "mlp" and "activation" in arguments:
             chosen = {"activation": arguments["activation"]}
             fields(chosen, {"activation": one_of(*ACTIVATIONS)}, problems, "mlp")
@@ -88,6 +90,7 @@ def read_optimizers(node: Node, problems: Problems) -> list[Placed[OptimizerChoi
         entry = _read_entry(item, _any_name, problems, "optimizers")
         if entry is not None:
             name, arguments = entry
+            _check_finite(arguments, problems)
             scheduler = _read_scheduler(arguments.pop("lr_scheduler", None), problems)
             found.append(Placed(OptimizerChoice(Component(name, _plain(arguments)), scheduler), item))
     return found
@@ -107,6 +110,19 @@ def _read_scheduler(node: Node | None, problems: Problems) -> Scheduler | None:
     for key, argument in arguments.items():
         _check_formulas(argument, key, problems)
     return Scheduler(name, _plain(arguments), interval)
+
+
+def _check_finite(arguments: dict[str, Node], problems: Problems) -> None:
+    """Refuse `.nan` and `.inf` at any depth: torch takes many of them, and every job would diverge."""
+    for key, node in arguments.items():
+        if isinstance(node.value, dict):
+            _check_finite(node.value, problems)
+            continue
+        for item in node.value if isinstance(node.value, list) else [node]:
+            if isinstance(item.value, dict):
+                _check_finite(item.value, problems)
+            elif isinstance(item.value, float) and not math.isfinite(item.value):
+                problems.add(item.mark, f"{key}: {item.described()}, expected a finite number")
 
 
 def _check_formulas(node: Node, key: str, problems: Problems) -> None:

@@ -54,6 +54,9 @@ _KEYS = (
 )
 _REQUIRED = ("datasets", "models", "optimizers")
 
+_MOST_RUNS = 10_000
+"""Of one cell; a slip of the keyboard beyond that would fill the memory with jobs."""
+
 _TRAINING: dict[str, Check[Any]] = {
     "epochs": whole_number(1),
     "batch_size": whole_number(1),
@@ -147,7 +150,7 @@ def _read_runs(entries: dict[str, Node], problems: Problems) -> tuple[int, ...]:
     """`runs_per_config: 3` is short for `runs: [0, 1, 2]`."""
     if "runs" not in entries:
         known = {key: node for key, node in entries.items() if key == "runs_per_config"}
-        count = fields(known, {"runs_per_config": whole_number(1)}, problems, "an experiment")
+        count = fields(known, {"runs_per_config": whole_number(1, _MOST_RUNS)}, problems, "an experiment")
         return tuple(range(count.get("runs_per_config", 1)))
     node = entries["runs"]
     if "runs_per_config" in entries:

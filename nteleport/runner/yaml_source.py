@@ -119,7 +119,10 @@ def parse_yaml(text: str, origin: Mark, problems: Problems) -> Node | None:
         place = reader.place(mark) if mark else origin
         if mark and mark.index >= len(text):  # libyaml points at a line after the last one
             place = reader.end_of(text)
-        problems.add(place, f"not valid YAML: {error.problem or error.context}")
+        reason = error.problem or error.context
+        if mark and text[mark.index : mark.index + 1] == "\t":  # libyaml only says that it is no token
+            reason = "a tab, expected spaces"
+        problems.add(place, f"not valid YAML: {reason}")
     except yaml.YAMLError as error:
         problems.add(origin, f"not valid YAML: {str(error).splitlines()[0]}")
     else:
