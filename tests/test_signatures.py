@@ -64,6 +64,7 @@ def test_a_right_scheduler_passes_without_what_is_computed(tmp_path: Path, sched
         ("Optimizer", "3:14", "unknown optimizer 'Optimizer'"),
         ("{cls: SGD, momentun: 0.9}", "3:25", "SGD takes no argument 'momentun', expected lr, momentum"),
         ("{cls: SGD, momentun: 0.9}", "3:25", "did you mean 'momentum'?"),
+        ("{cls: SGD, lr: 0.1, momentum: [0.9]}", "3:44", "momentum: a list, expected a number"),
         ("{cls: SGD, params: []}", "3:25", "SGD takes no argument 'params'"),
         ("{cls: SGD, lr: fast}", "3:29", "lr: the text 'fast', expected a number"),
         ("{cls: SGD, lr: true}", "3:29", "lr: true, expected a number"),

@@ -72,7 +72,7 @@ def _check_optimizer(entry: Placed[OptimizerChoice], experiment: Experiment, pro
     found = len(problems)
     cls = _find_class(torch.optim, torch.optim.Optimizer, place, "optimizer", problems)
     if cls is not None:
-        _check_arguments(_defaults(cls), arguments, chosen.cls, problems)
+        _check_arguments(_defaults(cls), arguments, chosen.cls, problems, lists=False)
         fused = [params.fused for params in experiment.training if params.fused != "auto"]
         if fused and "fused" not in _defaults(cls):
             problems.add(
@@ -158,7 +158,12 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 
 def _check_arguments(
-    defaults: Mapping[str, Any], arguments: Mapping[str, Node], what: str, problems: Problems
+    defaults: Mapping[str, Any],
+    arguments: Mapping[str, Node],
+    what: str,
+    problems: Problems,
+    *,
+    lists: bool = True,
 ) -> bool:
     """Whether each argument is known and of the kind of its default."""
     found = len(problems)
@@ -168,19 +173,22 @@ def _check_arguments(
             message = f"{what} takes no argument {key!r}, expected {known}{nearest(key, defaults)}"
             problems.add(node.key_mark or node.mark, message)
             continue
-        expected = _implausible(node.plain(), defaults[key])
+        expected = _implausible(node.plain(), defaults[key], lists)
         if expected:
             problems.add(node.mark, f"{key}: {node.described()}, expected {expected}")
     return len(problems) == found
 
 
-def _implausible(value: Any, default: Any) -> str | None:
-    """What was expected, when `value` cannot stand where `default` does."""
+def _implausible(value: Any, default: Any, lists: bool) -> str | None:
+    """What was expected, when `value` cannot stand where `default` does.
+
+    With `lists`, a list of numbers may stand for a number: schedulers take one for each parameter group.
+    """
     match default:
         case bool():
             return None if isinstance(value, bool) else "true or false"
         case int() | float():
-            numbers = value if isinstance(value, list) else [value]
+            numbers = value if lists and isinstance(value, list) else [value]
             plausible = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in numbers)
             return None if plausible else "a number"
         case tuple():
