@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from benchmarks.machine import describe
+from benchmarks.machine import describe, keep_freed_memory
 from benchmarks.networks import BATCH_SIZES
 from benchmarks.steps import compare_steps
 from benchmarks.table import header, row
@@ -28,6 +28,7 @@ from benchmarks.timing import Setting
 def main() -> None:
     """Run the comparisons asked for on the command line and show them."""
     arguments = parse_arguments()
+    keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     setting = Setting(torch.device(arguments.device))

@@ -20,7 +20,7 @@ import torch
 from .arithmetic import arithmetic_limit
 from .epochs import whole_epoch
 from .growth import draw_growth, measure_growth, summarise
-from .machine import describe
+from .machine import describe, keep_freed_memory
 from .memory import peak_memory
 from .moves import analysing, choosing, teleporting
 from .steps import steps_with_adam, steps_with_sgd
@@ -45,6 +45,7 @@ GROWTH = "growth"
 def main() -> None:
     """Run the comparisons that the command line asks for."""
     arguments = _arguments()
+    keep_freed_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     clock = time.process_time if arguments.cpu_time else time.perf_counter

@@ -22,7 +22,7 @@ def arithmetic_limit(setting: Setting) -> Iterator[Figure]:
         with FlopCounterMode(display=False) as counter:
             step()
         operations = counter.get_total_flops()
-        (times,) = take_turns([step], setting, 5.0)
+        (times,) = take_turns([step], setting, 3.0)
         against = f"{operations / 1e9:.1f} GFLOP at {rate / 1e9:.0f} GFLOP/s"
         limit = [operations / rate] * len(times)
         yield compare("limit", f"step, SGD momentum: {name}", against, times, limit)

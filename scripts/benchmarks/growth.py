@@ -85,7 +85,7 @@ def _measure(series: str, label: str, name: str, arguments: dict[str, Any], sett
     actions = [
         partial(plain_step, network, made, *batch) for network, made in zip(networks, optimizers, strict=True)
     ]
-    steps = [statistics.median(times) for times in take_turns(actions, setting, 1.5, warm_up=1)]
+    steps = [statistics.median(times) for times in take_turns(actions, setting, 1.5, at_least=3, warm_up=1)]
     ours, theirs = peaks(name, OPTIMIZER, size, quiver, **arguments)
     count = sum(parameter.numel() for parameter in networks[0].parameters())
     return Size(series, label, count, operators, export_time, analysis, own, *steps, theirs[0], ours[0])
@@ -149,15 +149,16 @@ def draw_growth(found: list[Size], path: Path) -> None:
         memory.plot(parameters, [size.memory_ratio for size in sizes], **style)
         if len(set(operators)) > 1:
             analyses.plot(operators, [size.analysis for size in sizes], **style)
-            own = {**style, "marker": "s", "linestyle": ":", "label": f"{series}, without torch.export"}
+            own = {**style, "marker": "s", "linestyle": ":", "label": None}
             analyses.plot(operators, [size.own_analysis for size in sizes], **own)
     _finish(steps, "teleported step / plain step", "parameters", "ratio of medians")
     _finish(memory, "peak memory, teleported / plain", "parameters", "ratio")
-    _finish(analyses, "analysis", "operators in the graph", "seconds")
+    _finish(analyses, "analysis; dotted: without torch.export", "operators in the graph", "seconds")
     analyses.set_yscale("log")
     for axes, top in ((steps, 1.2), (memory, 1.3)):
         axes.axhline(1, color="0.6", linewidth=1, zorder=0)
         axes.set_ylim(0.8, max(top, axes.get_ylim()[1]))
+    figure.legend(*steps.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150, metadata={"Software": None})
     pyplot.close(figure)
 
@@ -166,4 +167,3 @@ def _finish(axes: Any, title: str, x: str, y: str) -> None:
     axes.set(title=title, xlabel=x, ylabel=y, xscale="log")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)

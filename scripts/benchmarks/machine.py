@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import statistics
@@ -15,6 +16,20 @@ from nteleport.training.device import device_name
 from .timing import Setting, take_turns
 
 MATRIX_SIZE = 2048
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory that tensors give back, as far as it can (blocks of up to 32 MiB).
+
+    Otherwise the luck of two addresses decides whether the gradients of one side are new pages in every step,
+    which costs a wide MLP a quarter of a step; that says nothing about what is compared.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
 
 
 def describe(device: torch.device) -> dict[str, str]:

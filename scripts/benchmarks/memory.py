@@ -26,7 +26,7 @@ from .networks import BATCH_SIZES, INPUT_SHAPE, OPTIMIZERS, make_network, plain,
 from .timing import Figure, Setting, compare
 
 ROUNDS = 1
-STEPS = 3
+STEPS = 2
 TARGET = 1.25
 
 

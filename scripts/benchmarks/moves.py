@@ -41,11 +41,11 @@ def teleporting(setting: Setting) -> Iterator[Figure]:
     def copies() -> object:
         return [weight.clone() for weight in weights], [weight.clone() for weight in weights]
 
-    ours, theirs = take_turns([lambda: model.teleport(next(cobs)), copies], setting, 8.0)
+    ours, theirs = take_turns([lambda: model.teleport(next(cobs)), copies], setting, 4.0)
     what = f"TeleportableModel.teleport: vgg16_bn, {millions:.0f} M"
     yield compare("teleport", what, "two copies of the weights", ours, theirs, target=2.5)
     optimizer = TeleportedOptimizer(network, model.quiver, *_sgd())
-    ours, theirs = take_turns([lambda: optimizer.teleport(next(cobs)), copies], setting, 4.0)
+    ours, theirs = take_turns([lambda: optimizer.teleport(next(cobs)), copies], setting, 2.0)
     what = f"TeleportedOptimizer.teleport, SGD: vgg16_bn, {millions:.0f} M"
     yield compare("teleport", what, "two copies of the weights", ours, theirs, target=2.5)
 
@@ -74,6 +74,6 @@ def choosing(setting: Setting) -> Iterator[Figure]:
         generator = torch.Generator().manual_seed(3)
         occasion = Occasion(learner, OPTIM, "reset", generator, lambda count, b=batch: [b] * count)
         actions = [partial(teleport, occasion), partial(learner.backward, *batch)]
-        ours, theirs = take_turns(actions, setting, 6.0)
+        ours, theirs = take_turns(actions, setting, 4.0)
         what = f"optim, 10 candidates: {name}"
         yield compare("optim", what, "one backward pass", ours, theirs, target=2.0)
