@@ -23,7 +23,7 @@ from torch.optim import SGD, Optimizer
 from nteleport.errors import TeleportationError
 from nteleport.optimizer_state import check_transportable, scale_momentum, transport
 from nteleport.quiver import Quiver, check_cob, check_network, compact_scales, factor_scales
-from nteleport.scaling import fast_factors, multiply, pieces
+from nteleport.scaling import fast_factors, multiply, multiply_into
 
 _Value = TypeVar("_Value")
 
@@ -233,12 +233,9 @@ class TeleportedOptimizer:
             return
         plain = {name: p.detach() for name, p in self._parameters.items()}
         if self.cob.device.type == "cpu":  # memory is the limit: the first factor multiplies on the way
+            one = [self.cob.new_ones(())]
             for name, trained in self._trained.items():
-                factors = self._factors.get(name, [self.cob.new_ones(())])
-                for rows, (first, *rest) in pieces(trained, factors):
-                    torch.mul(trained[rows], first, out=plain[name][rows])
-                    for factor in rest:
-                        plain[name][rows].mul_(factor)
+                multiply_into(plain[name], trained, self._factors.get(name, one))
         else:
             torch._foreach_copy_(list(plain.values()), [each.detach() for each in self._trained.values()])
             multiply(plain, self._factors)

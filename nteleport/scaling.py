@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
+from itertools import chain
 from operator import mul
-from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -20,15 +20,21 @@ def multiply(tensors: Mapping[str, Tensor], factors: Mapping[str, list[Tensor]])
     Args:
         factors: by the name of a tensor, from :func:`fast_factors`.
     """
-    pairs = [
-        (tensors[name][rows], factor)
-        for name, found in factors.items()
-        if name in tensors
-        for rows, part in pieces(tensors[name], found)
-        for factor in part
-    ]
-    if pairs:
-        torch._foreach_mul_([tensor for tensor, _ in pairs], [factor for _, factor in pairs])
+    found = (_products(tensors[name], each) for name, each in factors.items() if name in tensors)
+    products = list(chain.from_iterable(found))
+    if products:
+        torch._foreach_mul_([tensor for tensor, _ in products], [factor for _, factor in products])
+
+
+def multiply_into(target: Tensor, source: Tensor, factors: list[Tensor]) -> None:
+    """Write ``source`` times its factors to ``target``. At least one factor; no graph is built."""
+    if _is_large(source, factors):
+        for rows, part in _pieces(source, factors):
+            multiply_into(target[rows], source[rows], part)
+        return
+    torch.mul(source, factors[0], out=target)
+    for factor in factors[1:]:
+        target.mul_(factor)
 
 
 def fast_factors(parameter: Tensor, scale: tuple[Tensor, ...]) -> list[Tensor]:
@@ -46,14 +52,21 @@ def fast_factors(parameter: Tensor, scale: tuple[Tensor, ...]) -> list[Tensor]:
     return factors
 
 
-def pieces(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[slice | EllipsisType, list[Tensor]]]:
-    """Rows of a tensor, few enough to stay in the cache of a CPU, and what belongs to them of its factors.
+def _products(tensor: Tensor, factors: list[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
+    """What to multiply by what, in this order."""
+    if not _is_large(tensor, factors):
+        return [(tensor, factor) for factor in factors]
+    found = (_products(tensor[rows], part) for rows, part in _pieces(tensor, factors))
+    return chain.from_iterable(found)
 
-    A large tensor is then read from memory once, not once for each factor.
-    """
-    if len(factors) == 1 or tensor.numel() <= _PIECE_ELEMENTS:
-        yield ..., factors
-        return
+
+def _is_large(tensor: Tensor, factors: list[Tensor]) -> bool:
+    """Whether it would be read from memory again for its second factor."""
+    return len(factors) > 1 and len(tensor) > 1 and tensor.numel() > _PIECE_ELEMENTS
+
+
+def _pieces(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Rows of a large tensor that stay in the cache, and what belongs to them of its factors."""
     step = max(1, _PIECE_ELEMENTS * len(tensor) // tensor.numel())
     for start in range(0, len(tensor), step):
         rows = slice(start, start + step)
