@@ -30,7 +30,7 @@ from .timing import Figure, Setting, compare, take_turns, timed
 TRAIN_IMAGES, TEST_IMAGES = 50_000, 10_000
 BATCH_SIZE = 256
 STEPS = TRAIN_IMAGES // BATCH_SIZE
-ROUNDS = 3
+ROUNDS = 2
 OPTIMIZER = "SGD momentum"
 FILES = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
 

@@ -85,7 +85,7 @@ def _measure(series: str, label: str, name: str, arguments: dict[str, Any], sett
     actions = [
         partial(plain_step, network, made, *batch) for network, made in zip(networks, optimizers, strict=True)
     ]
-    steps = [statistics.median(times) for times in take_turns(actions, setting, 1.5, at_least=3, warm_up=1)]
+    steps = [statistics.median(times) for times in take_turns(actions, setting, 1.0, at_least=3, warm_up=1)]
     ours, theirs = peaks(name, OPTIMIZER, size, quiver, **arguments)
     count = sum(parameter.numel() for parameter in networks[0].parameters())
     return Size(series, label, count, operators, export_time, analysis, own, *steps, theirs[0], ours[0])

@@ -59,7 +59,7 @@ def analysing(setting: Setting) -> Iterator[Figure]:
     network = make_network("densenet121", setting.device)
     inputs = (torch.zeros(2, *INPUT_SHAPE, device=setting.device),)
     actions = [partial(analyze, network, inputs), partial(export, network, inputs)]
-    ours, theirs = take_turns(actions, setting, 15.0, warm_up=1)
+    ours, theirs = take_turns(actions, setting, 8.0, at_least=4, warm_up=1)
     yield compare("analysis", "analysis: densenet121", "torch.export alone", ours, theirs, target=1.3)
 
 
