@@ -15,11 +15,9 @@ No torch is imported.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ import pandas as pd
 import yaml
 
 from nteleport.errors import ResultsError
+from nteleport.metric_rows import MetricRows, parse_rows, read_rows, read_text
 from nteleport.runner.paths import JobPaths
 
 __all__ = [
@@ -106,14 +105,6 @@ class Results:
         return Results(self.directory, tuple(self.jobs[position] for position in kept), epochs, self.skipped)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The whole rows of one `metrics.csv`, still text."""
-
-    header: str = ""
-    lines: Sequence[str] = ()
-
-
 def read_results(out: str | Path) -> Results:
     """Read every job of the folder `out`.
 
@@ -122,7 +113,7 @@ def read_results(out: str | Path) -> Results:
     """
     directory = Path(out)
     jobs: list[JobResult] = []
-    rows: list[_Rows] = []
+    rows: list[MetricRows] = []
     skipped: list[str] = []
     for name in _job_names(directory):
         paths = JobPaths(directory, name)
@@ -140,7 +131,7 @@ def read_results(out: str | Path) -> Results:
             f"no jobs in {directory}: expected folders with hparams.yml and metrics.csv, as `nteleport train "
             "CONFIG --out DIR` writes them"
         )
-    epochs = _parse_rows(rows)
+    epochs = parse_rows(rows)
     counts = np.bincount(epochs["job"].to_numpy(), minlength=len(jobs))
     counted = tuple(_with_epochs(job, int(count)) for job, count in zip(jobs, counts, strict=True))
     return Results(directory, counted, epochs, tuple(skipped))
@@ -192,17 +183,9 @@ def _is_job(paths: JobPaths) -> bool:
     return any(os.path.exists(path) for path in (paths.hparams, paths.config, paths.metrics, paths.result))
 
 
-def _read_text(path: Path) -> str | None:
-    """The text of `path`, or None if it cannot be read; bytes that are no UTF-8 become replacement marks."""
-    try:
-        return path.read_bytes().decode("utf-8", errors="replace")
-    except OSError:
-        return None
-
-
 def _read_hparams(path: Path) -> tuple[dict[str, Scalar], str]:
     """The hyper-parameters, or none and the reason."""
-    text = _read_text(path)
+    text = read_text(path)
     if text is None:
         return {}, "no hparams.yml (yet)"
     try:
@@ -218,16 +201,16 @@ def _scalar(value: Any) -> Scalar:
     return value if isinstance(value, (str, int, float, bool)) else json.dumps(value, default=str)
 
 
-def _read_job(paths: JobPaths, hparams: Mapping[str, Scalar]) -> tuple[JobResult, _Rows]:
+def _read_job(paths: JobPaths, hparams: Mapping[str, Scalar]) -> tuple[JobResult, MetricRows]:
     problems: list[str] = []
     result = _read_result(paths.result, problems)
-    rows = _read_rows(paths.metrics, problems, complete=bool(result))
+    rows = read_rows(paths.metrics, problems, complete=bool(result))
     state = str(result.get("state", UNFINISHED))
     return JobResult(paths.name, state, hparams, 0, result, tuple(problems)), rows
 
 
 def _read_result(path: Path, problems: list[str]) -> dict[str, Any]:
-    text = _read_text(path)
+    text = read_text(path)
     if text is None:
         return {}
     try:
@@ -238,57 +221,6 @@ def _read_result(path: Path, problems: list[str]) -> dict[str, Any]:
         return content
     problems.append(f"result.json is damaged: expected a state, one of {', '.join(ENDED)}")
     return {}
-
-
-def _read_rows(path: Path, problems: list[str], *, complete: bool) -> _Rows:
-    """The whole lines of a `metrics.csv`.
-
-    While a job runs, its last line may be half-written: without its line end it does not count, for `0.1` may
-    be the start of `0.15`. A line with too few or too many fields is damaged and left out.
-    """
-    text = _read_text(path) or ""
-    if not complete:
-        text = text[: text.rfind("\n") + 1]
-    header, *lines = text.replace("\r\n", "\n").split("\n")
-    if "epoch" not in header.split(","):
-        if lines:
-            problems.append("metrics.csv has no column 'epoch'")
-        return _Rows()
-    lines = [line for line in lines if line.strip()]
-    commas = header.count(",")
-    whole = [line for line in lines if line.count(",") == commas and "\0" not in line]
-    if len(whole) < len(lines):
-        problems.append(f"metrics.csv has damaged lines ({len(lines) - len(whole)}), left out")
-    return _Rows(header, whole)
-
-
-def _parse_rows(rows: Sequence[_Rows]) -> pd.DataFrame:
-    """All rows of all jobs as numbers. Files with the same header are parsed as one."""
-    by_header: dict[str, list[int]] = {}
-    for position, job_rows in enumerate(rows):
-        if job_rows.lines:
-            by_header.setdefault(job_rows.header, []).append(position)
-    frames = [_parse_alike(header, members, rows) for header, members in by_header.items()]
-    if not frames:
-        return pd.DataFrame({"job": np.array([], dtype=np.int64), "epoch": np.array([], dtype=np.int64)})
-    epochs = pd.concat(frames, ignore_index=True)
-    key = ["job", "epoch"]
-    epochs = epochs.drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
-    return epochs[key + [name for name in epochs.columns if name not in key]]
-
-
-def _parse_alike(header: str, members: Sequence[int], rows: Sequence[_Rows]) -> pd.DataFrame:
-    """Parse the rows of `members`, whose files have the same header. Text that is no number becomes NaN."""
-    lines = [line for position in members for line in rows[position].lines]
-    text = io.StringIO("\n".join([header, *lines]))
-    frame = pd.read_csv(text, quoting=csv.QUOTE_NONE, skipinitialspace=True, low_memory=False)
-    frame.columns = frame.columns.str.strip()
-    for name in frame.columns:
-        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(np.float64)
-    lengths = [len(rows[position].lines) for position in members]
-    frame["job"] = np.repeat(np.asarray(members, dtype=np.int64), lengths)
-    numbered: pd.DataFrame = frame.loc[np.isfinite(frame["epoch"])]
-    return numbered.astype({"epoch": np.int64})
 
 
 def _with_epochs(job: JobResult, epochs: int) -> JobResult:

@@ -2,8 +2,9 @@
 #
 # The environment is made on first use, in .venv of the checkout or in $NTELEPORT_VENV. A file in it says how far that
 # got: "unfinished PID" (while that process runs we wait for it; if it was killed, all is made again), "stale" (pip
-# failed: pip runs again) or a digest of what was installed (pip runs again when that changes). A virtual environment that somebody else made in $NTELEPORT_VENV is
-# used as it is and never emptied. $NTELEPORT_EXTRAS says which extras of the package go in (default: dev).
+# failed: pip runs again) or a digest of what was installed (pip runs again when that changes). A virtual environment
+# that somebody else made in $NTELEPORT_VENV is used as it is and never emptied. $NTELEPORT_EXTRAS says which extras
+# of the package go in (default: dev).
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=${NTELEPORT_VENV:-$root/.venv}
@@ -68,6 +69,11 @@ make_environment() {
     "$python" -m venv "$venv" || fail "could not make a virtual environment in $venv"
 }
 
+# Where the package in the environment comes from, if it has one.
+installed_root() {
+    "$venv/bin/python" -I -c 'import nteleport; print(nteleport.__path__[0].rpartition("/")[0])' 2>/dev/null || true
+}
+
 install_package() {
     local made_here=no quiet=()
     [ -e "$made_file" ] && made_here=yes
@@ -96,6 +102,9 @@ ensure_environment() {
         say "Making an environment in $venv ..."
         make_environment
     fi
+    local other
+    other=$(installed_root)
+    [ -z "$other" ] || [ "$other" = "$root" ] || say "$venv had nteleport from $other; from now on it has that of $root"
     say "Installing nteleport and what it needs; the first time this downloads PyTorch and takes minutes ..."
     install_package
 }

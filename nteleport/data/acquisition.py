@@ -110,7 +110,7 @@ def _how_to_get(info: DatasetInfo, data_dir: Path, state: str) -> str:
     if info.system_folder:
         lines.append(f"or in {info.system_folder}, where Debian's package {info.system_package!r} puts them")
     lines.append(f'to get them, run on a machine with a network: python -c "{download}"')
-    lines.append(f"and copy data/{info.folder} to {folder}; the data set 'digits' needs no files at all")
+    lines.append(f"and copy data/{info.folder} from there to {folder} here; 'digits' needs no files at all")
     return "\n  ".join(lines)
 
 
