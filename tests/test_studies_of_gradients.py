@@ -43,6 +43,19 @@ def tables() -> dict[str, pd.DataFrame]:
     return gradient_changes(SETTINGS)
 
 
+def test_dropout_follows_from_the_seed_and_leaves_the_random_state_alone() -> None:
+    dropping = GradientsSettings(
+        models=(Component("mobilenet_v2"),), datasets=("random",), ranges=1, teleportations=1, batches=2,
+        batch_size=4,
+    )  # fmt: skip
+    first = gradient_changes(dropping)["gradients"]
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    pd.testing.assert_frame_equal(gradient_changes(dropping)["gradients"], first, check_exact=True)
+    assert torch.equal(torch.rand(1), expected)
+
+
 def long_way(settings: GradientsSettings) -> dict[str, list[float]]:
     """What the study computes, by teleporting and running backward for each change of basis and batch."""
     subject = one_subject(settings)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from nteleport.studies.settings.branches import BranchesSettings
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import draw_cob, named_generator, one_subject
+from nteleport.studies.subject import draw_cob, named_generator, one_subject, seeded
 from nteleport.studies.training import Diverged, Training
 
 ROOT, BASELINE = "root", "no teleport"
@@ -25,6 +25,7 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
+@seeded
 def branched_training(
     settings: BranchesSettings, *, progress: Progress = no_progress
 ) -> dict[str, pd.DataFrame]:

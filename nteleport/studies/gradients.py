@@ -17,13 +17,14 @@ from torch import Tensor
 from nteleport.studies.candidates import Candidates, angles, draw_candidates
 from nteleport.studies.settings.gradients import GradientsSettings
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import Subject, subjects
+from nteleport.studies.subject import Subject, seeded, subjects
 from nteleport.studies.vectors import loss_gradients
 
 DIFFERENCES, ANGLES = "gradients", "gradients-angles"
 """The two tables."""
 
 
+@seeded
 def gradient_changes(
     settings: GradientsSettings, *, progress: Progress = no_progress
 ) -> dict[str, pd.DataFrame]:

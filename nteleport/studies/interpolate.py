@@ -28,13 +28,7 @@ from nteleport.quiver import Quiver, compact_scales
 from nteleport.studies.points import Evaluation, PointScorer, first_images
 from nteleport.studies.settings.interpolate import InterpolateSettings
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import (
-    Subject,
-    build_network,
-    draw_cob,
-    named_generator,
-    one_subject,
-)
+from nteleport.studies.subject import Subject, build_network, draw_cob, named_generator, one_subject, seeded
 from nteleport.studies.training import Training
 from nteleport.studies.weight_files import load_weights
 from nteleport.training.assembly import build_optimizer
@@ -106,6 +100,7 @@ class Line:
         return point
 
 
+@seeded
 def interpolate_networks(
     settings: InterpolateSettings, *, progress: Progress = no_progress
 ) -> dict[str, pd.DataFrame]:

@@ -34,7 +34,7 @@ from nteleport.studies.points import Evaluation, PointScorer, first_images
 from nteleport.studies.settings.landscape import LandscapeSettings
 from nteleport.studies.settings.option import plain_settings
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import Subject, draw_cob, named_generator, one_subject
+from nteleport.studies.subject import Subject, draw_cob, named_generator, one_subject, seeded
 from nteleport.studies.surface import Plane, evaluate_surface, grid
 from nteleport.studies.training import Training
 from nteleport.training.provenance import versions
@@ -69,6 +69,7 @@ class Trained:
     directions: Mapping[str, tuple[Named, Named]]
 
 
+@seeded
 def loss_landscape(
     settings: LandscapeSettings, *, progress: Progress = no_progress, folder: Path | None = None
 ) -> dict[str, pd.DataFrame]:

@@ -17,7 +17,7 @@ import torch
 from nteleport.quiver import compact_scales
 from nteleport.studies.settings.micro import MicroSettings
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import Subject, draw_cob, named_generator, subjects
+from nteleport.studies.subject import Subject, draw_cob, named_generator, seeded, subjects
 from nteleport.studies.vectors import angle_of_products, loss_gradients
 
 PAIRS = (
@@ -35,6 +35,7 @@ _PIECE = 2**20
 """Vectors are taken in pieces of so many weights, so that four of them in float64 fit anywhere."""
 
 
+@seeded
 def micro_angles(settings: MicroSettings, *, progress: Progress = no_progress) -> pd.DataFrame:
     """Angles between the loss gradient, the displacement of a micro-teleportation and random vectors.
 

@@ -7,9 +7,11 @@ to one part of a study changes no other part, and all studies of one seed look a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import wraps
 from itertools import count
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,8 @@ RANDOM_IMAGES = (4096, 1024)
 _RANDOM_LIKE = "cifar10"
 
 Batch = tuple[Tensor, Tensor]
+
+_Compute = TypeVar("_Compute", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +141,22 @@ def draw_cob(subject: Subject, cob_range: float, sampling: str, generator: torch
     """A random change of basis of the subject's network, shape (cob_size,), on its device, in float64."""
     cob = sample_cob(subject.quiver.cob_size, cob_range, sampling, generator=generator)
     return cob.to(subject.device, wide_dtype(subject.device))
+
+
+def seeded(compute: _Compute) -> _Compute:
+    """Let dropout, which draws from torch's default generators, follow from the seed of a study's settings.
+
+    Their states are as before when the study has been computed.
+    """
+
+    @wraps(compute)
+    def computed(settings: StudySettings, **kwargs: Any) -> Any:
+        device = find_device(settings.device)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(named_seed(settings.seed, "dropout"))
+            return compute(settings, **kwargs)
+
+    return cast(_Compute, computed)
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
