@@ -28,7 +28,7 @@ runs_per_config: 3
 datasets: [digits]
 models: [{cls: mlp, hidden_layers: [128, 128]}]
 optimizers: [{cls: SGD, lr: 0.02, momentum: 0.9}]
-training_params: {epochs: 40, batch_size: 8, shuffle_batches: true}
+training_params: {epochs: 100, batch_size: 8, shuffle_batches: true}
 teleportations:
   no_teleport:
   teleport:
@@ -131,7 +131,7 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> SubmittedMatrix:
     if "urgent" in ask("sinfo", "--noheader", "--format=%R").split():
         urgent = ["--partition=urgent", "--exclusive", f"--output={os.devnull}", "--wrap=sleep 1"]
         interrupt(matrix, matrix.jobs[2], "sbatch", *urgent)
-    nteleport("train", str(config), "--out", str(matrix.here), *options)
+    nteleport("train", str(config), "--out", str(matrix.here), "--jobs", "2", *options)
     wait_until(lambda: not tasks_in_queue(matrix.cluster), 600, "the end of the last task")
     matrix.submissions.append(nteleport(*submission))
     return matrix
@@ -142,7 +142,7 @@ def test_the_cluster_and_this_machine_compute_the_same(matrix: SubmittedMatrix) 
     for job in matrix.jobs:
         there, here = JobPaths(matrix.cluster, job), JobPaths(matrix.here, job)
         assert rows_without_seconds(there.metrics) == rows_without_seconds(here.metrics)
-        assert epochs_of(there) == 40
+        assert epochs_of(there) == 100
 
 
 @pytest.mark.parametrize("interrupted", [0, 1, 2])
