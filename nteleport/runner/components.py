@@ -115,9 +115,6 @@ def _read_scheduler(node: Node | None, problems: Problems) -> Scheduler | None:
 def _check_finite(arguments: dict[str, Node], problems: Problems) -> None:
     """Refuse `.nan` and `.inf` at any depth: torch takes many of them, and every job would diverge."""
     for key, node in arguments.items():
-        if isinstance(node.value, dict):
-            _check_finite(node.value, problems)
-            continue
         for item in node.value if isinstance(node.value, list) else [node]:
             if isinstance(item.value, dict):
                 _check_finite(item.value, problems)

@@ -25,8 +25,10 @@ _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 _DEEPEST = 30
 _MOST_VALUES = 100_000
-_WIDTH = 110  # of a line that is written
 """Aliases of aliases grow exponentially; no experiment has this many values."""
+
+_WIDTH = 110
+"""Of a line that is written."""
 
 _CONSTANTS = {
     **dict.fromkeys(("", "~", "null"), None),
