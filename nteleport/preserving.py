@@ -14,6 +14,7 @@ import functools
 import gc
 import random
 import sys
+import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,9 @@ from torch.utils._pytree import tree_leaves
 
 _CACHED_FUNCTION = type(functools.lru_cache(lambda: None))
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, list, set, deque})
-_WITHOUT_CONTENTS = frozenset({str, int, float, bool, complex, bytes, type(None), torch.Size, torch.dtype})
+_WITHOUT_CONTENTS = frozenset(
+    {str, int, float, bool, complex, bytes, type(None), torch.Size, torch.dtype, *weakref.ProxyTypes}
+)
 # Code of these packages keeps nothing that belongs to a network, and reaches everything.
 _FOREIGN = sys.stdlib_module_names - {"__main__", "test"} | {"torch", "numpy", "nteleport"}
 _LONG = 1000  # a longer container holds data; its items are put back, but what they hold is not looked into
@@ -74,8 +77,8 @@ class _Snapshot:
         self._containers: list[tuple[Any, Any]] = []
         self._pending: list[tuple[object, bool]] = [(module, False) for module in network.modules()]
         self._visit_pending()
-        for module in list(sys.modules.values()):
-            if not is_foreign(getattr(module, "__name__", "")):
+        for name, module in list(sys.modules.items()):
+            if isinstance(module, ModuleType) and not is_foreign(name):
                 found = [v for v in list(vars(module).values()) if type(v) is _CACHED_FUNCTION]
                 self._pending += [(function, True) for function in found]
         self._visit_pending()
@@ -136,7 +139,8 @@ class _Snapshot:
         self._pending += [(value, is_global) for value in values if wanted(value)]
 
     def _note_tensor(self, tensor: Tensor) -> None:
-        if isinstance(tensor, FakeTensor) or tensor.is_inference() or tensor.layout != torch.strided:
+        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+        if not plain or tensor.is_inference() or 0 in tensor.stride():  # 0: elements share their memory
             return
         version, before = tensor._version, tensor.detach().clone()
 
@@ -211,9 +215,9 @@ def _kept_in_globals(value: object) -> bool:
     return type(value) in _CONTAINERS or type(value) in (tuple, _CACHED_FUNCTION)
 
 
-def is_foreign(module: str) -> bool:
+def is_foreign(module: object) -> bool:
     """Whether the Python module of this name is of the libraries beneath a network, not of the network."""
-    return module.partition(".")[0] in _FOREIGN
+    return str(module).partition(".")[0] in _FOREIGN
 
 
 def _cell_contents(cell: Any) -> object:

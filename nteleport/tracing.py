@@ -170,6 +170,12 @@ _OWN_GRADIENTS = (
 )
 _RIGHT_SHAPES = "give example inputs of the shapes that the network expects"
 _KNOWN = [
+    _Known(
+        r"\((\w*(FakeQuantize|Observer))\)",
+        r"\1 of quantization cannot be traced",
+        "analyze the network before it is prepared for quantization, or prepare it with "
+        "torch.ao.quantization.get_default_qat_qconfig, which can be traced",
+    ),
     _Known("GuardOnDataDependent|DataDependent|data-dependent|DynamicOutputShape", *_DATA_DEPENDENT),
     _Known("type must be .*ints.*FakeTensor", *_DATA_DEPENDENT),
     _Known(
@@ -234,18 +240,20 @@ _OTHERWISE = "check that the network runs on the example inputs; if so, take tha
 def _explanation(network: nn.Module, error: Exception) -> str:
     """One line: whose network, where, why, what to do."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    reason, advice = _reason_and_advice(error, frames)
+    layer = _layer(network, frames)
+    reason, advice = _reason_and_advice(error, frames, layer)
     remedy = advice[0].upper() + advice[1:]
-    return f"{type(network).__name__} cannot be traced{_place(network, frames)}: {reason}. {remedy}."
+    place = layer + _line_of_code(frames) or _forward(network)
+    return f"{type(network).__name__} cannot be traced{place}: {reason}. {remedy}."
 
 
-def _reason_and_advice(error: Exception, frames: Frames) -> tuple[str, str]:
+def _reason_and_advice(error: Exception, frames: Frames, layer: str) -> tuple[str, str]:
     message = str(error) or type(error).__name__
     if _is_of_network(frames[-1][0]) and _source(*frames[-1]).startswith(("raise", "assert")):
         return _shortened(" ".join(message.split())), _OF_OWN_ERRORS
     first_sentence = _shortened(re.split(r"\n|(?<=[\w)\]'\"])\. +(?=[A-Z])", message.strip())[0])
     for known in _KNOWN:
-        match = re.search(known.pattern, f"{type(error).__name__}: {message}")
+        match = re.search(known.pattern, f"{type(error).__name__}{layer}: {message}")
         if match:
             return match.expand(known.reason) or first_sentence, known.advice
     return first_sentence, _OTHERWISE
@@ -256,18 +264,27 @@ def _shortened(text: str, length: int = 200) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def _place(network: nn.Module, frames: Frames) -> str:
-    """Where tracing stopped in the network's own code, and in which layer; else where its forward is."""
+def _layer(network: nn.Module, frames: Frames) -> str:
+    """The innermost layer of the network that was running, if any was."""
     names = {id(module): name for name, module in network.named_modules() if name}
     layers = [m for frame, _ in frames if id(m := frame.f_locals.get("self")) in names]
-    layer = f" in layer {names[id(layers[-1])]} ({type(layers[-1]).__name__})" if layers else ""
+    return f" in layer {names[id(layers[-1])]} ({type(layers[-1]).__name__})" if layers else ""
+
+
+def _line_of_code(frames: Frames) -> str:
+    """Where the network's own code stopped, if it was running."""
     own = [place for place in frames if _is_of_network(place[0])]
-    if own:
-        frame, line = own[-1]
-        return f"{layer} at {frame.f_code.co_filename}:{line}, `{_shortened(_source(frame, line), 100)}`"
+    if not own:
+        return ""
+    frame, line = own[-1]
+    return f" at {frame.f_code.co_filename}:{line}, `{_shortened(_source(frame, line), 100)}`"
+
+
+def _forward(network: nn.Module) -> str:
+    """For failures outside the network's code, on its way in or out: where that code is."""
     forward = inspect.unwrap(type(network).forward)
-    if layer or not isinstance(forward, FunctionType) or is_foreign(forward.__module__):
-        return layer
+    if not isinstance(forward, FunctionType) or is_foreign(forward.__module__):
+        return ""
     return f" (its forward is at {forward.__code__.co_filename}:{forward.__code__.co_firstlineno})"
 
 
