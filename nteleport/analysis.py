@@ -2,41 +2,52 @@
 
 ``torch.export`` gives a graph of ATen operators in which functional calls, reused modules and reshaped
 tensors are plain nodes. The walk (:mod:`nteleport.propagation`, :mod:`nteleport.rules`) labels every
-activation; what the parameters' claims say at the end is the quiver.
+activation; what the uses of the parameters say at the end is the quiver.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Graph, Node
 
 from nteleport.errors import AnalysisError
-from nteleport.labels import collapse, pinned
-from nteleport.propagation import FreshLabels, Labels, ParameterRead, Propagation, result_shapes
+from nteleport.labels import collapse, is_pinned, pinned
+from nteleport.mutations import region
+from nteleport.network_graph import canonical_names, trace_functional, unscalable
+from nteleport.parameter_views import whole
+from nteleport.propagation import (
+    NETWORK_INPUT,
+    Flow,
+    FreshLabels,
+    Labels,
+    Propagation,
+    Use,
+    result_shapes,
+)
 from nteleport.quiver import Factor, Layer, ParameterScaling, Quiver
 from nteleport.rules import propagate
+from nteleport.tracing import ExampleInputs, as_call
 
-ExampleInputs = Tensor | Sequence[object]
 
-
-def analyze(network: nn.Module, example_inputs: ExampleInputs) -> Quiver:
+def analyze(network: nn.Module, example_inputs: ExampleInputs, *, training: bool | None = None) -> Quiver:
     """Find how a change of basis acts on ``network``.
 
-    The network is traced in training mode, so that heads that only train are seen too; where that is not
-    possible (BatchNorm on a single value per channel) in evaluation mode. Its mode, buffers, random state and
-    device are as before.
+    Nothing of the network changes: its mode, buffers, attributes, random states and device are as before.
 
     Args:
         network: any module that ``torch.export`` can trace.
-        example_inputs: a tensor, or a tuple of positional arguments, of the shape and on the device of real
-            inputs.
+        example_inputs: a tensor; a tuple of positional arguments; a mapping of keyword arguments; or a tuple
+            of both, ``(args, kwargs)``. Of the shape and on the device of real inputs.
+        training: whether to trace the network in training mode. None: in training mode, so that heads that
+            only train are seen too, and where that is not possible (BatchNorm on a single value per channel)
+            in evaluation mode.
 
     Returns:
         The quiver, its CoB entries numbered in execution order.
@@ -46,117 +57,91 @@ def analyze(network: nn.Module, example_inputs: ExampleInputs) -> Quiver:
     """
     if not isinstance(network, nn.Module):
         raise AnalysisError(f"expected a torch.nn.Module, got {type(network).__name__}")
-    program = _export_training_first(network, as_tuple(example_inputs))
-    signature = program.graph_signature
-    kinds = {spec.arg.name: spec for spec in signature.input_specs}
-    reads, inputs = {}, set()
+    traced = trace_functional(network, *as_call(example_inputs), training=training)
+    fixed = unscalable(network, traced.changed)
+    graph, sources = traced.program.graph, Sources({}, [], {})
     names = canonical_names(network)
-    for node in program.graph.find_nodes(op="placeholder"):
+    kinds = {spec.arg.name: spec for spec in traced.program.graph_signature.input_specs}
+    values = {**traced.program.state_dict, **traced.program.constants}
+    for node in graph.find_nodes(op="placeholder"):
         spec = kinds[node.name]
-        if spec.kind == InputKind.PARAMETER and spec.target is not None:
-            reads[node] = ParameterRead(names[spec.target], False)
-        elif spec.kind == InputKind.USER_INPUT:
-            inputs.add(node)
-    runs: list[Layer] = []
-    walk = walk_graph(program.graph, reads, inputs, _allocator(runs))
-    return _build_quiver(network, walk, runs, _output_labels(program.graph, walk))
+        if spec.kind == InputKind.USER_INPUT:
+            sources.inputs.append(node)
+        elif spec.kind == InputKind.PARAMETER and names[str(spec.target)] not in fixed:
+            sources.parameters[node] = names[str(spec.target)]
+        elif isinstance(values.get(str(spec.target)), Tensor):
+            sources.constants[node] = values[str(spec.target)]
+    runs = _Runs()
+    walk = walk_graph(graph, sources, runs.fresh)
+    return _build_quiver(network, walk, runs, _output_labels(graph, walk), fixed, traced.training)
 
 
-def as_tuple(example_inputs: ExampleInputs) -> tuple[object, ...]:
-    """Example inputs as positional arguments.
+class Sources(NamedTuple):
+    """Where the values of a graph come from: parameters by name, inputs, and constants."""
 
-    Raises:
-        AnalysisError: they are neither a tensor nor a sequence.
-    """
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,)
-    if not isinstance(example_inputs, Sequence) or isinstance(example_inputs, str):
-        raise AnalysisError(
-            f"example inputs are a tensor or a tuple of arguments, got {type(example_inputs).__name__}"
-        )
-    return tuple(example_inputs)
+    parameters: dict[Node, str]
+    inputs: list[Node]
+    constants: dict[Node, Tensor]
 
 
-def canonical_names(network: nn.Module) -> dict[str, str]:
-    """For every name of every parameter, the first name of the same parameter (weights can be tied)."""
-    first: dict[int, str] = {}
-    return {
-        name: first.setdefault(id(parameter), name)
-        for name, parameter in network.named_parameters(remove_duplicate=False)
-    }
-
-
-def walk_graph(
-    graph: Graph, parameters: dict[Node, ParameterRead], inputs: Iterable[Node], fresh: FreshLabels
-) -> Propagation:
+def walk_graph(graph: Graph, sources: Sources, fresh: FreshLabels) -> Propagation:
     """Label every activation of an exported graph."""
-    walk = Propagation(fresh, parameters=dict(parameters))
-    for node in inputs:
-        shape = result_shapes(node)
-        walk.labels[node] = pinned(shape) if isinstance(shape, torch.Size) else None
-    for node in graph.nodes:
-        if node.op == "call_function":
-            propagate(node, walk)
+    walk = Propagation(fresh, constants=dict(sources.constants))
+    for node in sources.inputs:
+        shapes = result_shapes(node)
+        walk.labels[node] = pinned(shapes) if isinstance(shapes, torch.Size) else None
+        walk.ended_by[node] = NETWORK_INPUT
+    for node, name in sources.parameters.items():
+        walk.parameters[node] = whole(name, result_shapes(node))
+    _walk(graph, walk)
     return walk
 
 
-def export(network: nn.Module, example_inputs: tuple[object, ...]) -> ExportedProgram:
-    """Trace ``network`` in its present mode. The random state is as before.
-
-    Raises:
-        AnalysisError: it cannot be traced.
-    """
-    devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(list(devices)), _quiet_tracing():
-            return torch.export.export(network, example_inputs, strict=False)
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise AnalysisError(
-            f"{type(network).__name__} cannot be traced by torch.export on these example inputs: {reason[0]}"
-        ) from error
+def _walk(graph: Graph, walk: Propagation) -> None:
+    for node in graph.nodes:
+        if node.op == "output":
+            walk.finish_output(node)
+        elif node.op == "call_function":
+            inner = region(node)
+            if inner is None:
+                propagate(node, walk)
+            else:
+                _walk_region(node, *inner, walk)
 
 
-def _export_training_first(network: nn.Module, example_inputs: tuple[object, ...]) -> ExportedProgram:
-    with _restored_modes(network):
-        network.train()
-        try:
-            return export(network, example_inputs)
-        except AnalysisError:
-            network.eval()
-            return export(network, example_inputs)
+def _walk_region(node: Node, graph: Graph, operands: Sequence[Any], walk: Propagation) -> None:
+    """Walk the graph inside a region as if it stood in place of ``node``."""
+    for placeholder, operand in zip(graph.find_nodes(op="placeholder"), operands, strict=True):
+        placeholder.meta.setdefault("val", operand.meta.get("val"))
+        tables: Any = (walk.labels, walk.parameters, walk.parameter_lists, walk.constants, walk.ended_by)
+        for table in tables:
+            if operand in table:
+                table[placeholder] = table[operand]
+    _walk(graph, walk)
+    results = graph.output_node().args[0]
+    found = [walk.labels.get(r) for r in results]  # type: ignore[union-attr,arg-type]
+    walk.labels[node] = found if any(labels is not None for labels in found) else None
+    walk.flows[node] = Flow(walk.labels[node], moves_parameters=True)
 
 
-@contextmanager
-def _quiet_tracing() -> Iterator[None]:
-    """Without torch's log of a failed operator, hundreds of lines: our error says in one what went wrong."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    before, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = before
+class _Runs:
+    """Numbers labels from 1 in the order of the uses, and notes who owns them."""
 
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+        self.by_parameter: dict[str, list[Tensor]] = {}
+        self._next = 1
 
-@contextmanager
-def _restored_modes(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    def fresh(self, parameter: str, size: int) -> Tensor:
+        labels = torch.arange(self._next, self._next + size)
+        self.layers.append(Layer(parameter.rpartition(".")[0] or parameter, self._next, size))
+        self.by_parameter.setdefault(parameter, []).append(labels)
+        self._next += size
+        return labels
 
-
-def _allocator(runs: list[Layer]) -> FreshLabels:
-    """Number labels from 1 in the order of the claims, and note who owns them."""
-
-    def fresh(parameter: str, size: int, outputs_of: Callable[[Tensor], Tensor]) -> Tensor:
-        start = runs[-1].start + runs[-1].size if runs else 1
-        runs.append(Layer(parameter.rpartition(".")[0] or parameter, start, size))
-        return torch.arange(start, start + size)
-
-    return fresh
+    @property
+    def count(self) -> int:
+        return self._next
 
 
 def _output_labels(graph: Graph, walk: Propagation) -> Tensor:
@@ -173,13 +158,25 @@ def _output_labels(graph: Graph, walk: Propagation) -> Tensor:
     return torch.cat([torch.zeros(1, dtype=torch.int64), *found])
 
 
-def _build_quiver(network: nn.Module, walk: Propagation, runs: list[Layer], at_outputs: Tensor) -> Quiver:
-    """Pin the labels at the outputs, number the others without gaps and turn claims into scalings."""
-    kept = torch.ones(1 + sum(run.size for run in runs), dtype=torch.int64)
+def _build_quiver(
+    network: nn.Module,
+    walk: Propagation,
+    runs: _Runs,
+    at_outputs: Tensor,
+    fixed: Mapping[str, str],
+    training: bool,
+) -> Quiver:
+    """Pin the labels at the outputs, number the others without gaps and turn uses into scalings."""
+    factors = {name: used_factors(uses, name) for name, uses in walk.uses.items()}
+    kept = torch.zeros(runs.count, dtype=torch.int64)
+    for each in factors.values():
+        for factor in each:
+            kept[factor.index.flatten()] = 1
     kept[at_outputs] = 0
+    kept[0] = 0
     renumbered = torch.where(kept == 1, kept.cumsum(0), 0)
     layers = []
-    for run in runs:
+    for run in runs.layers:
         entries = renumbered[run.start : run.start + run.size]
         entries = entries[entries > 0]
         if len(entries):
@@ -187,31 +184,59 @@ def _build_quiver(network: nn.Module, walk: Propagation, runs: list[Layer], at_o
     aliases: dict[str, list[str]] = {}
     for alias, name in canonical_names(network).items():
         aliases.setdefault(name, []).append(alias)
-    parameters = {
-        name: _scaling(name, parameter, walk, renumbered, aliases[name])
-        for name, parameter in network.named_parameters()
-    }
-    return Quiver(int(kept.sum()), parameters, tuple(layers))
+    parameters = {}
+    for name, parameter in network.named_parameters():
+        moved = (Factor(renumbered[f.index], f.power) for f in factors.get(name, ()))
+        scaling = ParameterScaling(
+            parameter.shape,
+            tuple(factor for factor in moved if bool(factor.index.any())),
+            "untouched",
+            fixed.get(name, ""),
+            tuple(renumbered[labels] for labels in runs.by_parameter.get(name, ())),
+        )
+        parameters[name] = scaling if name in fixed else _explained(scaling, name, walk, aliases[name])
+    return Quiver(int(kept.sum()), parameters, tuple(layers), training)
 
 
-def _scaling(
-    name: str, parameter: Tensor, walk: Propagation, renumbered: Tensor, aliases: list[str]
+def used_factors(uses: Sequence[Use], name: str) -> tuple[Factor, ...]:
+    """The scale of one parameter, from the uses of its parts."""
+    found = []
+    for power in (1, -1):
+        indices = [f.index for use in uses for f in use.factors[name] if f.power == power]
+        if indices:
+            found.append(Factor(reduce(torch.add, indices), power))  # parts do not overlap
+    return tuple(found)
+
+
+def _explained(
+    scaling: ParameterScaling, name: str, walk: Propagation, aliases: Sequence[str]
 ) -> ParameterScaling:
-    claim, unscaled_by = walk.claims.get(name), walk.plain_reads.get(name)
-    if claim is None:
+    """The scaling with its status and reason."""
+    uses, unscaled_by = walk.uses.get(name, []), walk.plain_reads.get(name)
+    if not uses:
         reason = f"no rule for its use in {unscaled_by}" if unscaled_by else "not reached from the inputs"
-        return ParameterScaling(parameter.shape, (), "untouched", reason)
-    moved = (Factor(renumbered[factor.index], factor.power) for factor in claim.factors)
-    factors = tuple(factor for factor in moved if bool(factor.index.any()))
+        return replace(scaling, reason=reason)
+    if not scaling.factors:
+        return replace(scaling, reason=_why_pinned(uses))
     ties = []
-    if claim.uses > 1:
-        ties.append(f"used {claim.uses} times, scaled by its first use")
+    count = sum(use.count for use in uses)
+    if count > len(uses):
+        ties.append(f"used {count} times, scaled by its first use")
     if unscaled_by:
         ties.append(f"read unscaled by {unscaled_by}")
     if len(aliases) > 1:
         ties.append("shared by " + ", ".join(aliases))
-    reason = "; ".join([_sides(claim.operator, factors), *ties])
-    return ParameterScaling(parameter.shape, factors, "tied" if ties else "teleported", reason)
+    reason = "; ".join([_sides(uses[0].operator, scaling.factors), *ties])
+    return replace(scaling, status="tied" if ties else "teleported", reason=reason)
+
+
+def _why_pinned(uses: Sequence[Use]) -> str:
+    """What holds both sides of a parameter that no entry of the CoB scales."""
+    use = uses[0]
+    reads = f", reads what {use.ended_by} leaves unscaled" if use.ended_by else ""
+    if any(use.outputs is not None and not is_pinned(use.outputs) for use in uses):
+        return f"{use.operator}: feeds an output of the network" + reads
+    return f"{use.operator}: joins what {use.ended_by or 'nothing'} leaves unscaled"
 
 
 def _sides(operator: str, factors: tuple[Factor, ...]) -> str:

@@ -7,7 +7,9 @@ questions asked here cheap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ def pinned(shape: Sequence[int]) -> Tensor:
 
 def is_pinned(labels: Tensor) -> bool:
     """Whether no CoB entry scales any element."""
-    return not bool(collapse(labels).any())
+    return not bool(_strip_expanded(labels).any())
 
 
 def is_constant(labels: Tensor, axis: int) -> bool:
@@ -49,16 +51,16 @@ def reduce_to(labels: Tensor, shape: Sequence[int]) -> Tensor | None:
     return labels.reshape(tuple(shape))
 
 
-def along_axis(labels: Tensor, axis: int) -> Tensor | None:
-    """The labels along ``axis`` as a vector; None if they vary along any other axis."""
-    axis %= labels.dim()
-    shape = [size if a == axis else 1 for a, size in enumerate(labels.shape)]
-    reduced = reduce_to(labels, shape)
+def along_last_axis(labels: Tensor | None) -> Tensor | None:
+    """The labels along the last axis as a vector; None if there are none or they vary along another axis."""
+    if labels is None or labels.dim() == 0:
+        return None
+    reduced = reduce_to(labels, [1] * (labels.dim() - 1) + [labels.shape[-1]])
     return None if reduced is None else reduced.reshape(-1)
 
 
 def spread(vector: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
-    """The inverse of :func:`along_axis`: labels of ``shape`` that vary along ``axis`` only."""
+    """Labels of ``shape`` that vary along ``axis`` only, as ``vector`` does."""
     axis %= len(shape)
     return vector.view([-1 if a == axis else 1 for a in range(len(shape))]).expand(tuple(shape))
 
@@ -69,6 +71,66 @@ def collapse(labels: Tensor) -> Tensor:
         if labels.shape[axis] > 1 and is_constant(labels, axis):
             labels = labels.narrow(axis, 0, 1)
     return labels
+
+
+def moved(operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What an operator that only moves elements makes of labels, again with stride 0 where they are
+    constant."""
+    result = operator(*args, **kwargs)
+    return [_expanded(r) for r in result] if isinstance(result, (tuple, list)) else _expanded(result)
+
+
+def reshape(labels: Tensor, shape: Sequence[int]) -> Tensor:
+    """``labels.reshape(shape)`` that leaves axes along which labels are constant unwritten."""
+    if labels.numel() == 0 or labels.numel() != math.prod(shape):
+        return labels.reshape(tuple(shape))
+    sizes = []
+    for before, after in _reshape_groups(labels.shape, shape):
+        if all(labels.shape[axis] == 1 or labels.stride(axis) == 0 for axis in before):
+            for axis in before:
+                labels = labels.narrow(axis, 0, 1)
+            sizes += [1] * len(after)
+        else:
+            sizes += [shape[axis] for axis in after]
+    return labels.reshape(sizes).expand(tuple(shape))
+
+
+def concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
+    """``torch.cat`` of labels that leaves axes along which all of them are constant unwritten."""
+    parts = [part for part in parts if part.shape != (0,)] or list(parts[:1])
+    axis %= parts[0].dim()
+    shape = list(parts[0].shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    for other in range(len(shape)):
+        if other != axis and all(part.stride(other) == 0 for part in parts):
+            parts = [part.narrow(other, 0, min(1, part.shape[other])) for part in parts]
+    return torch.cat(list(parts), axis).expand(shape)
+
+
+def _reshape_groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Which axes turn into which: the finest runs of axes with equal numbers of elements."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        left, right = [], []
+        sizes = [1, 1]
+        while True:
+            if i < len(before) and (sizes[0] <= sizes[1] or j == len(after)):
+                sizes[0] *= before[i]
+                left.append(i)
+                i += 1
+            elif j < len(after):
+                sizes[1] *= after[j]
+                right.append(j)
+                j += 1
+            if sizes[0] == sizes[1] and ((left and right) or i == len(before) or j == len(after)):
+                break
+        groups.append((left, right))
+    return groups
+
+
+def _expanded(labels: Tensor) -> Tensor:
+    return collapse(labels).expand(labels.shape) if labels.is_contiguous() else labels
 
 
 def _strip_expanded(labels: Tensor) -> Tensor:

@@ -1,60 +1,62 @@
-"""State of one walk over an exported graph: labels of activations, claims on parameters.
+"""State of one walk over an exported graph: labels of activations, uses of parameters.
 
 The walk goes through the graph once, in execution order. For each operator a rule (:mod:`nteleport.rules`)
 returns a :class:`Flow`: which labels the operands must carry, which labels the result carries, and whether
-the operator runs as it is on scaled operands or must be conjugated, ``x ↦ τ f(x / τ)``. Parameters are
-*claimed* by the first operator that has a rule for them; the claim fixes their scale.
+the operator runs as it is on scaled operands or must be conjugated, ``x ↦ τ f(x / τ)``. The first operator
+that has a rule for a parameter fixes its scale: that is its :class:`Use`.
 
-The same rules serve two purposes. :func:`nteleport.analyze` lets every claim take fresh labels and reads the
-quiver off the claims. :func:`nteleport.materialize` takes the labels of claims from a quiver and executes the
+The same rules serve two purposes. :func:`nteleport.analyze` lets every use take fresh labels and reads the
+quiver off the uses. :func:`nteleport.materialize` takes the labels of uses from a quiver and executes the
 flows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from nteleport.labels import pinned
+from nteleport.labels import is_pinned, pinned
+from nteleport.parameter_views import ParameterView
 from nteleport.quiver import Factor
 
 Labels = Tensor | list[Any] | None
 """Of a tensor, of several results, or None: the value does not depend on the inputs of the network."""
 
-FreshLabels = Callable[[str, int, Callable[[Tensor], Tensor]], Tensor]
-"""``fresh(parameter, size, outputs_of)``: labels of the neurons that a newly claimed parameter feeds."""
+FreshLabels = Callable[[str, int], Tensor]
+"""``fresh(parameter, size)``: labels of the neurons that a newly used parameter feeds, a vector."""
 
-
-class ParameterRead(NamedTuple):
-    """A graph node that holds a parameter, or the transpose of a matrix parameter."""
-
-    name: str
-    transposed: bool
+NETWORK_INPUT = "the network's input"
 
 
 @dataclass(eq=False)
-class Claim:
-    """The use of a parameter that fixes its scale.
+class Use:
+    """The use of a parameter, or of a tensor computed from parameters, that fixes its scale.
 
     Attributes:
+        view: what is used.
         kind: what sort of use; later uses of the same kind carry the same labels.
-        inputs: labels of the neurons it reads, a vector; None where there is no such side.
-        outputs: labels of the neurons it feeds, a vector.
-        factors: the scale.
+        outputs: labels of the neurons it feeds, broadcastable to the view; None where there is no such side.
+        inputs: labels of the neurons it reads, likewise.
+        factors: the scale, for each parameter in the view.
         operator: name of the operator, for the report.
+        ended_by: the operator that ended the scaling of what it reads or joins, if one did.
+        count: number of uses.
     """
 
+    view: ParameterView
     kind: Hashable
+    outputs: Tensor | None
     inputs: Tensor | None
-    outputs: Tensor
-    factors: tuple[Factor, ...]
+    factors: Mapping[str, tuple[Factor, ...]]
     operator: str
-    uses: int = 1
+    ended_by: str | None = None
+    count: int = 1
 
 
 @dataclass(eq=False)
@@ -64,27 +66,44 @@ class Flow:
     Attributes:
         result: labels that the result carries.
         operands: labels that an activation must carry where they differ from what it carries already.
-        raw_parameters: parameter nodes that the operator reads as teleported weights; it reads all others
-        unscaled.
-        conjugated: the operator runs on unscaled operands and its result is multiplied by the scale of
-            ``result``.
+        weights: nodes of parameters that the operator reads scaled, with their use; it reads all others
+            unscaled.
+        conjugated: the operator runs on unscaled operands and weights, and its result is multiplied by the
+            scale of ``result``.
+        moves_parameters: the operator moves elements of parameters, at whatever scale they are.
     """
 
     result: Labels
     operands: dict[Node, Tensor] = field(default_factory=dict)
-    raw_parameters: frozenset[Node] = frozenset()
+    weights: dict[Node, Use] = field(default_factory=dict)
     conjugated: bool = False
+    moves_parameters: bool = False
 
 
 @dataclass(eq=False)
 class Propagation:
-    """What is known so far of the graph being walked."""
+    """What is known so far of the graph being walked.
+
+    Attributes:
+        fresh: where the labels of uses come from.
+        labels: of every node that depends on the network's inputs.
+        parameters: of every node that is computed from parameters element by element.
+        parameter_lists: likewise of nodes with several results.
+        constants: integer and boolean tensors that do not depend on the inputs, as far as known.
+        uses: of each parameter, by name.
+        plain_reads: by name of a parameter, the first operator that reads it unscaled.
+        ended_by: for a node without scaling, the operator that ended it.
+        flows: of every operator.
+    """
 
     fresh: FreshLabels
     labels: dict[Node, Labels] = field(default_factory=dict)
-    parameters: dict[Node, ParameterRead] = field(default_factory=dict)
-    claims: dict[str, Claim] = field(default_factory=dict)
+    parameters: dict[Node, ParameterView] = field(default_factory=dict)
+    parameter_lists: dict[Node, list[ParameterView]] = field(default_factory=dict)
+    constants: dict[Node, Tensor] = field(default_factory=dict)
+    uses: dict[str, list[Use]] = field(default_factory=dict)
     plain_reads: dict[str, str] = field(default_factory=dict)
+    ended_by: dict[Node, str] = field(default_factory=dict)
     flows: dict[Node, Flow] = field(default_factory=dict)
 
     def labels_of(self, node: object) -> Tensor | None:
@@ -92,26 +111,95 @@ class Propagation:
         labels = self.labels.get(node) if isinstance(node, Node) else None
         return labels if isinstance(labels, Tensor) else None
 
-    def parameter(self, node: object) -> ParameterRead | None:
-        """The parameter that ``node`` holds, if it holds one."""
+    def parameter(self, node: object) -> ParameterView | None:
+        """The view of parameters that ``node`` holds, if it holds one."""
         return self.parameters.get(node) if isinstance(node, Node) else None
 
     def activations(self, node: Node) -> list[Node]:
         """The operands of ``node`` that depend on the network's inputs, the one computed first in front."""
-        return sorted(n for n in node.all_input_nodes if self.labels.get(n) is not None)
+        found = [n for n in node.all_input_nodes if self.labels.get(n) is not None]
+        return found if len(found) < 2 else sorted(found)
 
-    def claim(self, name: str, claim: Claim) -> None:
-        """Fix the scale of parameter ``name``."""
-        self.claims[name] = claim
+    def known_use(self, view: ParameterView, kind: Hashable) -> Use | None:
+        """The earlier use of the same kind of the same elements."""
+        for use in self.uses.get(view.names[0], ()):
+            if use.kind == kind and use.view.is_same(view):
+                return use
+        return None
+
+    def is_free(self, view: ParameterView) -> bool:
+        """Whether no element in the view has a scale so far."""
+        earlier = [use for name in view.names for use in self.uses.get(name, ())]
+        if not earlier:
+            return True
+        mine = view.pull(torch.ones((), dtype=torch.int64)) or {}
+        theirs = [use.view.pull(torch.ones((), dtype=torch.int64)) or {} for use in earlier]
+        return not any(
+            bool((mine[name].bool() & taken[name].bool()).any())
+            for taken in theirs
+            for name in mine.keys() & taken.keys()
+        )
+
+    def use(
+        self,
+        view: ParameterView,
+        kind: Hashable,
+        operator: str,
+        *,
+        outputs: Tensor | None = None,
+        inputs: Tensor | None = None,
+        ended_by: str | None = None,
+    ) -> Use | None:
+        """Fix the scale of the parameters in ``view``; None where one element would need two scales."""
+        factors: dict[str, tuple[Factor, ...]] = dict.fromkeys(view.names, ())
+        for labels, power in ((outputs, 1), (inputs, -1)):
+            if labels is None or is_pinned(labels):
+                continue
+            pulled = view.pull(labels)
+            if pulled is None:
+                return None
+            for name, index in pulled.items():
+                factors[name] += () if is_pinned(index) else (Factor(index, power),)
+        use = Use(view, kind, outputs, inputs, factors, operator, ended_by)
+        for name in view.names:
+            self.uses.setdefault(name, []).append(use)
+        return use
+
+    def forget(self, kept: Mapping[str, int]) -> None:
+        """Take back all uses but the first ``kept`` of each parameter: the rule that made them failed."""
+        for name, uses in self.uses.items():
+            del uses[kept.get(name, 0) :]
 
     def finish(self, node: Node, flow: Flow) -> None:
-        """Record the flow of ``node`` and which parameters it reads unscaled."""
+        """Record the flow of ``node``, which parameters it reads unscaled and where a scaling ends."""
         self.flows[node] = flow
         self.labels[node] = flow.result
+        if flow.result is not None:
+            self._note_end(node, flow.result)
         for operand in node.all_input_nodes:
-            read = self.parameters.get(operand)
-            if read and node not in self.parameters and operand not in flow.raw_parameters:
-                self.plain_reads.setdefault(read.name, operator_name(node))
+            view = self.parameters.get(operand)
+            if view and not self._passes_on(node) and operand not in flow.weights:
+                for name in view.names:
+                    self.plain_reads.setdefault(name, operator_name(node))
+
+    def finish_output(self, node: Node) -> None:
+        """Record which parameters an output returns as they are."""
+        self.flows[node] = Flow(None)
+        for operand in node.all_input_nodes:
+            view = self.parameters.get(operand)
+            for name in view.names if view else ():
+                self.plain_reads.setdefault(name, "output")
+
+    def _passes_on(self, node: Node) -> bool:
+        return node in self.parameters or node in self.parameter_lists
+
+    def _note_end(self, node: Node, result: Labels) -> None:
+        if not isinstance(result, Tensor) or not is_pinned(result):
+            return
+        operands = self.activations(node)
+        ends = [self.ended_by.get(operand) for operand in operands]
+        ended_here = operands[0] if operator_name(node) == "getitem" else node
+        self.ended_by[node] = operator_name(ended_here) if None in ends or not ends else str(ends[0])
 
     def unscaled(self, nodes: Iterable[Node]) -> dict[Node, Tensor]:
         """The demand that each of ``nodes`` arrives without scaling."""
@@ -129,6 +217,21 @@ def operator_name(node: Node) -> str:
     return name.rstrip("_") if not name.startswith("__") else name
 
 
+def arguments(node: Node) -> dict[str, Any]:
+    """The arguments of a call of an ATen operator by name, defaults included."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return dict(node.kwargs)
+    names, defaults = _schema(node.target)
+    return {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+@cache
+def _schema(operator: torch._ops.OpOverload) -> tuple[list[str], dict[str, Any]]:
+    given = operator._schema.arguments
+    defaults = {a.name: a.default_value for a in given if a.has_default_value()}
+    return [a.name for a in given], defaults
+
+
 def result_shapes(node: Any) -> Any:
     """Shapes of the result of ``node``: a ``torch.Size``, a list of them, or None where it is not a
     tensor."""
@@ -136,6 +239,38 @@ def result_shapes(node: Any) -> Any:
     def shape(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return [shape(v) for v in value]
-        return torch.Size(int(s) for s in value.shape) if isinstance(value, Tensor) else None
+        return torch.Size(as_int(s) for s in value.shape) if isinstance(value, Tensor) else None
 
     return shape(node.meta.get("val"))
+
+
+def axes_of_unknown_size(node: Node) -> list[int]:
+    """Axes of the result whose size is known only when the network runs."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return []
+    sizes: list[Any] = list(value.shape)
+    return [axis for axis, size in enumerate(sizes) if not isinstance(size, int) and not _is_known(size)]
+
+
+def as_int(size: Any) -> int:
+    """A size as a number. One that is known only when the network runs is replaced by a number unlike any
+    other, so that equal sizes stay equal and products of sizes stay products."""
+    if isinstance(size, int):
+        return size
+    if _is_known(size):
+        return int(size)
+    expression = size.node.expr
+    stand_ins = {symbol: _stand_in(str(symbol)) for symbol in expression.free_symbols}
+    return int(expression.xreplace(stand_ins))
+
+
+def _is_known(size: Any) -> bool:
+    return size.node.maybe_as_int() is not None or bool(size.node.has_hint())
+
+
+@cache
+def _stand_in(symbol: str) -> Any:
+    import sympy
+
+    return sympy.Integer(sympy.nextprime(10_007 + 30 * int("".join(filter(str.isdigit, symbol)) or 0)))

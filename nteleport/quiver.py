@@ -44,12 +44,22 @@ class Factor:
 
 @dataclass(frozen=True, eq=False)
 class ParameterScaling:
-    """How one parameter is scaled: the product of its ``factors``, at most one of each power."""
+    """How one parameter is scaled: the product of its ``factors``, at most one of each power.
+
+    Attributes:
+        shape: of the parameter.
+        factors: none where the CoB does not reach it.
+        status: teleported, tied to another use of the parameter, or untouched.
+        reason: why, in words.
+        outputs: extended CoB entries of the neurons that the parameter feeds, a vector for each use that owns
+            neurons, in execution order.
+    """
 
     shape: torch.Size
     factors: tuple[Factor, ...]
     status: Status
     reason: str
+    outputs: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,11 +88,14 @@ class Quiver:
         cob_size: number of free entries of the CoB.
         parameters: for each name of ``network.named_parameters()``, its scaling.
         layers: who owns which entries of the CoB, in execution order.
+        training: whether the network was traced in training mode. A network that wires itself differently in
+            evaluation mode has another quiver there; both keep its function in both modes.
     """
 
     cob_size: int
     parameters: Mapping[str, ParameterScaling]
     layers: tuple[Layer, ...]
+    training: bool = True
 
     def report(self) -> list[ReportRow]:
         """Every parameter as teleported, tied or untouched, each with the reason."""

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nteleport.analysis import ExampleInputs, analyze, as_tuple
+from nteleport.analysis import analyze
 from nteleport.cob import sample_cob
 from nteleport.errors import TeleportationError
 from nteleport.quiver import Quiver, check_cob, compact_scales, factor_scales
 from nteleport.scaling import fast_factors, multiply
+from nteleport.tracing import ExampleInputs, as_call
 
 
 class TeleportableModel(nn.Module):
@@ -47,7 +48,7 @@ class TeleportableModel(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        self.example_inputs = as_tuple(example_inputs)
+        self.example_inputs, self.example_kwargs = as_call(example_inputs)
         self._quiver = quiver or analyze(network, example_inputs)
         self.register_buffer("cob", self._identity())
 

@@ -105,7 +105,7 @@ def _trace_in_mode(
             "Analyze the nn.Module that it was made from."
         )
     try:
-        with preserved(network, (args, kwargs)), _quiet():
+        with preserved(network, (args, kwargs)), quiet():
             _set_mode(network, training)
             _register_dataclasses((args, kwargs))
             network.register_forward_hook(lambda _module, _args, outputs: _register_dataclasses(outputs))
@@ -132,7 +132,7 @@ def _register_dataclasses(values: object) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what torch logs, warns of and prints: our error says in one line what went wrong."""
     loggers = [log for name, log in logging.root.manager.loggerDict.items() if name.split(".")[0] == "torch"]
     handlers = {h: h.level for log in loggers if isinstance(log, logging.Logger) for h in log.handlers}

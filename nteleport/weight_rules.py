@@ -1,284 +1,323 @@
-"""Rules of the operators that own parameters: linear and convolution layers, normalisations, embeddings.
+"""Rules of the operators that own parameters: products with a weight, normalizations, lookups.
 
-Each claims its parameters with one factor per side (section 3 of the paper): ``w'_ij = w_ij τ_i / τ_j``,
+Each uses its parameters with one factor per side (section 3 of the paper): ``w'_ij = w_ij τ_i / τ_j``,
 ``b'_i = b_i τ_i``, ``γ'_i = γ_i τ_i``. A rule returns None when the operator must be treated as unknown.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from nteleport.labels import along_axis, is_pinned, pinned, reduce_to, spread
-from nteleport.propagation import Claim, Flow, ParameterRead, Propagation, operator_name, result_shapes
-from nteleport.quiver import Factor
+from nteleport.labels import is_constant, pinned, reduce_to, reshape, spread
+from nteleport.parameter_views import ParameterView
+from nteleport.products import Letters, Product
+from nteleport.propagation import Flow, Propagation, Use, arguments, operator_name, result_shapes
 
 WeightRule = Callable[[Node, Propagation], Flow | None]
 
 
-@dataclass(frozen=True)
-class WeightLayout:
-    """Where the two sides of a weight lie: axes 0 and 1, ``groups`` blocks along axis 0.
-
-    ``outputs_first`` holds for linear layers and convolutions ``(out, in / groups, …)``; transposed
-    convolutions and the right-hand side of a matrix product are ``(in, out / groups, …)``.
-    """
-
-    outputs_first: bool
-    groups: int = 1
-
-    def sizes(self, shape: torch.Size) -> tuple[int, int]:
-        """Numbers of input and output channels."""
-        first, second = shape[0], shape[1] * self.groups
-        return (second, first) if self.outputs_first else (first, second)
-
-    def factors(self, inputs: Tensor, outputs: Tensor, dim: int) -> tuple[Factor, ...]:
-        """Index tensors of both sides, broadcastable to a weight of ``dim`` axes. A pinned side has no
-        factor."""
-        first, second = (outputs, inputs) if self.outputs_first else (inputs, outputs)
-        trailing = (1,) * (dim - 2)
-        block = second.view(self.groups, -1)
-        if self.groups > 1:
-            block = block.repeat_interleave(len(first) // self.groups, dim=0)
-        index = {
-            self.outputs_first: first.view(-1, 1, *trailing),
-            not self.outputs_first: block.view(*block.shape, *trailing),
-        }
-        sides = (Factor(index[True], 1), Factor(index[False], -1))
-        return tuple(side for side in sides if not is_pinned(side.index))
-
-    def outputs_of(self, index: Tensor) -> Tensor:
-        """The output labels that :meth:`factors` turned into ``index``."""
-        if self.outputs_first:
-            return index.flatten()
-        return index.flatten(1)[:: max(1, index.shape[0] // self.groups)].flatten()
-
-
-def _weighted(
-    node: Node,
-    walk: Propagation,
-    source: Any,
-    weight: Any,
-    bias: Any,
-    layout: WeightLayout,
-    channel_axis: int,
-) -> Flow | None:
-    """A layer that is linear in its input: input labels become the input side, fresh labels the output
-    side."""
-    read = walk.parameter(weight)
-    if read is None or walk.labels.get(weight) is not None or walk.parameter(source) is not None:
+def weighted(product: Product, node: Node, walk: Propagation) -> Flow | None:
+    """A layer that is linear in its input: input labels become the input side of the weight, fresh labels its
+    output side."""
+    if walk.parameter(product.right) is None or walk.labels_of(product.right) is not None:
+        product = product.swapped()
+    source, view = product.left, walk.parameter(product.right)
+    if view is None or not _is_activation(source, walk):
         return None
-    if read.transposed:
-        layout = WeightLayout(not layout.outputs_first, layout.groups)
-    shape = torch.Size(reversed(result_shapes(weight))) if read.transposed else result_shapes(weight)
-    known = walk.claims.get(read.name)
-    if (known and known.kind != layout) or not _bias_fits(bias, known, walk):
+    if product.right_shape is not None:
+        shape = product.right_shape
+        view = view.moved(lambda elements: elements.reshape(tuple(shape)))
+    use = _weight_use(product, view, node, walk)
+    if use is None:
         return None
-    claim = known or _claim_weight(
-        walk, read, layout, shape, walk.labels_of(source), channel_axis, operator_name(node)
-    )
+    axes = product.right_axes
+    shape = product.result_shape or result_shapes(node)
+    result = arranged(use.outputs, axes, product.result_axes).expand(tuple(shape))
+    result = reshape(result, result_shapes(node))
+    shape = product.left_shape or result_shapes(source)
+    demanded = pinned(result_shapes(source))
+    if use.inputs is not None:
+        demanded = arranged(use.inputs, axes, product.left_axes).expand(tuple(shape))
+        demanded = reshape(demanded, result_shapes(source))
+    weights = {product.right: use}
+    if product.bias is not None:
+        joined = _join_bias(product, result, node, walk)
+        if joined is None:  # it cannot carry the scale of the result
+            return Flow(result, walk.unscaled(walk.activations(node)), weights, conjugated=True)
+        weights[product.bias] = joined
+    return Flow(result, {source: demanded}, weights)
+
+
+def _weight_use(product: Product, view: ParameterView, node: Node, walk: Propagation) -> Use | None:
+    axes, source_axes = product.right_axes, product.left_axes
+    kind = ("product", tuple((a in source_axes, a in product.result_axes) for a in axes))
+    known = walk.known_use(view, kind)
     if known:
-        known.uses += 1
-    if bias is not None:
-        _claim_bias(walk, bias, claim)
-    operands = {}
-    if walk.labels_of(source) is not None and claim.inputs is not None:
-        operands = {source: spread(claim.inputs, channel_axis, result_shapes(source))}
-    result = spread(claim.outputs, channel_axis, result_shapes(node))
-    return Flow(result, operands, frozenset([weight] if bias is None else [weight, bias]))
+        known.count += 1
+        return known
+    if not walk.is_free(view):
+        return None
+    carried = walk.labels_of(product.left)
+    assert carried is not None
+    labels = reshape(carried, product.left_shape or carried.shape)
+    inputs = None
+    if all(a in axes or is_constant(labels, position) for position, a in enumerate(source_axes)):
+        inputs = arranged(labels, source_axes, axes)
+    sizes = [n if a in product.result_axes else 1 for a, n in zip(axes, view.shape, strict=True)]
+    outputs = walk.fresh(view.names[0], math.prod(sizes)).view(sizes)
+    ended_by = walk.ended_by.get(product.left)
+    return walk.use(view, kind, operator_name(node), outputs=outputs, inputs=inputs, ended_by=ended_by)
 
 
-def _claim_weight(
-    walk: Propagation,
-    read: ParameterRead,
-    layout: WeightLayout,
-    shape: torch.Size,
-    source: Tensor | None,
-    channel_axis: int,
-    operator: str,
-) -> Claim:
-    in_channels, out_channels = layout.sizes(shape)
-    inputs = along_axis(source, channel_axis) if source is not None else None
-    if inputs is None:  # they vary over positions that share the weight
-        inputs = pinned((in_channels,))
-    outputs = walk.fresh(read.name, out_channels, layout.outputs_of)
-    claim = Claim(layout, inputs, outputs, layout.factors(inputs, outputs, len(shape)), operator)
-    walk.claim(read.name, claim)
-    return claim
+def arranged(labels: Tensor | None, axes: Letters, wanted: Letters) -> Tensor:
+    """Labels over ``axes`` as labels over the axes ``wanted``, of size 1 where ``axes`` lack one. They are
+    constant along the axes that are dropped."""
+    assert labels is not None
+    kept = [position for position, a in enumerate(axes) if a in wanted]
+    for position in range(labels.dim()):
+        if position not in kept:
+            labels = labels.narrow(position, 0, min(1, labels.shape[position]))
+    present = [axes[position] for position in kept]
+    labels = labels.reshape([labels.shape[position] for position in kept])
+    labels = labels.permute([present.index(a) for a in wanted if a in present])
+    for position, a in enumerate(wanted):
+        if a not in present:
+            labels = labels.unsqueeze(position)
+    return labels
 
 
-def _bias_fits(bias: Any, claim: Claim | None, walk: Propagation) -> bool:
-    """Whether a bias can carry the output labels of a weight that has ``claim``, or none so far."""
-    if bias is None:
+def _is_activation(node: Any, walk: Propagation) -> bool:
+    """Whether ``node`` has labels. What does not depend on the network's inputs gets some where it stands in
+    the place of an activation: constants are pinned, parameters (learned tokens) have fresh ones along their
+    last axis."""
+    if walk.labels_of(node) is not None:
         return True
-    read = walk.parameter(bias)
-    known = walk.claims.get(read.name) if read else None
-    if read is None or read.transposed:
+    view = walk.parameter(node)
+    if view is None:
+        shape = result_shapes(node) if isinstance(node, Node) else None
+        if not isinstance(shape, torch.Size):
+            return False
+        walk.labels[node] = pinned(shape)
+        return True
+    if not view.shape:
         return False
-    return known is None or (claim is not None and torch.equal(known.outputs, claim.outputs))
-
-
-def _claim_bias(walk: Propagation, bias: Node, owner: Claim) -> None:
-    name = walk.parameters[bias].name
-    if name in walk.claims:
-        walk.claims[name].uses += 1
+    if not view.exact:
+        walk.labels[node] = pinned(view.shape)
+    elif not walk.is_free(view) or any(name in walk.plain_reads for name in view.names):
+        return False
     else:
-        factors = _output_factor(owner.outputs.view(result_shapes(bias)))
-        walk.claim(name, Claim("bias", None, owner.outputs, factors, owner.operator))
+        labels = walk.fresh(view.names[0], view.shape[-1])
+        use = walk.use(view, "tokens", "tokens", outputs=labels)
+        if use is None:
+            return False
+        walk.labels[node] = labels.expand(view.shape)
+    del walk.parameters[node]
+    return True
 
 
-def _output_factor(index: Tensor) -> tuple[Factor, ...]:
-    return () if is_pinned(index) else (Factor(index, 1),)
+def _join_bias(product: Product, result: Tensor, node: Node, walk: Propagation) -> Use | None:
+    shape = result_shapes(product.bias)
+    if product.bias_axis is None:
+        return join(walk, product.bias, reduce_to(result, shape), operator_name(node), None)
+    along = [1] * result.dim()
+    along[product.bias_axis] = shape.numel()
+    labels = reduce_to(result, along)
+    labels = labels.reshape(shape) if labels is not None else None
+    return join(walk, product.bias, labels, operator_name(node), None)
 
 
-def _argument(node: Node, position: int, name: str, default: Any = None) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
-def _operands(node: Node) -> tuple[Any, ...]:
-    return node.args
-
-
-def _linear(node: Node, walk: Propagation) -> Flow | None:
-    weight, bias = node.args[1], _argument(node, 2, "bias")
-    return _weighted(node, walk, node.args[0], weight, bias, WeightLayout(outputs_first=True), -1)
-
-
-def _convolution(node: Node, walk: Propagation) -> Flow | None:
-    name = operator_name(node)
-    source, weight, bias = *_operands(node)[:2], _argument(node, 2, "bias")
-    transposed = "transpose" in name or (name == "convolution" and bool(node.args[6]))
-    position = 8 if name == "convolution" else 6
-    groups = _argument(node, position, "groups", 1)
-    layout = WeightLayout(outputs_first=not transposed, groups=groups)
-    return _weighted(node, walk, source, weight, bias, layout, 1 - len(result_shapes(weight)))
-
-
-def _matrix_product(node: Node, walk: Propagation) -> Flow | None:
-    source, weight = _operands(node)[:2]
-    if walk.parameter(weight) is None or len(result_shapes(weight)) != 2:
+def join(
+    walk: Propagation, node: Any, labels: Tensor | None, operator: str, ended_by: str | None
+) -> Use | None:
+    """Let parameters take the labels of the activations that they are added to, or stand beside."""
+    view = walk.parameter(node)
+    if view is None or labels is None:
         return None
-    return _weighted(node, walk, source, weight, None, WeightLayout(outputs_first=False), -1)
-
-
-def _addmm(node: Node, walk: Propagation) -> Flow | None:
-    bias, source, weight = _operands(node)[:3]
-    if node.kwargs or len(result_shapes(bias)) != 1:  # alpha, beta; a matrix of biases
+    known = walk.known_use(view, "joined")
+    if known is not None and known.outputs is not None and torch.equal(known.outputs, labels):
+        known.count += 1
+        return known
+    if not walk.is_free(view):
         return None
-    return _weighted(node, walk, source, weight, bias, WeightLayout(outputs_first=False), -1)
+    return walk.use(view, "joined", operator, outputs=labels, ended_by=ended_by)
 
 
-WEIGHTED: dict[str, WeightRule] = {
-    "linear": _linear,
-    "mm": _matrix_product,
-    "addmm": _addmm,
-    **dict.fromkeys(["conv1d", "conv2d", "conv3d", "convolution"], _convolution),
-    **dict.fromkeys(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"], _convolution),
-}
+def bilinear(node: Node, walk: Propagation) -> Flow | None:
+    """``x1 W x2``: the first input's labels are the input side; the second arrives unscaled."""
+    given = arguments(node)
+    first, second = given["input1"], given["input2"]
+    if walk.labels_of(first) is None:
+        return None
+    positions = [("position", axis) for axis in range(len(result_shapes(first)) - 1)]
+    product = Product(
+        first,
+        given["weight"],
+        [*positions, "in"],
+        ["out", "in", "second"],
+        [*positions, "out"],
+        bias=given["bias"],
+    )
+    flow = weighted(product, node, walk)
+    if flow is not None and walk.labels_of(second) is not None:
+        flow.operands.update(walk.unscaled([second]))
+    return flow
 
 
 def embedding(node: Node, walk: Propagation) -> Flow | None:
     """A table of vectors: fresh labels for its columns."""
-    table = _operands(node)[0]
-    read = walk.parameter(table)
-    if read is None:
+    given = arguments(node)
+    return _lookup(given["weight"], node, walk, 1)
+
+
+def index_select(node: Node, walk: Propagation) -> Flow | None:
+    """Rows of a table, chosen while the network runs."""
+    given = arguments(node)
+    if walk.parameter(given["self"]) is None or given["dim"] % len(result_shapes(given["self"])):
         return None
-    shape = result_shapes(table)
-    claim = walk.claims.get(read.name)
-    if claim is None:
-        outputs = walk.fresh(read.name, shape[1], torch.flatten)
-        claim = Claim("embedding", None, outputs, _output_factor(outputs.view(1, -1)), "embedding")
-        walk.claim(read.name, claim)
-    elif claim.kind != "embedding":
+    return _lookup(given["self"], node, walk, 1)
+
+
+def index(node: Node, walk: Propagation) -> Flow | None:
+    """Indexing the first axes of a parameter, by numbers known while the network runs."""
+    given = arguments(node)
+    indices = list(given["indices"])
+    while indices and indices[-1] is None:
+        indices.pop()
+    if not indices or None in indices:
+        return None
+    return _lookup(given["self"], node, walk, len(indices))
+
+
+def _lookup(table: Any, node: Node, walk: Propagation, depth: int) -> Flow | None:
+    """Entries found by the first ``depth`` axes of a table: fresh labels for the axes behind them."""
+    view = walk.parameter(table)
+    if view is None:
+        return None
+    known = walk.known_use(view, ("lookup", depth))
+    if known is not None:
+        known.count += 1
+    elif not walk.is_free(view):
         return None
     else:
-        claim.uses += 1
-    return Flow(spread(claim.outputs, -1, result_shapes(node)), {}, frozenset([table]))
+        entry = view.shape[depth:]
+        labels = walk.fresh(view.names[0], math.prod(entry)).view((1,) * depth + tuple(entry))
+        known = walk.use(view, ("lookup", depth), operator_name(node), outputs=labels)
+    if known is None or known.outputs is None:
+        return None
+    shape = result_shapes(node)
+    entries = known.outputs.reshape(known.outputs.shape[depth:])
+    if isinstance(shape, list):  # embedding_bag, which may take a maximum
+        others = [None if s is None else pinned(s) for s in shape[1:]]
+        return Flow([entries.expand(shape[0]), *others], {}, {table: known}, conjugated=True)
+    return Flow(entries.expand(shape), {}, {table: known})
 
 
-def _normalisation(weight_position: int, *, per_feature: bool) -> WeightRule:
-    """Normalisation with affine parameters: it runs on unscaled input, fresh labels for what it puts out.
-
-    ``per_feature``: the parameters span the last axes of the input (layer norm), not its channel axis 1.
-    """
-
-    def rule(node: Node, walk: Propagation) -> Flow | None:
-        source, weight = _operands(node)[0], _argument(node, weight_position, "weight")
-        bias = _argument(node, weight_position + 1, "bias") if operator_name(node) != "rms_norm" else None
-        read = walk.parameter(weight)
-        if read is None or walk.labels_of(source) is None:
-            return None
-        known = walk.claims.get(read.name)
-        if (known and known.kind != "normalisation") or not _bias_fits(bias, known, walk):
-            return None
-        shape, source_shape = result_shapes(weight), result_shapes(source)
-        if known:
-            known.uses += 1
-        else:
-            outputs = walk.fresh(read.name, shape.numel(), torch.flatten)
-            known = Claim(
-                "normalisation", None, outputs, _output_factor(outputs.view(shape)), operator_name(node)
-            )
-            walk.claim(read.name, known)
-        if bias is not None:
-            _claim_bias(walk, bias, known)
-        labels = (
-            known.outputs.view(shape).expand(source_shape)
-            if per_feature
-            else spread(known.outputs, 1, source_shape)
-        )
-        raw = frozenset([weight] if bias is None else [weight, bias])
-        return Flow(labels, {source: pinned(source_shape)}, raw)
-
-    return rule
-
-
-NORMS: dict[str, WeightRule] = {
-    "batch_norm": _normalisation(1, per_feature=False),
-    "instance_norm": _normalisation(1, per_feature=False),
-    "group_norm": _normalisation(2, per_feature=False),
-    "layer_norm": _normalisation(2, per_feature=True),
-    "rms_norm": _normalisation(2, per_feature=True),
+LOOKUPS: dict[str, WeightRule] = {
+    "embedding": embedding,
+    "embedding_bag": embedding,
+    "_embedding_bag": embedding,
+    "index_select": index_select,
+    "index": index,
 }
+
+
+def normalization(node: Node, walk: Propagation) -> Flow | None:
+    """Normalization with affine parameters: it runs on unscaled input, fresh labels for what it puts out."""
+    given = arguments(node)
+    source, weight, bias = given["input"], given.get("weight"), given.get("bias")
+    view, operator = walk.parameter(weight), operator_name(node)
+    if view is None or not _is_activation(source, walk):
+        return None
+    known = walk.known_use(view, "normalization")
+    if known:
+        known.count += 1
+    elif not walk.is_free(view):
+        return None
+    else:
+        labels = walk.fresh(view.names[0], view.shape.numel()).view(view.shape)
+        known = walk.use(view, "normalization", operator, outputs=labels)
+    if known is None or known.outputs is None:
+        return None
+    shape = result_shapes(source)
+    per_feature = "layer_norm" in operator or "rms_norm" in operator
+    labels = known.outputs.expand(shape) if per_feature else spread(known.outputs.reshape(-1), 1, shape)
+    weights: dict[Node, Use] = {given["weight"]: known}
+    conjugated = False
+    if bias is not None:
+        joined = join(walk, bias, known.outputs.reshape(result_shapes(bias)), operator, None)
+        conjugated = joined is None
+        weights |= {bias: joined} if joined else {}
+    found = result_shapes(node)
+    others = [None if s is None else pinned(s) for s in found[1:]] if isinstance(found, list) else None
+    result: Any = labels if others is None else [labels, *others]
+    return Flow(result, {source: pinned(shape)}, weights, conjugated)
+
+
+NORMALIZATIONS = frozenset(
+    """batch_norm instance_norm group_norm layer_norm rms_norm _fused_rms_norm native_batch_norm
+    native_group_norm native_layer_norm _native_batch_norm_legit _native_batch_norm_legit_functional
+    _native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm _batch_norm_with_update
+    _batch_norm_with_update_functional _batch_norm_no_update""".split()
+)
 
 
 def add_parameter(node: Node, walk: Propagation, activation: Node, parameter: Node) -> Flow | None:
     """A parameter added to an activation is a bias: it takes the labels of what it is added to."""
-    read, labels, shape = walk.parameters[parameter], walk.labels_of(activation), result_shapes(parameter)
-    result = result_shapes(node)
-    index = reduce_to(labels.expand(result), shape) if labels is not None else None
-    if index is None or read.transposed:
-        return None
-    known = walk.claims.get(read.name)
-    if known is None:
-        walk.claim(
-            read.name, Claim("added", None, index.flatten(), _output_factor(index), operator_name(node))
-        )
-    elif torch.equal(known.outputs, index.flatten()):
-        known.uses += 1
-    else:
-        return None
+    labels = walk.labels_of(activation)
     assert labels is not None
-    return Flow(labels.expand(result), {}, frozenset([parameter]))
+    result = labels.expand(result_shapes(node))
+    index = reduce_to(result, result_shapes(parameter))
+    use = join(walk, parameter, index, operator_name(node), walk.ended_by.get(activation))
+    return Flow(result, {}, {parameter: use}) if use else None
 
 
 def multiply_parameter(node: Node, walk: Propagation, activation: Node, parameter: Node) -> Flow | None:
     """A parameter multiplied with an activation is a diagonal weight: ``p'_i = p_i τ_i / τ_j`` (layer
     scale)."""
-    read, labels, shape = walk.parameters[parameter], walk.labels_of(activation), result_shapes(parameter)
-    if labels is None or read.transposed or read.name in walk.claims or result_shapes(node) != labels.shape:
+    view, carried = walk.parameters[parameter], walk.labels_of(activation)
+    assert carried is not None
+    shape = torch.broadcast_shapes(carried.shape, view.shape)
+    use = walk.known_use(view, "multiplied")
+    if use is not None:
+        use.count += 1
+    elif not walk.is_free(view):
         return None
-    inputs = reduce_to(labels, shape)
-    operands = {} if inputs is not None else walk.unscaled([activation])
-    outputs = walk.fresh(read.name, shape.numel(), torch.flatten).view(shape)
-    factors = _output_factor(outputs)
-    if inputs is not None and not is_pinned(inputs):
-        factors += (Factor(inputs, -1),)
-    vector = pinned((shape.numel(),)) if inputs is None else inputs.flatten()
-    walk.claim(read.name, Claim("multiplied", vector, outputs.flatten(), factors, operator_name(node)))
-    return Flow(outputs.expand(labels.shape), operands, frozenset([parameter]))
+    else:
+        outputs = walk.fresh(view.names[0], view.shape.numel()).view(view.shape)
+        inputs = reduce_to(carried.expand(shape), view.shape)
+        ended_by = walk.ended_by.get(activation)
+        operator = operator_name(node)
+        use = walk.use(view, "multiplied", operator, outputs=outputs, inputs=inputs, ended_by=ended_by)
+    if use is None or use.outputs is None:
+        return None
+    demanded: Tensor | None = pinned(carried.shape)
+    if use.inputs is not None:
+        demanded = reduce_to(use.inputs.expand(shape), carried.shape)
+    if demanded is None:
+        return None
+    return Flow(use.outputs.expand(shape), {activation: demanded}, {parameter: use})
+
+
+def add_product(node: Node, walk: Propagation) -> Flow | None:
+    """``addcmul`` of an activation with a factor and a summand that are parameters (affine layers)."""
+    given = arguments(node)
+    factors = [given["tensor1"], given["tensor2"]]
+    activation = next((n for n in factors if walk.labels_of(n) is not None), None)
+    parameter = next((n for n in factors if walk.parameter(n) is not None), None)
+    if activation is None or parameter is None or walk.parameter(given["self"]) is None:
+        return None
+    flow = multiply_parameter(node, walk, activation, parameter)
+    if flow is None or not isinstance(flow.result, Tensor):
+        return None
+    labels = reduce_to(flow.result, result_shapes(given["self"]))
+    use = join(walk, given["self"], labels, operator_name(node), None)
+    if use is None:
+        return Flow(flow.result, walk.unscaled([activation]), flow.weights, conjugated=True)
+    flow.weights[given["self"]] = use
+    return flow

@@ -173,7 +173,7 @@ def test_analysis_leaves_no_trace() -> None:
 )
 def test_a_corrupted_label_makes_the_materialized_network_disagree(name: str) -> None:
     network, inputs = ZOO[name]()
-    quiver = TeleportableModel(network, inputs).quiver
+    quiver = analyze(network, inputs, training=False)
     parameter = next(n for n, p in quiver.parameters.items() if any(f.power == -1 for f in p.factors))
     model = TeleportableModel(network.eval(), inputs, quiver=_corrupted(quiver, parameter))
     before = outputs(network, model)
@@ -199,7 +199,7 @@ class TestLimitsOfThePublishedCode:
     def test_operations_in_forward(self) -> None:
         network, inputs = ZOO["functional_only"]()
         report = TeleportableModel(network, inputs).quiver.report()
-        assert {row.status for row in report} == {"teleported"}
+        assert {row.name for row in report if row.status != "teleported"} == {"bias"}  # of the outputs
 
     def test_a_module_used_more_than_once(self) -> None:
         network, inputs = ZOO["module_used_twice"]()
