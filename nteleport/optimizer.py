@@ -13,7 +13,7 @@ gradients ``g / s``.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -22,8 +22,16 @@ from torch.optim import SGD, Optimizer
 
 from nteleport.errors import TeleportationError
 from nteleport.optimizer_state import check_transportable, scale_momentum, transport
-from nteleport.quiver import Quiver, check_cob, check_network, compact_scales, factor_scales
-from nteleport.scaling import fast_factors, multiply, multiply_into
+from nteleport.quiver import (
+    Quiver,
+    check_cob,
+    check_network,
+    check_scales,
+    cob_dtype,
+    compact_scales,
+    factor_scales,
+)
+from nteleport.scaling import fast_factors, multiply, multiply_into, multiply_sparse
 
 _Value = TypeVar("_Value")
 
@@ -47,7 +55,7 @@ class TeleportedOptimizer:
             ``foreach``, ``capturable`` or ``differentiable`` is.
 
     Raises:
-        TeleportationError: the quiver is that of another network.
+        TeleportationError: the quiver is that of another network, or no parameter requires a gradient.
     """
 
     def __init__(
@@ -56,13 +64,17 @@ class TeleportedOptimizer:
         self.network, self.quiver = network, quiver
         self._parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         check_network(quiver, self._parameters)
-        first = next(iter(self._parameters.values()))
-        self.cob = torch.ones(quiver.cob_size, dtype=first.dtype, device=first.device)
+        if not self._parameters:
+            raise TeleportationError(f"no parameter of {type(network).__name__} requires a gradient")
+        first, dtype = next(iter(self._parameters.values())), cob_dtype(network.parameters())
+        self.cob = torch.ones(quiver.cob_size, dtype=dtype, device=first.device)
         self._in_plain_coordinates = optimizer_class is SGD
         self._trained = dict(self._parameters)
         if not self._in_plain_coordinates:
             self._trained = {name: nn.Parameter(p.detach()) for name, p in self._parameters.items()}
-        self._hyper_parameters = {**_fused(optimizer_class, first, hyper_parameters), **hyper_parameters}
+        fused = _fused(optimizer_class, self._parameters.values(), hyper_parameters)
+        self._fused_by_default = bool(fused)
+        self._hyper_parameters = {**fused, **hyper_parameters}
         self.optimizer = self._new_optimizer(optimizer_class)
         self._factors: dict[str, list[Tensor]] = {}  # of 1 / s, for SGD of 1 / s²; none while s = 1
 
@@ -113,7 +125,7 @@ class TeleportedOptimizer:
         Raises:
             TeleportationError: an unusable CoB, an unknown policy, or a state that cannot be transported.
         """
-        check_cob(self.quiver, cob)
+        cob = self._checked(cob)
         if optimizer_state not in OPTIMIZER_STATES:
             raise TeleportationError(
                 f"optimizer_state is one of {', '.join(OPTIMIZER_STATES)}; got {optimizer_state!r}"
@@ -143,7 +155,7 @@ class TeleportedOptimizer:
         scales = self._compact_scales()
         for name, trained in self._trained.items():
             plain = self._parameters[name].detach()
-            trained.data = plain * scales[name] if name in scales else plain
+            trained.data = (plain * scales[name]).to(plain.dtype) if name in scales else plain
 
     def scales(self) -> dict[str, Tensor]:
         """The scale of every trained parameter, of its shape; expanded views, not for writing."""
@@ -154,11 +166,12 @@ class TeleportedOptimizer:
         """The weights ``θ'`` of every trained parameter; do not write to them."""
         if not self._in_plain_coordinates:
             return {name: trained.detach() for name, trained in self._trained.items()}
-        return {name: p.detach() * scale for (name, p), scale in self._with_scales()}
+        return {name: (p.detach() * scale).to(p.dtype) for (name, p), scale in self._with_scales()}
 
     def teleported_gradients(self) -> dict[str, Tensor]:
         """The gradients ``g / s`` of every parameter that has one; meaningful between backward and step."""
-        return {name: p.grad / scale for (name, p), scale in self._with_scales() if p.grad is not None}
+        found = ((name, p.grad, scale) for (name, p), scale in self._with_scales())
+        return {name: (g / scale).to(g.dtype) for name, g, scale in found if g is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """The CoB, the state of the torch optimizer and the teleported weights where they are held
@@ -176,8 +189,7 @@ class TeleportedOptimizer:
         Raises:
             TeleportationError: the CoB does not fit this network. Nothing is changed then.
         """
-        check_cob(self.quiver, state["cob"])
-        self._set_cob(state["cob"])
+        self._set_cob(self._checked(state["cob"]))
         self.reload_weights()
         self.optimizer.load_state_dict(state["optimizer"])
         for name, weights in state["teleported_weights"].items():
@@ -186,8 +198,15 @@ class TeleportedOptimizer:
     def _new_optimizer(self, optimizer_class: type[Optimizer]) -> Optimizer:
         return optimizer_class(self._trained.values(), **self._hyper_parameters)
 
+    def _checked(self, cob: Tensor) -> Tensor:
+        """A usable CoB in the dtype and on the device of the present one."""
+        usable = cob.detach().to(self.cob) if isinstance(cob, Tensor) and not cob.is_complex() else cob
+        check_cob(self.quiver, usable)
+        check_scales(self.quiver, usable, self._parameters)
+        return usable
+
     def _set_cob(self, cob: Tensor) -> None:
-        self.cob = cob.detach().to(self.cob, copy=True)
+        self.cob = cob.clone()
         power = -2 if self._in_plain_coordinates else -1
         self._factors = {}
         if bool((self.cob != 1).any()):
@@ -204,8 +223,7 @@ class TeleportedOptimizer:
     def _compact_scales(self, cob: Tensor | None = None) -> dict[str, Tensor]:
         if cob is None and not self._is_teleported:
             return {}
-        found = self._of_trained(compact_scales(self.quiver, self.cob if cob is None else cob))
-        return {name: scale.to(self._parameters[name].dtype) for name, scale in found.items()}
+        return self._of_trained(compact_scales(self.quiver, self.cob if cob is None else cob))
 
     def _of_trained(self, found: dict[str, _Value]) -> dict[str, _Value]:
         return {name: value for name, value in found.items() if name in self._parameters}
@@ -221,10 +239,19 @@ class TeleportedOptimizer:
     def _push_gradients(self) -> None:
         """Give the optimizer the gradients of its coordinates."""
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        for name in [name for name, gradient in gradients.items() if gradient.is_sparse]:
+            multiply_sparse(gradients.pop(name), self._factors.get(name, []))
+            self._step_without_fused()
         multiply(gradients, self._factors)
         if not self._in_plain_coordinates:
             for name, trained in self._trained.items():
                 trained.grad = self._parameters[name].grad
+
+    def _step_without_fused(self) -> None:
+        """Fused steps, our default, do not take sparse gradients."""
+        if self._fused_by_default:
+            for group in self.optimizer.param_groups:
+                group["fused"] = False
 
     @torch.no_grad()
     def _pull_weights(self) -> None:
@@ -241,9 +268,11 @@ class TeleportedOptimizer:
             multiply(plain, self._factors)
 
 
-def _fused(optimizer_class: type[Optimizer], parameter: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
+def _fused(
+    optimizer_class: type[Optimizer], parameters: Iterable[Tensor], given: Mapping[str, Any]
+) -> dict[str, Any]:
     """``fused=True`` where the class knows it, the device has it and nothing given contradicts it."""
     known = inspect.signature(optimizer_class).parameters
     contradicted = {"fused", "foreach", "capturable", "differentiable"} & given.keys()
-    supported = parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda", "mps")
+    supported = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in parameters)
     return {"fused": True} if "fused" in known and supported and not contradicted else {}

@@ -13,7 +13,7 @@ are *pinned*. Entry ``k + 1`` of the extended CoB is entry ``k`` of the CoB.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import mul
@@ -133,6 +133,37 @@ def check_cob(quiver: Quiver, cob: Tensor) -> None:
         )
 
 
+def cob_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
+    """The dtype of changes of basis of a network: the widest real one of its parameters, at least float32.
+
+    Complex parameters count as their real parts; integers and booleans are never scaled and do not count.
+    """
+    dtypes = (p.dtype.to_real() for p in parameters if p.is_floating_point() or p.is_complex())
+    return reduce(torch.promote_types, dtypes, torch.float32)
+
+
+def check_scales(quiver: Quiver, cob: Tensor, parameters: Mapping[str, Tensor]) -> None:
+    """Raise :class:`TeleportationError` if a scale leaves the range of a parameter in lower precision.
+
+    Like :func:`check_cob`, this waits for the device.
+    """
+    narrow = {name for name, p in parameters.items() if _range(p.dtype) < _range(cob.dtype)}
+    if not narrow:
+        return
+    for name, scale in compact_scales(quiver, cob).items():
+        if name in narrow:
+            held = torch.stack([scale, scale.reciprocal()]).to(parameters[name].dtype)
+            if not bool((torch.isfinite(held) & (held != 0)).all()):
+                raise TeleportationError(
+                    f"the scale of {name} spans {float(scale.abs().min()):.1e} to "
+                    f"{float(scale.abs().max()):.1e}, more than its dtype {parameters[name].dtype} holds"
+                )
+
+
+def _range(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).max if dtype.is_floating_point or dtype.is_complex else torch.inf
+
+
 def check_network(quiver: Quiver, parameters: Mapping[str, Tensor]) -> None:
     """Raise :class:`TeleportationError` unless the quiver knows all these parameters, by name and shape.
 
@@ -148,27 +179,29 @@ def check_network(quiver: Quiver, parameters: Mapping[str, Tensor]) -> None:
             )
 
 
-def factor_scales(quiver: Quiver, cob: Tensor) -> dict[str, tuple[Tensor, ...]]:
+def factor_scales(
+    quiver: Quiver, cob: Tensor, names: Iterable[str] | None = None
+) -> dict[str, tuple[Tensor, ...]]:
     """The factors whose product is the scale of each parameter that the CoB reaches.
 
     Each is broadcastable to the parameter and has as many elements as a layer has neurons (times group width
-    for grouped convolutions), so they cost next to no memory.
+    for grouped convolutions), so they cost next to no memory. ``names``: only of these parameters.
     """
     extended = torch.cat([cob.new_ones(1), cob])
     powers = {1: extended, -1: extended.reciprocal()}
     return {
-        name: tuple(powers[f.power][f.index.to(cob.device)] for f in p.factors)
-        for name, p in quiver.parameters.items()
-        if p.factors
+        name: tuple(powers[f.power][f.index.to(cob.device)] for f in quiver.parameters[name].factors)
+        for name in (quiver.parameters if names is None else names)
+        if quiver.parameters[name].factors
     }
 
 
-def compact_scales(quiver: Quiver, cob: Tensor) -> dict[str, Tensor]:
+def compact_scales(quiver: Quiver, cob: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
     """Like :func:`scales`, with axes along which a scale is constant kept at size 1.
 
-    Parameters that the CoB does not reach have no entry.
+    Parameters that the CoB does not reach have no entry. ``names``: only of these parameters.
     """
-    return {name: reduce(mul, factors) for name, factors in factor_scales(quiver, cob).items()}
+    return {name: reduce(mul, factors) for name, factors in factor_scales(quiver, cob, names).items()}
 
 
 def scales(quiver: Quiver, cob: Tensor) -> dict[str, Tensor]:

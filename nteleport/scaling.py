@@ -44,12 +44,30 @@ def fast_factors(parameter: Tensor, scale: tuple[Tensor, ...]) -> list[Tensor]:
     broadcasts as fast and goes through a list in order, so that there a product is formed only where it is
     much smaller than the parameter.
     """
-    factors = [factor.to(parameter.dtype) for factor in scale]
+    factors = [_in_dtype_of(parameter, factor) for factor in scale]
     if parameter.device.type != "cpu":
         return [reduce(mul, factors).expand_as(parameter).contiguous()]
     if len(factors) == 2 and 4 * factors[0].numel() * factors[1].numel() <= parameter.numel():
         return [factors[0] * factors[1]]
     return factors
+
+
+def multiply_sparse(gradient: Tensor, factors: list[Tensor]) -> None:
+    """Multiply a sparse tensor in place by factors that broadcast to it."""
+    rows = gradient._indices()
+    for factor in factors:
+        index = tuple(
+            positions if factor.shape[axis] > 1 else torch.zeros_like(positions)
+            for axis, positions in enumerate(rows)
+        )
+        gradient._values().mul_(factor[index])
+
+
+def _in_dtype_of(parameter: Tensor, factor: Tensor) -> Tensor:
+    """Factors of a parameter in lower precision stay as they are: products are formed in the wider dtype."""
+    if torch.promote_types(parameter.dtype, factor.dtype) != parameter.dtype:
+        return factor
+    return factor if parameter.is_complex() else factor.to(parameter.dtype)
 
 
 def _products(tensor: Tensor, factors: list[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:

@@ -8,17 +8,16 @@ see :class:`nteleport.TeleportedOptimizer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-
 from nteleport.analysis import analyze
 from nteleport.cob import sample_cob
 from nteleport.errors import TeleportationError
-from nteleport.quiver import Quiver, check_cob, compact_scales, factor_scales
+from nteleport.plain_weights import read_as_replaced_in_backward, replaced
+from nteleport.quiver import Quiver, check_cob, check_scales, cob_dtype, compact_scales, factor_scales
 from nteleport.scaling import fast_factors, multiply
 from nteleport.tracing import ExampleInputs, as_call
 
@@ -30,12 +29,14 @@ class TeleportableModel(nn.Module):
         network: the wrapped module. Its parameters hold ``θ'``; call the model, not the network.
         quiver: how the CoB acts on the parameters.
         cob: buffer of shape ``(cob_size,)``: the CoB relative to the network as it was given.
-        example_inputs: what the network was analysed on.
+        example_inputs: positional arguments on which the network was analyzed.
+        example_kwargs: keyword arguments likewise.
 
     Args:
         network: any module that ``torch.export`` can trace; it is wrapped, not copied.
-        example_inputs: a tensor or a tuple of positional arguments.
-        quiver: the result of an earlier :func:`nteleport.analyze` of this architecture, to save the analysis.
+        example_inputs: a tensor, a tuple of positional arguments, a mapping of keyword arguments, or a pair of
+            both; as for :func:`nteleport.analyze`.
+        quiver: of an earlier :func:`nteleport.analyze` of this architecture, to save the analysis.
 
     Raises:
         AnalysisError: the network cannot be traced.
@@ -67,9 +68,21 @@ class TeleportableModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own outputs: those of the unmodified network at ``θ' / s``."""
-        scale = compact_scales(self.quiver, self.cob)
-        weights = {n: p / scale[n] if n in scale else p for n, p in self.network.named_parameters()}
-        return functional_call(self.network, weights, args, kwargs)
+        scale, weights = compact_scales(self.quiver, self.cob), {}
+        for name, parameter in self.network.named_parameters():
+            if name in scale:
+                weights[id(parameter)] = (parameter / scale[name]).to(parameter.dtype)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            read_as_replaced_in_backward(self.network, self._plain_weight)
+        with replaced(self.network, weights):
+            return self.network(*args, **kwargs)
+
+    def _plain_weight(self, parameter: Tensor) -> Tensor:
+        """One weight of the unmodified network, with a graph of its own."""
+        found = (name for name, p in self.network.named_parameters() if p is parameter)
+        name = next(found, None)
+        scale = compact_scales(self.quiver, self.cob, [name] if name else []).get(name or "")
+        return parameter if scale is None else (parameter / scale).to(parameter.dtype)
 
     def teleport(self, cob: Tensor, reset: bool = True) -> None:
         """Move the weights; the function stays.
@@ -81,11 +94,9 @@ class TeleportableModel(nn.Module):
         Raises:
             TeleportationError: wrong shape, or an entry that is zero or not finite.
         """
-        check_cob(self._quiver, cob)
-        new = cob.detach().to(self.cob)
+        new = self._checked(cob)
         if not reset:
-            new = new * self.cob.detach()
-            check_cob(self._quiver, new)
+            new = self._checked(new * self.cob.detach())
         parameters = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
         before, after = factor_scales(self.quiver, self.cob.detach()), factor_scales(self.quiver, new)
         ratios = {
@@ -93,6 +104,13 @@ class TeleportableModel(nn.Module):
         }
         multiply(parameters, {name: fast_factors(parameters[name], ratio) for name, ratio in ratios.items()})
         self.cob = new.clone()
+
+    def _checked(self, cob: Tensor) -> Tensor:
+        """A usable CoB in the dtype and on the device of the network's."""
+        usable = cob.detach().to(self.cob) if isinstance(cob, Tensor) and not cob.is_complex() else cob
+        check_cob(self._quiver, usable)
+        check_scales(self.quiver, usable, dict(self.network.named_parameters()))
+        return usable
 
     def random_teleport(
         self,
@@ -143,15 +161,15 @@ class TeleportableModel(nn.Module):
         Raises:
             TeleportationError: wrong length, or a CoB entry that is zero or not finite. Nothing is set then.
         """
-        check_cob(self._quiver, cob)
+        usable = self._checked(cob)
         self.set_weights(weights)
-        self.cob = cob.detach().to(self.cob).clone()
+        self.cob = usable.clone()
 
     def get_grad(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
         """Gradient of ``loss_fn(model(x), y)`` at the teleported weights, as one vector.
 
         Args:
-            x: input of the network; a tuple is taken as several positional arguments.
+            x: input of the network; a tuple is taken as positional arguments, a mapping as keyword arguments.
             y: target, handed to ``loss_fn``.
             loss_fn: returns a scalar.
 
@@ -161,7 +179,8 @@ class TeleportableModel(nn.Module):
         """
         parameters = list(self.network.parameters())
         trained = [p for p in parameters if p.requires_grad]
-        loss = loss_fn(self(*x) if isinstance(x, tuple) else self(x), y)
+        args, kwargs = as_call(x if isinstance(x, (tuple, Mapping)) else (x,))
+        loss = loss_fn(self(*args, **kwargs), y)
         found = dict(zip(trained, torch.autograd.grad(loss, trained, allow_unused=True), strict=True))
         gradients = [torch.zeros_like(p) if found.get(p) is None else found[p] for p in parameters]
         return torch.cat([g.flatten() for g in gradients])
@@ -175,5 +194,6 @@ class TeleportableModel(nn.Module):
         self.cob = self._identity()
 
     def _identity(self) -> Tensor:
-        parameter = next(self.network.parameters(), torch.empty(0))
-        return torch.ones(self._quiver.cob_size, dtype=parameter.dtype, device=parameter.device)
+        parameters = list(self.network.parameters())
+        device = parameters[0].device if parameters else None
+        return torch.ones(self._quiver.cob_size, dtype=cob_dtype(parameters), device=device)

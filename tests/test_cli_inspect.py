@@ -32,8 +32,8 @@ def test_the_summary_counts_entries_layers_and_weights() -> None:
     _, out, _ = inspect("MLPCOB")
     weights = 3072 * 500 + 500 + 4 * (500 * 500 + 500) + 500 * 10 + 10
     assert "2,500 entries in 5 layers: 5 × 500" in out
-    assert f"teleported       12 of 12 tensors, {weights:,} of {weights:,} weights, 100.0%" in out
-    assert "untouched        0 of 12 tensors" in out
+    assert f"teleported       11 of 12 tensors, {weights - 10:,} of {weights:,} weights, 100.0%" in out
+    assert f"untouched        1 of 12 tensors, 10 of {weights:,} weights, 0.0%" in out  # biases of the outputs
 
 
 def test_the_data_set_gives_the_input_and_the_classes(tmp_path: Path) -> None:
@@ -50,9 +50,10 @@ class OddNetwork(nn.Module):
         super().__init__()
         self.linear = nn.Linear(3 * 32 * 32, 4)
         self.odd = nn.Parameter(torch.ones(4))
+        self.head = nn.Linear(4, 2, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(x.flatten(1)) * torch.cumsum(self.odd, 0)
+        return self.head(self.linear(x.flatten(1)) * torch.linalg.vector_norm(self.odd))
 
 
 def test_what_is_untouched_is_reported_with_the_operator(
@@ -62,15 +63,15 @@ def test_what_is_untouched_is_reported_with_the_operator(
     _, out, _ = inspect("mlp", "--csv", str(tmp_path / "table.csv"))
     odd = next(row for row in read(tmp_path / "table.csv") if row["parameter"] == "odd")
     assert odd["status"] == "untouched"
-    assert "cumsum" in odd["reason"]
-    assert f"untouched        1 of 3 tensors, 4 of {3072 * 4 + 8:,} weights, 0.0%" in out
+    assert "linalg_vector_norm" in odd["reason"]
+    assert f"untouched        1 of 4 tensors, 4 of {3072 * 4 + 16:,} weights, 0.0%" in out
 
 
 def test_the_table_alone_goes_to_standard_output() -> None:
     code, out, _ = inspect("mlp", "--csv", "-")
     rows = list(csv.DictReader(out.splitlines()))
     assert code == 0
-    assert [row["status"] for row in rows] == ["teleported"] * 12
+    assert [row["status"] for row in rows] == ["teleported"] * 11 + ["untouched"]
 
 
 @pytest.mark.parametrize(

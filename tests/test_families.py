@@ -35,7 +35,7 @@ CONVOLUTIONAL = {
 }
 TRANSFORMERS = {"vit_b_32": 64, "swin_t": 32, "maxvit_t": 224}
 UNTOUCHED = {
-    "relative_position_bias_table": r"add: joins what (matmul|einsum) leaves unscaled",  # added to attention scores
+    "relative_position_bias_table": r"add: joins what (matmul|einsum) leaves unscaled",  # of scores
     "bias": r"(linear|conv2d): feeds an output of the network",  # of the last layer
 }
 

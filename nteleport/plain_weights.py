@@ -1,0 +1,83 @@
+"""Let a network run on other weights than its parameters, for one call and whatever that call repeats.
+
+Each slot (a module and the name of one of its parameters) is filled once, however many names the module has
+in the network. Activation checkpointing and reversible layers run parts of ``forward`` again inside the
+backward pass, when the parameters are back in their slots; so a module whose weights were replaced reads as
+the replacement for as long as a backward pass runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nteleport.errors import TeleportationError
+
+Replace = Callable[[Tensor], Tensor]
+"""The weight to use in place of a parameter; the parameter itself where that is none of its business."""
+
+
+@contextmanager
+def replaced(network: nn.Module, weights: Mapping[int, Tensor]) -> Iterator[None]:
+    """Fill the slots of parameters with ``weights``, by the ``id`` of the parameter, during the block."""
+    slots: list[tuple[dict[str, Any], str, Any]] = []
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if id(parameter) in weights:
+                slots.append((module._parameters, name, parameter))
+        flat = module.__dict__.get("_flat_weights")  # recurrent networks keep a list of their own
+        if isinstance(flat, list):
+            slots.append((module.__dict__, "_flat_weights", flat))
+    try:
+        for holder, name, value in slots:
+            if isinstance(value, list):
+                holder[name] = [weights.get(id(weight), weight) for weight in value]
+            else:
+                holder[name] = weights[id(value)]
+        yield
+    finally:
+        for holder, name, value in slots:
+            holder[name] = value
+
+
+def read_as_replaced_in_backward(network: nn.Module, replace: Replace) -> None:
+    """Let parameters of ``network`` read as their replacements while a backward pass runs."""
+    for module in network.modules():
+        if module._parameters and not isinstance(module._parameters, _Parameters):
+            module._parameters = _Parameters(module._parameters, replace)
+            if "_flat_weights" in module.__dict__:
+                module.register_forward_pre_hook(_refuse_in_backward)
+        elif isinstance(module._parameters, _Parameters):
+            module._parameters.replace = replace
+
+
+class _Parameters(dict[str, Any]):
+    """The parameters of one module. ``module.name`` reads an item; ``named_parameters`` and ``state_dict`` go
+    through ``items`` and always find the parameters themselves."""
+
+    def __init__(self, parameters: Mapping[str, Any], replace: Replace) -> None:
+        super().__init__(parameters)
+        self.replace = replace
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        return self.replace(value) if value is not None and _in_backward() else value
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a copy of the module is a plain module
+        return dict, (dict(self.items()),)
+
+
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1
+
+
+def _refuse_in_backward(module: nn.Module, _args: object) -> None:
+    if _in_backward():
+        raise TeleportationError(
+            f"{type(module).__name__} runs again in the backward pass (activation checkpointing), where "
+            "TeleportableModel cannot give it its weights; train with TeleportedOptimizer instead"
+        )
