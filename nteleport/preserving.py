@@ -105,7 +105,7 @@ class _Snapshot:
         kind = type(value)
         if kind in _CONTAINERS:
             self._containers.append((value, value.copy()))
-            if len(value) <= _LONG:
+            if 0 < len(value) <= _LONG:
                 self._follow(value.values() if isinstance(value, dict) else value, is_global)
         elif isinstance(value, tuple):
             self._follow(value, is_global)
