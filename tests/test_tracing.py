@@ -188,6 +188,10 @@ FAILURES: dict[str, tuple[str, tuple[str, ...]]] = {
     "wrong shape": ("self.a(x.T)", ("[4, 6] X [4, 8]", "in layer a (Linear)", "shapes that")),
     "wrong view": ("self.a(x).view(7, -1)", ("invalid for input of size 48", "shapes that")),
     "too few arguments": ("self.a()", ("missing 1 required positional argument", "as forward takes them")),
+    "own assertion": (
+        "torch._assert(x.ndim == 3, 'a sequence, please')",
+        ("a sequence, please. ", "inputs that the network accepts"),
+    ),
     "own error": ("self.refuse(x)", ("bad input: give 3 channels", "inputs that the network accepts")),
 }
 NETWORK = """
