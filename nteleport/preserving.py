@@ -33,6 +33,12 @@ _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, list, set, deque})
 _WITHOUT_CONTENTS = frozenset(
     {str, int, float, bool, complex, bytes, type(None), torch.Size, torch.dtype, *weakref.ProxyTypes}
 )
+_GENERATORS: dict[type, tuple[str, str]] = {  # methods that get and set the state
+    torch.Generator: ("get_state", "set_state"),
+    random.Random: ("getstate", "setstate"),
+    np.random.RandomState: ("get_state", "set_state"),
+    np.random.Generator: ("", ""),  # its bit generator has it
+}
 # Code of these packages keeps nothing that belongs to a network, and reaches everything.
 _FOREIGN = sys.stdlib_module_names - {"__main__", "test"} | {"torch", "numpy", "nteleport"}
 _LONG = 1000  # a longer container holds data; its items are put back, but what they hold is not looked into
@@ -105,7 +111,7 @@ class _Snapshot:
         kind = type(value)
         if kind in _CONTAINERS:
             self._containers.append((value, value.copy()))
-            if len(value) <= _LONG:
+            if 0 < len(value) <= _LONG:
                 self._follow(value.values() if isinstance(value, dict) else value, is_global)
         elif isinstance(value, tuple):
             self._follow(value, is_global)
@@ -127,7 +133,7 @@ class _Snapshot:
             self._follow([value.func, value.args, value.keywords])
         elif isinstance(value, (staticmethod, classmethod)):
             self._follow([value.__func__])
-        elif isinstance(value, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)):
+        elif type(value) in _GENERATORS:
             self._note_generator(value)
         elif isinstance(value, (nn.Module, SimpleNamespace)) or not is_foreign(type(value).__module__):
             self._follow([getattr(value, "__dict__", None)])
@@ -154,12 +160,9 @@ class _Snapshot:
         if isinstance(generator, np.random.Generator):
             bits, state = generator.bit_generator, generator.bit_generator.state
             self._restorers.append(lambda: setattr(bits, "state", state))
-            return
-        get, put = {
-            torch.Generator: ("get_state", "set_state"),
-            np.random.RandomState: ("get_state", "set_state"),
-        }.get(type(generator), ("getstate", "setstate"))
-        self._restorers.append(functools.partial(getattr(generator, put), getattr(generator, get)()))
+        else:
+            get, put = _GENERATORS[type(generator)]
+            self._restorers.append(functools.partial(getattr(generator, put), getattr(generator, get)()))
 
     def _note_class(self, kind: type) -> None:
         if id(kind) in self._seen or is_foreign(kind.__module__):

@@ -129,11 +129,10 @@ def local_cache() -> Made:
 
 
 def hooked() -> Made:
-    network, inputs = of_torch(nn.Identity)()
-    network = nn.Sequential(*[nn.Linear(4, 8), nn.Linear(8, 3)])
+    network = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
     seen: list[Tensor] = []
     network[0].register_forward_hook(lambda module, args, output: seen.append(output))
-    return network, inputs
+    return network, (torch.randn(6, 4),)
 
 
 def quantization_aware() -> Made:
