@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from nteleport.errors import TeleportationError
 
@@ -65,10 +66,17 @@ class _Parameters(dict[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
-        return self.replace(value) if value is not None and _in_backward() else value
+        if value is None or not _in_backward():
+            return value
+        with saved_tensors_hooks(_as_it_is, _as_it_is):  # checkpointing must not count them
+            return self.replace(value)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a copy of the module is a plain module
         return dict, (dict(self.items()),)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _in_backward() -> bool:

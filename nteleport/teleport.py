@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
 from nteleport.analysis import analyze
 from nteleport.cob import sample_cob
 from nteleport.errors import TeleportationError
@@ -34,8 +35,8 @@ class TeleportableModel(nn.Module):
 
     Args:
         network: any module that ``torch.export`` can trace; it is wrapped, not copied.
-        example_inputs: a tensor, a tuple of positional arguments, a mapping of keyword arguments, or a pair of
-            both; as for :func:`nteleport.analyze`.
+        example_inputs: a tensor, a tuple of positional arguments, a mapping of keyword arguments, or a pair
+            of both; as for :func:`nteleport.analyze`.
         quiver: of an earlier :func:`nteleport.analyze` of this architecture, to save the analysis.
 
     Raises:
@@ -71,7 +72,7 @@ class TeleportableModel(nn.Module):
         scale, weights = compact_scales(self.quiver, self.cob), {}
         for name, parameter in self.network.named_parameters():
             if name in scale:
-                weights[id(parameter)] = (parameter / scale[name]).to(parameter.dtype)
+                weights[id(parameter)] = _divided(parameter, scale[name])
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             read_as_replaced_in_backward(self.network, self._plain_weight)
         with replaced(self.network, weights):
@@ -82,7 +83,7 @@ class TeleportableModel(nn.Module):
         found = (name for name, p in self.network.named_parameters() if p is parameter)
         name = next(found, None)
         scale = compact_scales(self.quiver, self.cob, [name] if name else []).get(name or "")
-        return parameter if scale is None else (parameter / scale).to(parameter.dtype)
+        return parameter if scale is None else _divided(parameter, scale)
 
     def teleport(self, cob: Tensor, reset: bool = True) -> None:
         """Move the weights; the function stays.
@@ -197,3 +198,8 @@ class TeleportableModel(nn.Module):
         parameters = list(self.network.parameters())
         device = parameters[0].device if parameters else None
         return torch.ones(self._quiver.cob_size, dtype=cob_dtype(parameters), device=device)
+
+
+def _divided(parameter: Tensor, scale: Tensor) -> Tensor:
+    """``θ' / s`` in the dtype of ``θ'``. A product, since sparse gradients do not pass through a quotient."""
+    return (parameter * scale.reciprocal()).to(parameter.dtype)

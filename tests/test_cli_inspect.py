@@ -33,7 +33,7 @@ def test_the_summary_counts_entries_layers_and_weights() -> None:
     weights = 3072 * 500 + 500 + 4 * (500 * 500 + 500) + 500 * 10 + 10
     assert "2,500 entries in 5 layers: 5 × 500" in out
     assert f"teleported       11 of 12 tensors, {weights - 10:,} of {weights:,} weights, 100.0%" in out
-    assert f"untouched        1 of 12 tensors, 10 of {weights:,} weights, 0.0%" in out  # biases of the outputs
+    assert f"untouched        1 of 12 tensors, 10 of {weights:,} weights, 0.0%" in out  # output bias
 
 
 def test_the_data_set_gives_the_input_and_the_classes(tmp_path: Path) -> None:
