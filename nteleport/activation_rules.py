@@ -14,7 +14,7 @@ from torch.fx.node import map_arg
 
 from nteleport.labels import concatenate, is_constant, is_pinned, moved, pinned, reduce_to, reshape
 from nteleport.parameter_rules import parameters_beside, view_of
-from nteleport.products import PRODUCTS
+from nteleport.products import MATMULS, PRODUCTS
 from nteleport.propagation import Flow, Labels, Propagation, arguments, as_int, operator_name, result_shapes
 from nteleport.weight_rules import (
     LOOKUPS,
@@ -260,7 +260,7 @@ def product(node: Node, walk: Propagation) -> Flow | None:
     found = PRODUCTS[operator_name(node)](node)
     if found is None:
         return None
-    if not walk.activations(node):
+    if not walk.activations(node) and operator_name(node) in MATMULS:  # weights of low rank, rotated weights
         view = view_of(node, walk)
         if view is not None and walk.parameter(node) is not None:
             return view

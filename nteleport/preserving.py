@@ -198,8 +198,10 @@ class _Snapshot:
 
         def restore() -> None:
             # A name that is new stays unless it holds a fake tensor: it may be a submodule just imported.
-            for name in [n for n, value in namespace.items() if n not in before and _holds_fake(value)]:
-                del namespace[name]
+            new = [name for name in namespace if name not in before and not name.startswith("__")]
+            for name in new:
+                if _holds_fake(namespace[name]):
+                    del namespace[name]
             for name, value in before.items():
                 if namespace.get(name, _ABSENT) is not value:
                     namespace[name] = value

@@ -171,11 +171,13 @@ def tensordot_product(node: Node) -> Product:
     return Product(left, right, left_axes, right_axes, result)
 
 
+MATMULS = ("matmul", "mm", "bmm", "mv", "dot", "addmm", "baddbmm", "addmv")
+
 PRODUCTS: dict[str, Callable[[Node], Product | None]] = {
     "linear": linear_product,
     **dict.fromkeys(["conv1d", "conv2d", "conv3d", "convolution", "_convolution"], convolution_product),
     **dict.fromkeys(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"], convolution_product),
-    **dict.fromkeys(["matmul", "mm", "bmm", "mv", "dot", "addmm", "baddbmm", "addmv"], matmul_product),
+    **dict.fromkeys(MATMULS, matmul_product),
     "einsum": einsum_product,
     "tensordot": tensordot_product,
 }

@@ -105,6 +105,7 @@ class Propagation:
     plain_reads: dict[str, str] = field(default_factory=dict)
     ended_by: dict[Node, str] = field(default_factory=dict)
     flows: dict[Node, Flow] = field(default_factory=dict)
+    _stand_ins: dict[Node, ParameterView | None] = field(default_factory=dict)
 
     def labels_of(self, node: object) -> Tensor | None:
         """Labels of one activation; None for constants and anything that is not a tensor."""
@@ -165,10 +166,24 @@ class Propagation:
             self.uses.setdefault(name, []).append(use)
         return use
 
-    def forget(self, kept: Mapping[str, int]) -> None:
-        """Take back all uses but the first ``kept`` of each parameter: the rule that made them failed."""
+    def let_stand_for_activation(self, node: Node, labels: Tensor) -> None:
+        """Give labels to a node that does not depend on the network's inputs."""
+        self._stand_ins[node] = self.parameters.pop(node, None)
+        self.labels[node] = labels
+
+    def noted(self) -> dict[str, int]:
+        """What :meth:`forget` needs to take back what is noted from now on: the number of uses so far."""
+        self._stand_ins.clear()
+        return {name: len(uses) for name, uses in self.uses.items()}
+
+    def forget(self, before: Mapping[str, int]) -> None:
+        """Take back what was noted since ``before``: the rule that did it failed."""
         for name, uses in self.uses.items():
-            del uses[kept.get(name, 0) :]
+            del uses[before.get(name, 0) :]
+        for node, view in self._stand_ins.items():
+            del self.labels[node]
+            if view is not None:
+                self.parameters[node] = view
 
     def finish(self, node: Node, flow: Flow) -> None:
         """Record the flow of ``node``, which parameters it reads unscaled and where a scaling ends."""

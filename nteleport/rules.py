@@ -122,7 +122,7 @@ def propagate(node: Node, walk: Propagation) -> None:
         walk.labels[node] = None
         walk.flows[node] = Flow(None)
         return
-    kept = {name: len(uses) for name, uses in walk.uses.items()}
+    before = walk.noted()
     try:
         _evaluate_constant(node, walk)
         flow = _rule_for(node)(node, walk)
@@ -131,7 +131,7 @@ def propagate(node: Node, walk: Propagation) -> None:
     except _RULE_ERRORS:
         flow = None
     if flow is None:
-        walk.forget(kept)
+        walk.forget(before)
         walk.parameters.pop(node, None)
         flow = unknown(node, walk)
     walk.finish(node, flow)

@@ -103,21 +103,19 @@ def _is_activation(node: Any, walk: Propagation) -> bool:
         shape = result_shapes(node) if isinstance(node, Node) else None
         if not isinstance(shape, torch.Size):
             return False
-        walk.labels[node] = pinned(shape)
-        return True
-    if not view.shape:
+        labels = pinned(shape)
+    elif not view.shape:
         return False
-    if not view.exact:
-        walk.labels[node] = pinned(view.shape)
+    elif not view.exact:
+        labels = pinned(view.shape)
     elif not walk.is_free(view) or any(name in walk.plain_reads for name in view.names):
         return False
     else:
         labels = walk.fresh(view.names[0], view.shape[-1])
-        use = walk.use(view, "tokens", "tokens", outputs=labels)
-        if use is None:
+        if walk.use(view, "tokens", "tokens", outputs=labels) is None:
             return False
-        walk.labels[node] = labels.expand(view.shape)
-    del walk.parameters[node]
+        labels = labels.expand(view.shape)
+    walk.let_stand_for_activation(node, labels)
     return True
 
 
