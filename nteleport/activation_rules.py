@@ -21,6 +21,7 @@ from nteleport.weight_rules import (
     add_parameter,
     add_product,
     arranged,
+    is_activation,
     multiply_parameter,
     normalization,
     weighted,
@@ -208,8 +209,10 @@ def pad(node: Node, walk: Propagation) -> Flow | None:
 
 def pool(node: Node, walk: Propagation) -> Flow | None:
     """Pooling and resampling over the last axes, as many as the operator's name says."""
-    labels, name = walk.labels_of(node.args[0]), operator_name(node)
-    spatial = range(-int(next(c for c in name if c.isdigit())), 0)
+    spatial = range(-int(next(c for c in operator_name(node) if c.isdigit())), 0)
+    if not walk.activations(node) and walk.parameter(node.args[0]) is not None:  # a table, resized
+        is_activation(node.args[0], walk, spatial[0] - 1)
+    labels = walk.labels_of(node.args[0])
     if labels is None or not all(is_constant(labels, axis) for axis in spatial):
         return None
     for axis in spatial:
@@ -260,10 +263,8 @@ def product(node: Node, walk: Propagation) -> Flow | None:
     found = PRODUCTS[operator_name(node)](node)
     if found is None:
         return None
-    if not walk.activations(node) and operator_name(node) in MATMULS:  # weights of low rank, rotated weights
-        view = view_of(node, walk)
-        if view is not None and walk.parameter(node) is not None:
-            return view
+    if not walk.activations(node) and operator_name(node) in MATMULS:  # part of computing a weight
+        return view_of(node, walk)
     as_weight = weighted(found, node, walk)
     if as_weight is not None or found.bias is not None:
         return as_weight

@@ -90,6 +90,14 @@ class ParameterView:
             return bool(a.stride() == b.stride() and a.storage_offset() == b.storage_offset())
         return torch.equal(self.numbers(), other.numbers())
 
+    def repeats(self) -> bool:
+        """Whether an element stands at several positions."""
+        if self._is_strided and torch._debug_has_internal_overlap(self.elements) == 0:
+            return False
+        numbers = self.numbers().reshape(-1)
+        numbers = numbers[numbers >= 0]
+        return bool(numbers.unique().numel() < numbers.numel())
+
     def pull(self, labels: Tensor) -> dict[str, Tensor] | None:
         """Labels of the tensor as labels of its parameters, 0 where an element is not in it.
 

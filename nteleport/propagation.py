@@ -12,7 +12,8 @@ flows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -121,6 +122,14 @@ class Propagation:
         found = [n for n in node.all_input_nodes if self.labels.get(n) is not None]
         return found if len(found) < 2 else sorted(found)
 
+    def fresh_labels(self, view: ParameterView, sizes: Sequence[int]) -> Tensor | None:
+        """Fresh labels of a shape that broadcasts to ``view``; None where repeated elements could not carry
+        them."""
+        count = math.prod(sizes)
+        if view.repeats() and view.pull(torch.arange(1, 1 + count).view(tuple(sizes))) is None:
+            return None
+        return self.fresh(view.names[0], count).view(tuple(sizes))
+
     def known_use(self, view: ParameterView, kind: Hashable) -> Use | None:
         """The earlier use of the same kind of the same elements."""
         for use in self.uses.get(view.names[0], ()):
@@ -191,10 +200,11 @@ class Propagation:
         self.labels[node] = flow.result
         if flow.result is not None:
             self._note_end(node, flow.result)
+        passed_on = self._passed_on(node)
         for operand in node.all_input_nodes:
             view = self.parameters.get(operand)
-            if view and not self._passes_on(node) and operand not in flow.weights:
-                for name in view.names:
+            if view and operand not in flow.weights:
+                for name in set(view.names) - passed_on:
                     self.plain_reads.setdefault(name, operator_name(node))
 
     def finish_output(self, node: Node) -> None:
@@ -205,8 +215,10 @@ class Propagation:
             for name in view.names if view else ():
                 self.plain_reads.setdefault(name, "output")
 
-    def _passes_on(self, node: Node) -> bool:
-        return node in self.parameters or node in self.parameter_lists
+    def _passed_on(self, node: Node) -> set[str]:
+        """Names of the parameters whose elements ``node`` hands on."""
+        views = self.parameter_lists.get(node, [self.parameters[node]] if node in self.parameters else [])
+        return {name for view in views for name in view.names}
 
     def _note_end(self, node: Node, result: Labels) -> None:
         if not isinstance(result, Tensor) or not is_pinned(result):

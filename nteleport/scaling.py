@@ -20,10 +20,25 @@ def multiply(tensors: Mapping[str, Tensor], factors: Mapping[str, list[Tensor]])
     Args:
         factors: by the name of a tensor, from :func:`fast_factors`.
     """
+    pieces, operands = _pairs(tensors, factors)
+    if operands:
+        torch._foreach_mul_(pieces, operands)
+
+
+def divide(tensors: Mapping[str, Tensor], factors: Mapping[str, list[Tensor]]) -> None:
+    """Take back :func:`multiply` by the same factors, with one rounding for each."""
+    pieces, operands = _pairs(tensors, factors)
+    if operands:
+        torch._foreach_div_(pieces, operands)
+
+
+def _pairs(
+    tensors: Mapping[str, Tensor], factors: Mapping[str, list[Tensor]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Pieces of tensors, and the factor that belongs to each."""
     found = (_products(tensors[name], each) for name, each in factors.items() if name in tensors)
-    products = list(chain.from_iterable(found))
-    if products:
-        torch._foreach_mul_([tensor for tensor, _ in products], [factor for _, factor in products])
+    pairs = list(chain.from_iterable(found))
+    return [tensor for tensor, _ in pairs], [factor for _, factor in pairs]
 
 
 def multiply_into(target: Tensor, source: Tensor, factors: list[Tensor]) -> None:

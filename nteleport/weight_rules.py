@@ -6,7 +6,6 @@ Each uses its parameters with one factor per side (section 3 of the paper): ``w'
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +27,7 @@ def weighted(product: Product, node: Node, walk: Propagation) -> Flow | None:
     if walk.parameter(product.right) is None or walk.labels_of(product.right) is not None:
         product = product.swapped()
     source, view = product.left, walk.parameter(product.right)
-    if view is None or not _is_activation(source, walk):
+    if view is None or not is_activation(source, walk):
         return None
     if product.right_shape is not None:
         shape = product.right_shape
@@ -70,7 +69,9 @@ def _weight_use(product: Product, view: ParameterView, node: Node, walk: Propaga
     if all(a in axes or is_constant(labels, position) for position, a in enumerate(source_axes)):
         inputs = arranged(labels, source_axes, axes)
     sizes = [n if a in product.result_axes else 1 for a, n in zip(axes, view.shape, strict=True)]
-    outputs = walk.fresh(view.names[0], math.prod(sizes)).view(sizes)
+    outputs = walk.fresh_labels(view, sizes)
+    if outputs is None:
+        return None
     ended_by = walk.ended_by.get(product.left)
     return walk.use(view, kind, operator_name(node), outputs=outputs, inputs=inputs, ended_by=ended_by)
 
@@ -92,10 +93,10 @@ def arranged(labels: Tensor | None, axes: Letters, wanted: Letters) -> Tensor:
     return labels
 
 
-def _is_activation(node: Any, walk: Propagation) -> bool:
+def is_activation(node: Any, walk: Propagation, axis: int = -1) -> bool:
     """Whether ``node`` has labels. What does not depend on the network's inputs gets some where it stands in
     the place of an activation: constants are pinned, parameters (learned tokens) have fresh ones along their
-    last axis."""
+    channel ``axis``."""
     if walk.labels_of(node) is not None:
         return True
     view = walk.parameter(node)
@@ -108,15 +109,28 @@ def _is_activation(node: Any, walk: Propagation) -> bool:
         return False
     elif not view.exact:
         labels = pinned(view.shape)
-    elif not walk.is_free(view) or any(name in walk.plain_reads for name in view.names):
+    elif any(user in walk.flows for user in node.users):  # which took it for a parameter
         return False
     else:
-        labels = walk.fresh(view.names[0], view.shape[-1])
-        if walk.use(view, "tokens", "tokens", outputs=labels) is None:
+        found = _tokens(view, walk, axis)
+        if found is None:
             return False
-        labels = labels.expand(view.shape)
+        labels = found.expand(view.shape)
     walk.let_stand_for_activation(node, labels)
     return True
+
+
+def _tokens(view: ParameterView, walk: Propagation, axis: int) -> Tensor | None:
+    kind = ("tokens", axis)
+    known = walk.known_use(view, kind)
+    if known is not None:
+        known.count += 1
+        return known.outputs
+    if not walk.is_free(view):
+        return None
+    axis %= len(view.shape)
+    labels = walk.fresh_labels(view, [n if a == axis else 1 for a, n in enumerate(view.shape)])
+    return labels if labels is not None and walk.use(view, kind, "tokens", outputs=labels) else None
 
 
 def _join_bias(product: Product, result: Tensor, node: Node, walk: Propagation) -> Use | None:
@@ -162,8 +176,9 @@ def bilinear(node: Node, walk: Propagation) -> Flow | None:
         bias=given["bias"],
     )
     flow = weighted(product, node, walk)
-    if flow is not None and walk.labels_of(second) is not None:
-        flow.operands.update(walk.unscaled([second]))
+    if flow is None or second is first:  # which cannot arrive both scaled and unscaled
+        return flow and Flow(flow.result, walk.unscaled([first]), flow.weights, conjugated=True)
+    flow.operands.update(walk.unscaled([second]))
     return flow
 
 
@@ -204,7 +219,7 @@ def _lookup(table: Any, node: Node, walk: Propagation, depth: int) -> Flow | Non
         return None
     else:
         entry = view.shape[depth:]
-        labels = walk.fresh(view.names[0], math.prod(entry)).view((1,) * depth + tuple(entry))
+        labels = walk.fresh_labels(view, (1,) * depth + tuple(entry))
         known = walk.use(view, ("lookup", depth), operator_name(node), outputs=labels)
     if known is None or known.outputs is None:
         return None
@@ -230,7 +245,7 @@ def normalization(node: Node, walk: Propagation) -> Flow | None:
     given = arguments(node)
     source, weight, bias = given["input"], given.get("weight"), given.get("bias")
     view, operator = walk.parameter(weight), operator_name(node)
-    if view is None or not _is_activation(source, walk):
+    if view is None or not is_activation(source, walk):
         return None
     known = walk.known_use(view, "normalization")
     if known:
@@ -238,7 +253,7 @@ def normalization(node: Node, walk: Propagation) -> Flow | None:
     elif not walk.is_free(view):
         return None
     else:
-        labels = walk.fresh(view.names[0], view.shape.numel()).view(view.shape)
+        labels = walk.fresh_labels(view, view.shape)
         known = walk.use(view, "normalization", operator, outputs=labels)
     if known is None or known.outputs is None:
         return None
@@ -287,7 +302,7 @@ def multiply_parameter(node: Node, walk: Propagation, activation: Node, paramete
     elif not walk.is_free(view):
         return None
     else:
-        outputs = walk.fresh(view.names[0], view.shape.numel()).view(view.shape)
+        outputs = walk.fresh_labels(view, view.shape)
         inputs = reduce_to(carried.expand(shape), view.shape)
         ended_by = walk.ended_by.get(activation)
         operator = operator_name(node)

@@ -149,7 +149,7 @@ def test_both_views_train_alike(case: tuple[str, Quiver]) -> None:
     found = teleported.teleported_weights()
     for parameter, value in simple.named_parameters():
         if parameter in found:
-            atol = TOLERANCE * max(1e-3, float(value.abs().max()))
+            atol = TOLERANCE * max(1e-3, float(value.detach().abs().max()))
             torch.testing.assert_close(found[parameter], value, rtol=0, atol=atol)
 
 
