@@ -162,8 +162,8 @@ class _Conjugation:
             return False
         if any(name in self.conjugated for use in flow.weights.values() for name in use.view.names):
             return True
-        values = (n.meta.get("val") for n in (node, *node.all_input_nodes))
-        return any(self._is_narrow(value) for value in values)
+        origins = (self.origin.get(n, n) for n in (node, *node.all_input_nodes))
+        return any(self._is_narrow(n.meta.get("val")) for n in origins)
 
     def _is_narrow(self, value: Any) -> bool:
         return isinstance(value, Tensor) and _bits(value.dtype) < _bits(self.extended.dtype)
