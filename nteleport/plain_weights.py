@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import _disable_current_modes
 
 from nteleport.errors import TeleportationError
 
@@ -57,8 +58,7 @@ def read_as_replaced_in_backward(network: nn.Module, replace: Replace) -> None:
 
 
 class _Parameters(dict[str, Any]):
-    """The parameters of one module. ``module.name`` reads an item; ``named_parameters`` and ``state_dict`` go
-    through ``items`` and always find the parameters themselves."""
+    """The parameters of one module, which read as their replacements while a backward pass runs."""
 
     def __init__(self, parameters: Mapping[str, Any], replace: Replace) -> None:
         super().__init__(parameters)
@@ -66,13 +66,24 @@ class _Parameters(dict[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
-        if value is None or not _in_backward():
-            return value
-        with saved_tensors_hooks(_as_it_is, _as_it_is):  # checkpointing must not count them
-            return self.replace(value)
+        return self._replaced(value) if _in_backward() else value
+
+    def items(self) -> Any:
+        # What runs forward again needs gradients; hooks that look at the parameters do not.
+        if not (_in_backward() and torch.is_grad_enabled()):
+            return super().items()
+        return {name: self._replaced(value) for name, value in super().items()}.items()
+
+    def values(self) -> Any:
+        return dict(self.items()).values()
+
+    def _replaced(self, value: Tensor | None) -> Tensor | None:
+        # Out of sight of checkpointing, which counts what is saved, and which operators run.
+        with saved_tensors_hooks(_as_it_is, _as_it_is), _disable_current_modes():
+            return None if value is None else self.replace(value)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a copy of the module is a plain module
-        return dict, (dict(self.items()),)
+        return dict, (self.copy(),)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ see :class:`nteleport.TeleportedOptimizer`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,21 +70,22 @@ class TeleportableModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own outputs: those of the unmodified network at ``θ' / s``."""
-        scale, weights = compact_scales(self.quiver, self.cob), {}
+        scale, weights, names = compact_scales(self.quiver, self.cob), {}, {}
         for name, parameter in self.network.named_parameters():
             if name in scale:
+                names[id(parameter)] = name
                 weights[id(parameter)] = _divided(parameter, scale[name])
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            read_as_replaced_in_backward(self.network, self._plain_weight)
+            read_as_replaced_in_backward(self.network, partial(self._plain_weight, names))
         with replaced(self.network, weights):
             return self.network(*args, **kwargs)
 
-    def _plain_weight(self, parameter: Tensor) -> Tensor:
+    def _plain_weight(self, names: Mapping[int, str], parameter: Tensor) -> Tensor:
         """One weight of the unmodified network, with a graph of its own."""
-        found = (name for name, p in self.network.named_parameters() if p is parameter)
-        name = next(found, None)
-        scale = compact_scales(self.quiver, self.cob, [name] if name else []).get(name or "")
-        return parameter if scale is None else _divided(parameter, scale)
+        name = names.get(id(parameter))
+        if name is None:
+            return parameter
+        return _divided(parameter, compact_scales(self.quiver, self.cob, [name])[name])
 
     def teleport(self, cob: Tensor, reset: bool = True) -> None:
         """Move the weights; the function stays.

@@ -133,9 +133,11 @@ def test_both_views_train_alike(case: tuple[str, Quiver]) -> None:
     name, quiver = case
     fast, inputs = build(name)
     simple, _ = build(name)
-    model = moved(simple.eval(), inputs, quiver)
+    model = moved(simple.train(quiver.training), inputs, quiver)  # in evaluation mode some keep old weights
     plain = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    teleported = TeleportedOptimizer(fast.eval(), quiver, torch.optim.SGD, lr=1e-3, momentum=0.9)
+    teleported = TeleportedOptimizer(
+        fast.train(quiver.training), quiver, torch.optim.SGD, lr=1e-3, momentum=0.9
+    )
     teleported.teleport(model.cob)
     args, kwargs = as_call(inputs)
     for _ in range(2):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from zoo.networks import Wired
 
 from nteleport import TeleportableModel, TeleportedOptimizer, analyze, sample_cob, scales
@@ -95,6 +95,17 @@ CHECKPOINTED: dict[str, Callable[[Any, Tensor], Tensor]] = {
         checkpoint(lambda h: F.linear(h, n.b[0].weight, n.b[0].bias).relu(), n.a(x), use_reentrant=False)
     ),
     "a weight used inside and outside": lambda n, x: n.o(n.b(checkpoint(n.b, n.a(x), use_reentrant=False))),
+    "all parameters of a layer": lambda n, x: n.o(
+        checkpoint(lambda h: F.linear(h, *n.b[0].parameters()).relu(), n.a(x), use_reentrant=False)
+    ),
+    "selective": lambda n, x: n.o(
+        checkpoint(
+            n.b,
+            n.a(x),
+            use_reentrant=False,
+            context_fn=lambda: create_selective_checkpoint_contexts([torch.ops.aten.addmm.default]),
+        )
+    ),
     "an own autograd function": lambda n, x: n.o(Recomputed.apply(n.b, n.a(x))),
 }
 
