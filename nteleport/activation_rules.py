@@ -76,6 +76,7 @@ def _first(labels: Tensor, shapes: list[Any]) -> list[Labels]:
 
 
 def is_scalable(node: Node) -> bool:
+    """Whether a node holds numbers that can be multiplied by a scale."""
     value = node.meta.get("val")
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
@@ -300,6 +301,4 @@ def normalize(node: Node, walk: Propagation) -> Flow | None:
     if not walk.activations(node) and "layer_norm" not in name and "rms_norm" not in name:
         return view_of(node, walk)
     flow = normalization(node, walk)
-    if flow is not None or walk.activations(node)[:1] == []:
-        return flow
-    return elementwise(node, walk)
+    return flow or (elementwise(node, walk) if walk.activations(node) else None)

@@ -32,7 +32,7 @@ from nteleport.propagation import (
     result_shapes,
 )
 from nteleport.quiver import Factor, Layer, ParameterScaling, Quiver
-from nteleport.rules import propagate
+from nteleport.rules import LARGEST_CONSTANT, propagate
 from nteleport.tracing import ExampleInputs, as_call
 
 
@@ -69,8 +69,8 @@ def analyze(network: nn.Module, example_inputs: ExampleInputs, *, training: bool
             sources.inputs.append(node)
         elif spec.kind == InputKind.PARAMETER and names[str(spec.target)] not in fixed:
             sources.parameters[node] = names[str(spec.target)]
-        elif isinstance(values.get(str(spec.target)), Tensor):
-            sources.constants[node] = values[str(spec.target)]
+        elif spec.target not in traced.changed:
+            sources.add_constant(node, values.get(str(spec.target)))
     runs = _Runs()
     walk = walk_graph(graph, sources, runs.fresh)
     return _build_quiver(network, walk, runs, _output_labels(graph, walk), fixed, traced.training)
@@ -82,6 +82,11 @@ class Sources(NamedTuple):
     parameters: dict[Node, str]
     inputs: list[Node]
     constants: dict[Node, Tensor]
+
+    def add_constant(self, node: Node, value: object) -> None:
+        """Note what ``node`` holds, if rules can use it: positions and masks, on the CPU as labels are."""
+        if isinstance(value, Tensor) and value.numel() <= LARGEST_CONSTANT:
+            self.constants[node] = value.detach().cpu()
 
 
 def walk_graph(graph: Graph, sources: Sources, fresh: FreshLabels) -> Propagation:

@@ -11,7 +11,7 @@ in the mode in which the quiver was found, are conjugated too: they run on unsca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -50,9 +50,8 @@ def materialize(model: TeleportableModel) -> GraphModule:
     assert isinstance(module, GraphModule)
     _separate_memory(module)
     _remove_checks(module)
-    walk = walk_graph(
-        module.graph, _sources(module, names, unscalable(network, traced.changed)), _labels_from(quiver)
-    )
+    sources = _sources(module, names, unscalable(network, traced.changed), traced.changed)
+    walk = walk_graph(module.graph, sources, _labels_from(quiver))
     otherwise_wired = (
         {n for n, p in quiver.parameters.items() if not _agrees(p, n, walk)}
         if traced.training != quiver.training
@@ -90,7 +89,9 @@ def _remove_checks(module: GraphModule) -> None:
                     part.graph.erase_node(node)
 
 
-def _sources(module: GraphModule, names: Mapping[str, str], fixed: Mapping[str, str]) -> Sources:
+def _sources(
+    module: GraphModule, names: Mapping[str, str], fixed: Mapping[str, str], changed: Collection[str]
+) -> Sources:
     sources = Sources({}, module.graph.find_nodes(op="placeholder"), {})
     for node in module.graph.find_nodes(op="get_attr"):
         target = str(node.target)
@@ -99,8 +100,8 @@ def _sources(module: GraphModule, names: Mapping[str, str], fixed: Mapping[str, 
             value = getattr(value, part, None)
         if target in names and names[target] not in fixed:
             sources.parameters[node] = names[target]
-        elif isinstance(value, Tensor):
-            sources.constants[node] = value
+        elif target not in changed:
+            sources.add_constant(node, value)
     return sources
 
 

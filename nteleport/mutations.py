@@ -18,6 +18,11 @@ from nteleport.propagation import operator_name
 _MAY_RETURN_THEIR_INPUT = frozenset(["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"])
 """In evaluation mode, without saying so in their schema."""
 
+_READ_SHAPES_ALONE = frozenset(
+    """new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like
+    sym_size""".split()
+)
+
 _REGIONS = frozenset(["wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint"])
 
 
@@ -58,7 +63,8 @@ class Mutations:
             self._visit(node, number)
 
     def _visit(self, node: Node, number: int) -> None:
-        if any(operand in self._depends for operand in node.all_input_nodes):
+        depends = any(operand in self._depends for operand in node.all_input_nodes)
+        if depends and operator_name(node) not in _READ_SHAPES_ALONE:
             self._depends.add(node)
         if node.op != "call_function":
             self._memory.setdefault(node, [node])
@@ -71,6 +77,8 @@ class Mutations:
             self._write(node, target, number)
         memory = [node]
         for operand in shared:
+            if operator_name(node) == "getitem" and self._memory.get(operand) == [operand]:
+                continue  # one of several results, each in memory of its own
             memory = self._joined(memory, self._memory.get(operand, [operand]))
         self._memory[node] = memory
 

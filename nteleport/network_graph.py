@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
@@ -21,7 +20,7 @@ class Traced(NamedTuple):
     Attributes:
         program: the graph and what it holds.
         training: the mode in which it was traced.
-        changed: names of the parameters that the network itself changes in place.
+        changed: names of the parameters and buffers that the network itself changes in place.
     """
 
     program: ExportedProgram
@@ -40,7 +39,7 @@ def trace_functional(
     mutations = Mutations(program.graph, inputs)
     names = canonical_names(network)
     targets = (str(specs[node.name].target) for node in mutations.changed if node.op == "placeholder")
-    changed = frozenset(names[target] for target in targets if target in names)
+    changed = frozenset(names.get(target, target) for target in targets)
     if mutations.must_be_functionalized:
         with quiet():
             program = program.run_decompositions({})
@@ -58,21 +57,31 @@ def canonical_names(network: nn.Module) -> dict[str, str]:
 
 def unscalable(network: nn.Module, changed: Collection[str] = ()) -> dict[str, str]:
     """Parameters that cannot be multiplied by a scale of their own, each with the reason."""
-    found = dict.fromkeys(changed, "changed in place by the network itself")
+    found: dict[str, str] = {}
     spans: list[tuple[int, int, int, str]] = []
     for name, parameter in network.named_parameters():
-        if not (parameter.is_floating_point() or parameter.is_complex()):
+        if name in changed:
+            found[name] = "changed in place by the network itself"
+        elif not (parameter.is_floating_point() or parameter.is_complex()):
             found[name] = f"holds numbers of type {parameter.dtype}"
-        elif parameter.layout == torch.strided and parameter.numel():
-            if torch._debug_has_internal_overlap(parameter) == 1:
-                found[name] = "its elements share memory"
-            start = parameter.storage_offset() * parameter.element_size()
-            reach = sum((n - 1) * step for n, step in zip(parameter.shape, parameter.stride(), strict=True))
-            end = start + (1 + reach) * parameter.element_size()
-            spans.append((parameter.untyped_storage().data_ptr(), int(start), int(end), name))
-    spans.sort()
-    for (memory, _, end, one), (other_memory, start, _, other) in pairwise(spans):
-        if memory == other_memory and start < end:
-            found.setdefault(one, f"shares memory with {other}")
-            found.setdefault(other, f"shares memory with {one}")
+        elif parameter.layout == torch.strided and torch._debug_has_internal_overlap(parameter) == 1:
+            found[name] = "its elements share memory"
+        if parameter.layout == torch.strided and parameter.numel():
+            spans.append((*_span(parameter), name))
+    memory = last = 0
+    owner = ""
+    for place, start, end, name in sorted(spans):
+        if place == memory and start < last:
+            found.setdefault(owner, f"shares memory with {name}")
+            found.setdefault(name, f"shares memory with {owner}")
+        if place != memory or end > last:
+            memory, last, owner = place, end, name
     return found
+
+
+def _span(tensor: Tensor) -> tuple[int, int, int]:
+    """The memory of a tensor, and the first byte in it and the one behind the last."""
+    size = tensor.element_size()
+    start = int(tensor.storage_offset()) * size
+    reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.untyped_storage().data_ptr(), start, start + (1 + int(reach)) * size

@@ -100,7 +100,8 @@ REDUCTIONS = frozenset(
 )
 """They fold or mix whole axes: conjugated, labels pass where they are constant along those axes."""
 
-_LARGEST_CONSTANT = 2**20
+LARGEST_CONSTANT = 2**20
+"""Elements of a constant that rules look into."""
 
 _RULE_ERRORS = (
     ArithmeticError,
@@ -144,9 +145,9 @@ def _evaluate_constant(node: Node, walk: Propagation) -> None:
         return
     pure = isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
     seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-    if pure and not seeded and value.numel() <= _LARGEST_CONSTANT and walk.constants.keys() >= set(operands):
+    if pure and not seeded and value.numel() <= LARGEST_CONSTANT and walk.constants.keys() >= set(operands):
         args, kwargs = map_arg((node.args, node.kwargs), walk.constants.__getitem__)
-        walk.constants[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        walk.constants[node] = node.target(*args, **kwargs).cpu()  # type: ignore[operator]
 
 
 def _view_or_unknown(node: Node, walk: Propagation) -> Flow:

@@ -53,6 +53,15 @@ class TestSharedMemory:
         assert reasons(model.quiver)["c.weight"].startswith("untouched: ")
         assert reasons(model.quiver)["a.weight"].startswith("teleported")
 
+    def test_all_parts_of_one_memory_stay(self) -> None:
+        net = network(
+            lambda n, x: n.o(n.b(n.a(x).relu()).relu()) + n.p.sum(), p=nn.Parameter(torch.randn(96))
+        )
+        net.b.weight = nn.Parameter(net.p.data[:64].view(8, 8))
+        net.o.weight = nn.Parameter(net.p.data[70:94].view(3, 8))
+        found = reasons(analyze(net.double(), x()))
+        assert all("shares memory" in found[name] for name in ("p", "b.weight", "o.weight"))
+
     def test_neighbors_in_one_buffer_move_alone(self) -> None:
         net = network(lambda n, x: n.o(n.b(n.a(x).relu()).relu()))
         flat = torch.cat([p.data.flatten() for p in net.parameters()])
@@ -103,9 +112,10 @@ class TestMaterializationOfPartsInLowerPrecision:
             lambda n, x: n.o(F.layer_norm(n.a(x).float(), (8,), n.g.float()).double()),
             lambda n, x: n.o(F.linear(n.a(x).float().relu(), n.b.weight.float()).double().relu()),
             lambda n, x: n.o((n.a(x).float() * (1 + n.g.float())).type_as(x)),
+            lambda n, x: n.o((n.g * n.a(x).float().relu()).type_as(x)),
             lambda n, x: n.o(torch.cat([n.a(x).float()[:, :4], x.float()], 1).double()),
         ],
-        ids=["cast", "moved", "normalized", "linear", "1 + γ", "concatenated"],
+        ids=["cast", "moved", "normalized", "linear", "1 + γ", "wide parameter", "concatenated"],
     )
     def test_no_digit_is_lost(self, forward: Callable[..., Tensor]) -> None:
         net = network(forward, g=nn.Parameter(torch.randn(8)))

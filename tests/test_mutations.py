@@ -56,6 +56,18 @@ def residual(n: Wired, x: Tensor) -> Tensor:
     return n.o(g.relu_())
 
 
+def several_results(n: Wired, x: Tensor) -> Tensor:
+    values, positions = n.a(x).topk(3)
+    values /= values.sum(-1, keepdim=True)
+    return n.o(torch.zeros(len(x), 8).scatter(1, positions, values))
+
+
+def filled_with_a_constant(n: Wired, x: Tensor) -> Tensor:
+    mask = x.new_zeros(len(x), 8)
+    mask[:, 2:5] = 1
+    return n.o(n.a(x) * mask)
+
+
 def counted(n: Wired, x: Tensor) -> Tensor:
     n.calls.add_(1)
     return n.o(n.a(x)) * n.calls
@@ -68,7 +80,7 @@ def test_memory_written_through_one_view_and_read_through_another(
     assert mutations_of(network_of(forward), torch.randn(6, 4)).must_be_functionalized
 
 
-@pytest.mark.parametrize("forward", [in_a_chain, residual, counted])
+@pytest.mark.parametrize("forward", [in_a_chain, residual, several_results, filled_with_a_constant, counted])
 def test_memory_of_which_only_the_result_is_read(forward: Callable[[Wired, Tensor], Tensor]) -> None:
     assert not mutations_of(network_of(forward), torch.randn(6, 4)).must_be_functionalized
 
