@@ -149,8 +149,8 @@ materialized network agrees, undoing is exact, both views train alike, and analy
 random state as it was. `python -m zoo.library --write` (with `tests` on the path) writes this page.
 
 **{100 * mean:.2f} % of the parameters are teleported or tied**, mean over the networks. Parameters that a
-network does not use are left out. *Own part* is what analysis takes beyond `torch.export`, as a share of it, in
-CPU time of one thread.
+network does not use are left out. *Own part* is what analysis takes beyond `torch.export`, as a share of it,
+in CPU time of one thread.
 
 | network | parameters | teleported % | tied % | untouched % | why (%) | export, CPU s | own part |
 |---|---|---|---|---|---|---|---|
