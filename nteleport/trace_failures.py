@@ -25,7 +25,6 @@ class _Known(NamedTuple):
     advice: str
 
 
-ONLY_IN_TRAINING = "Expected more than 1 value per channel"
 _DATA_DEPENDENT = (
     "what it computes depends on values of its data",
     "replace a branch on data by torch.where or torch.cond, or take it out of the traced network",
@@ -91,7 +90,7 @@ _KNOWN = [
         "",
         "give example inputs of the dtypes that the network expects",
     ),
-    _Known(ONLY_IN_TRAINING, "", "give example inputs of a larger batch"),
+    _Known("Expected more than 1 value per channel", "", "give example inputs of a larger batch"),
     _Known(
         "reduction dim|shapes? |sizes? |[Ss]izes of|size of|channels|dimension|normalized_shape|elements|"
         r"[Ii]mage size|\dD |input_size|input\.size|broadcast",

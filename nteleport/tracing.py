@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from nteleport.errors import AnalysisError
 from nteleport.preserving import preserved
-from nteleport.trace_failures import ONLY_IN_TRAINING, explanation
+from nteleport.trace_failures import explanation
 
 ExampleInputs = Tensor | Sequence[object] | Mapping[str, object]
 """A tensor; a tuple or list of positional arguments; a mapping of keyword arguments; or a pair
@@ -82,14 +82,8 @@ def trace(
         return _trace_in_mode(network, args, kwargs, training)
     try:
         return _trace_in_mode(network, args, kwargs, True)
-    except AnalysisError as error:
-        in_training = error
-    try:
+    except AnalysisError:  # what stands in the way of evaluation mode stands in the way of any
         return _trace_in_mode(network, args, kwargs, False)
-    except AnalysisError:
-        if ONLY_IN_TRAINING in str(in_training):  # it hides what is wrong in either mode
-            raise
-        raise in_training from in_training.__cause__
 
 
 def _trace_in_mode(

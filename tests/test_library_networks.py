@@ -77,12 +77,12 @@ def floats(outputs: Any) -> list[Tensor]:
 
 def called(function: Callable[..., Any], network: nn.Module, inputs: Any) -> list[Tensor]:
     """Floating outputs of a call, its dropout always the same; buffers are put back."""
-    buffers = [buffer.clone() for buffer in network.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     args, kwargs = as_call(inputs)
     seeded()
     with torch.no_grad():
         found = floats(function(*args, **kwargs))
-        for buffer, value in zip(network.buffers(), buffers, strict=True):
+        for buffer, value in buffers:
             buffer.copy_(value)
     return found
 

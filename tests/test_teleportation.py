@@ -98,13 +98,12 @@ def tensors(found: Any) -> list[Tensor]:
 
 def outputs(function: Callable[..., Any], model: TeleportableModel) -> list[Tensor]:
     """All outputs, with the same dropout and without keeping what the network does to its buffers."""
-    buffers = {name: b.clone() for name, b in model.network.named_buffers()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.network.buffers()]
     seeded()
     with torch.no_grad():
         found = tensors(function(*model.example_inputs, **model.example_kwargs))
-        for name, buffer in model.network.named_buffers():
-            if name in buffers:
-                buffer.copy_(buffers[name])
+        for buffer, value in buffers:
+            buffer.copy_(value)
     return found
 
 
@@ -212,14 +211,14 @@ def test_every_entry_changes_some_weight(model: TeleportableModel) -> None:
 
 def test_gradients_are_those_of_the_plain_network_over_the_scale(case: Case) -> None:
     def gradients(function: Callable[..., Any]) -> list[Tensor | None]:
-        buffers = [buffer.clone() for buffer in model.network.buffers()]
+        buffers = [(buffer, buffer.clone()) for buffer in model.network.buffers()]
         seeded()
         found = tree_leaves(function(*model.example_inputs, **model.example_kwargs))
         leaves = [o for o in found if isinstance(o, Tensor) and o.requires_grad]
         model.network.zero_grad()
         sum((o.abs().square().sum() for o in leaves), torch.zeros(())).backward()
         with torch.no_grad():
-            for buffer, value in zip(model.network.buffers(), buffers, strict=True):
+            for buffer, value in buffers:
                 buffer.copy_(value)
         return [None if p.grad is None else p.grad.to_dense() for p in model.network.parameters()]
 

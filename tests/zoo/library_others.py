@@ -55,7 +55,16 @@ def graph(name: str, **options: Any) -> tuple[nn.Module, Any]:
     return GraphNetwork(layer), (torch.randn(5, 6), edges)
 
 
+def detection(name: str) -> tuple[nn.Module, Any]:
+    import torchvision
+
+    made = getattr(torchvision.models.detection, name)
+    network = made(weights=None, weights_backbone=None, num_classes=4)
+    return network, ([torch.randn(3, 64, 64)],)
+
+
 OTHERS: dict[str, Maker] = {
+    "torchvision.ssdlite320_mobilenet_v3_large": partial(detection, "ssdlite320_mobilenet_v3_large"),
     **{
         f"smp.{name}": partial(segmentation, name)
         for name in (

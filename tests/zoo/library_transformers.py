@@ -104,6 +104,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any], Callable[[], Any]]] = {
     "GemmaForCausalLM": ("GemmaConfig", {**GROUPED, "head_dim": 8}, text),
     "Gemma2ForCausalLM": ("Gemma2Config", {**GROUPED, "head_dim": 8}, text),
     "LlamaForCausalLM": ("LlamaConfig", GROUPED, text),
+    "LlamaModel": ("LlamaConfig", {**GROUPED, "use_cache": True}, text),
     "MambaForCausalLM": (
         "MambaConfig",
         {**TEXT, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "use_cache": False},
