@@ -58,7 +58,6 @@ def canonical_names(network: nn.Module) -> dict[str, str]:
 def unscalable(network: nn.Module, changed: Collection[str] = ()) -> dict[str, str]:
     """Parameters that cannot be multiplied by a scale of their own, each with the reason."""
     found: dict[str, str] = {}
-    spans: list[tuple[int, int, int, str]] = []
     for name, parameter in network.named_parameters():
         if name in changed:
             found[name] = "changed in place by the network itself"
@@ -66,14 +65,20 @@ def unscalable(network: nn.Module, changed: Collection[str] = ()) -> dict[str, s
             found[name] = f"holds numbers of type {parameter.dtype}"
         elif parameter.layout == torch.strided and torch._debug_has_internal_overlap(parameter) == 1:
             found[name] = "its elements share memory"
-        if parameter.layout == torch.strided and parameter.numel():
-            spans.append((*_span(parameter), name))
+    return _sharing(network) | found
+
+
+def _sharing(network: nn.Module) -> dict[str, str]:
+    """Parameters that lie in the memory of another one, or of a buffer."""
+    tensors = [*network.named_parameters(), *(("", buffer) for buffer in network.buffers())]
+    spans = [(*_span(t), name) for name, t in tensors if t.layout == torch.strided and t.numel()]
+    found: dict[str, str] = {}
     memory = last = 0
     owner = ""
     for place, start, end, name in sorted(spans):
         if place == memory and start < last:
-            found.setdefault(owner, f"shares memory with {name}")
-            found.setdefault(name, f"shares memory with {owner}")
+            found.setdefault(owner, f"shares memory with {name or 'a buffer'}")
+            found.setdefault(name, f"shares memory with {owner or 'a buffer'}")
         if place != memory or end > last:
             memory, last, owner = place, end, name
     return found

@@ -62,6 +62,14 @@ class TestSharedMemory:
         found = reasons(analyze(net.double(), x()))
         assert all("shares memory" in found[name] for name in ("p", "b.weight", "o.weight"))
 
+    def test_a_parameter_in_the_memory_of_a_buffer_stays(self) -> None:
+        net = network(lambda n, x: n.o(n.b(n.a(x).relu()).relu() @ n.m))
+        net.register_buffer("m", net.b.weight.data.t())
+        expected = net(x())
+        model = moved(net, x())
+        torch.testing.assert_close(model(x()), expected, rtol=1e-12, atol=1e-12)
+        assert reasons(model.quiver)["b.weight"] == "untouched: shares memory with a buffer"
+
     def test_neighbors_in_one_buffer_move_alone(self) -> None:
         net = network(lambda n, x: n.o(n.b(n.a(x).relu()).relu()))
         flat = torch.cat([p.data.flatten() for p in net.parameters()])

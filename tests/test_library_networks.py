@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from zoo.library import LIBRARY, UNTRACEABLE, build
+from zoo.library import CACHES_IN_EVALUATION, LIBRARY, UNTRACEABLE, build
 
 from nteleport import Quiver, TeleportableModel, TeleportedOptimizer, analyze, materialize, sample_cob
 from nteleport.errors import AnalysisError
@@ -133,11 +133,10 @@ def test_both_views_train_alike(case: tuple[str, Quiver]) -> None:
     name, quiver = case
     fast, inputs = build(name)
     simple, _ = build(name)
-    model = moved(simple.train(quiver.training), inputs, quiver)  # in evaluation mode some keep old weights
+    training = name in CACHES_IN_EVALUATION
+    model = moved(simple.train(training), inputs, quiver)
     plain = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    teleported = TeleportedOptimizer(
-        fast.train(quiver.training), quiver, torch.optim.SGD, lr=1e-3, momentum=0.9
-    )
+    teleported = TeleportedOptimizer(fast.train(training), quiver, torch.optim.SGD, lr=1e-3, momentum=0.9)
     teleported.teleport(model.cob)
     args, kwargs = as_call(inputs)
     for _ in range(2):

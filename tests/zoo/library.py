@@ -42,6 +42,19 @@ UNTRACEABLE = {
 }
 """Networks that torch.export cannot trace as they are, and what the error says."""
 
+CACHES_IN_EVALUATION = frozenset(
+    f"timm.{name}"
+    for name in (
+        "efficientformer_l1",
+        "efficientformerv2_s0",
+        "efficientvit_m0",
+        "levit_128s",
+        "tiny_vit_5m_224",
+    )
+)
+"""In evaluation mode they keep biases, and the graph that made them, from one call to the next, so that they
+cannot be trained in it. All others are trained in it, where batches of two images are well conditioned."""
+
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 
 

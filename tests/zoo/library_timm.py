@@ -38,7 +38,7 @@ FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
     "efficientformer_l1": (224, {}),
     "efficientformerv2_s0": (224, {}),
     "efficientnet_lite0": (64, {}),
-    "efficientvim_m1": (64, {}),
+    "efficientvim_m1": (224, {}),
     "efficientvit_b0": (64, {}),
     "efficientvit_m0": (224, {}),
     "ese_vovnet19b_slim_dw": (64, {}),
