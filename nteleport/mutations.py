@@ -46,8 +46,8 @@ class Mutations:
 
     Attributes:
         changed: nodes without operands (parameters, buffers, inputs) whose memory they write to.
-        must_be_functionalized: whether memory that depends on ``inputs`` is written through one view and read
-            through another.
+        must_be_functionalized: whether memory that depends on ``inputs`` (of the network, or parameters) is
+            written through one view and read through another.
     """
 
     def __init__(self, graph: Graph, inputs: Collection[Node]) -> None:

@@ -35,8 +35,8 @@ def trace_functional(
     program, mode = trace(network, args, kwargs, training=training)
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     placeholders = program.graph.find_nodes(op="placeholder")
-    inputs = [node for node in placeholders if specs[node.name].kind == InputKind.USER_INPUT]
-    mutations = Mutations(program.graph, inputs)
+    scaled = (InputKind.USER_INPUT, InputKind.PARAMETER)
+    mutations = Mutations(program.graph, [n for n in placeholders if specs[n.name].kind in scaled])
     names = canonical_names(network)
     targets = (str(specs[node.name].target) for node in mutations.changed if node.op == "placeholder")
     changed = frozenset(names.get(target, target) for target in targets)

@@ -42,7 +42,7 @@ def view_of(node: Node, walk: Propagation) -> Flow | None:
     name = operator_name(node)
     if name in _JOINS:
         view = _joined(node, walk)
-    elif name in MOVES_PARAMETERS and len(operands) == 1:
+    elif name in MOVES_PARAMETERS and operands == list(node.args[:1]):
         return _moved(node, operands[0], walk)
     else:
         view = _computed(node, walk)

@@ -64,7 +64,20 @@ class Outer:
         (((X,), {"x": X}, 3), ((X,), {"x": X}, 3), {}),
         ((), (), {}),
     ],
-    ids=str,
+    ids=[
+        "a tensor",
+        "a tuple",
+        "a list",
+        "a dict",
+        "a mapping",
+        "both",
+        "both, without arguments",
+        "a dict by position",
+        "a tensor and a dict",
+        "a list of a tuple and a dict",
+        "three arguments",
+        "nothing",
+    ],
 )
 def test_forms_of_example_inputs(example_inputs: Any, args: Any, kwargs: Any) -> None:
     found_args, found_kwargs = as_call(example_inputs)

@@ -609,6 +609,12 @@ def parametrized(make: Callable[[nn.Module], nn.Module]) -> Made:
     return Made(between(lambda n, h: n.f(h)), parts)
 
 
+def changed_copy(n: Any, h: Tensor) -> Tensor:
+    w = n.w.clone()
+    w[:, 2:4] = 0
+    return F.linear(h, w)
+
+
 class Symmetric(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         return w.triu() + w.triu(1).t()
@@ -696,6 +702,11 @@ add(
             lambda n, x: n.o(torch.bmm(n.h(x).view(6, 8, 8), n.a(x)[:, :, None])[..., 0].relu()),
             lambda: {"h": nn.Linear(4, 64)},
         ),
+        "of_unit_length": Made(
+            between(lambda n, h: F.linear(F.normalize(h), F.normalize(n.w, dim=1))),
+            lambda: {"w": weight(8, 8)},
+        ),
+        "copied_and_changed": Made(between(changed_copy), lambda: {"w": weight(8, 8)}),
         "flipped": Made(between(lambda n, h: F.linear(h, n.w.flip(1).t())), lambda: {"w": weight(8, 8)}),
         "indexed": Made(
             between(lambda n, h: F.linear(h, n.w[torch.tensor([7, 6, 5, 4, 3, 2, 1, 0])])),
