@@ -91,7 +91,8 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 
 def _in_backward() -> bool:
-    return torch._C._current_graph_task_id() != -1
+    # Dynamo (torch.compile, torch.cond) traces forward passes, and cannot trace the question.
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def _refuse_in_backward(module: nn.Module, _args: object) -> None:
