@@ -1,5 +1,7 @@
-"""One tiny network for each way in which networks are wired; ``ZOO`` maps a name to a maker of network and
-inputs."""
+"""Tiny networks that are wired as real ones are; ``ZOO`` maps a name to a maker of network and inputs.
+
+``CONSTRUCTS`` joins them with the tables in which every construct has a network of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .constructs import Construct, Table, Wired
+from .constructs_convolutions import CONVOLUTIONS, NORMS
+from .constructs_dtypes import DTYPES, REGIONS
+from .constructs_elementwise import ACTIVATIONS, ELEMENTWISE
+from .constructs_inplace import INPLACE
+from .constructs_interfaces import INPUTS, OUTPUTS
+from .constructs_moves import COPIES, GATHERS, RESAMPLING, VIEWS
+from .constructs_products import ATTENTION, WEIGHTED
+from .constructs_python import CONTROL, HOOKS, SIZES, STATES
+from .constructs_recurrent import EMBEDDINGS, RECURRENT
+from .constructs_reductions import ORDERINGS, REDUCTIONS, SCANS
+from .constructs_ties import TIES
+from .constructs_weights import COMPUTED, NORMALIZED
+
 Made = tuple[nn.Module, tuple[Tensor, ...]]
-
-
-class Wired(nn.Module):
-    """A module whose forward is given as a function of itself: keeps each network of the zoo in one place."""
-
-    def __init__(
-        self, forward: Callable[..., Tensor | tuple[Tensor, ...]], **parts: nn.Module | nn.Parameter
-    ) -> None:
-        super().__init__()
-        self._forward = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        return self._forward(self, *inputs)
 
 
 def image(channels: int = 3, size: int = 6) -> Tensor:
@@ -354,4 +355,39 @@ ZOO: dict[str, Callable[[], Made]] = {
         *(every_norm, two_inputs, two_outputs, unknown_operator, conv_after_unflatten, layer_scale),
         *(padded_and_resampled, one_dimensional, three_dimensional),
     )
+}
+
+_TABLES: dict[str, Table] = {
+    "network": {name: Construct(make) for name, make in ZOO.items()},
+    "inplace": INPLACE,
+    "view": VIEWS,
+    "copy": COPIES,
+    "gather": GATHERS,
+    "resample": RESAMPLING,
+    "activation": ACTIVATIONS,
+    "elementwise": ELEMENTWISE,
+    "reduce": REDUCTIONS,
+    "scan": SCANS,
+    "order": ORDERINGS,
+    "product": WEIGHTED,
+    "attention": ATTENTION,
+    "convolution": CONVOLUTIONS,
+    "norm": NORMS,
+    "recurrent": RECURRENT,
+    "embedding": EMBEDDINGS,
+    "weight": COMPUTED,
+    "normalized_weight": NORMALIZED,
+    "tie": TIES,
+    "control": CONTROL,
+    "output": OUTPUTS,
+    "input": INPUTS,
+    "size": SIZES,
+    "hook": HOOKS,
+    "state": STATES,
+    "dtype": DTYPES,
+    "region": REGIONS,
+}
+
+CONSTRUCTS: Table = {
+    f"{kind}-{name}": construct for kind, table in _TABLES.items() for name, construct in table.items()
 }
