@@ -106,6 +106,7 @@ class Propagation:
     plain_reads: dict[str, str] = field(default_factory=dict)
     ended_by: dict[Node, str] = field(default_factory=dict)
     flows: dict[Node, Flow] = field(default_factory=dict)
+    _recent_uses: list[Use] = field(default_factory=list)
     _stand_ins: dict[Node, ParameterView | None] = field(default_factory=dict)
 
     def labels_of(self, node: object) -> Tensor | None:
@@ -171,6 +172,7 @@ class Propagation:
             for name, index in pulled.items():
                 factors[name] += () if is_pinned(index) else (Factor(index, power),)
         use = Use(view, kind, outputs, inputs, factors, operator, ended_by)
+        self._recent_uses.append(use)
         for name in view.names:
             self.uses.setdefault(name, []).append(use)
         return use
@@ -180,15 +182,16 @@ class Propagation:
         self._stand_ins[node] = self.parameters.pop(node, None)
         self.labels[node] = labels
 
-    def noted(self) -> dict[str, int]:
-        """What :meth:`forget` needs to take back what is noted from now on: the number of uses so far."""
+    def begin(self) -> None:
+        """Start on another operator: :meth:`forget` takes back what is noted from now on."""
+        self._recent_uses.clear()
         self._stand_ins.clear()
-        return {name: len(uses) for name, uses in self.uses.items()}
 
-    def forget(self, before: Mapping[str, int]) -> None:
-        """Take back what was noted since ``before``: the rule that did it failed."""
-        for name, uses in self.uses.items():
-            del uses[before.get(name, 0) :]
+    def forget(self) -> None:
+        """Take back what was noted for the present operator: its rule failed."""
+        for use in reversed(self._recent_uses):
+            for name in use.view.names:
+                self.uses[name].remove(use)
         for node, view in self._stand_ins.items():
             del self.labels[node]
             if view is not None:

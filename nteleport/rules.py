@@ -123,7 +123,7 @@ def propagate(node: Node, walk: Propagation) -> None:
         walk.labels[node] = None
         walk.flows[node] = Flow(None)
         return
-    before = walk.noted()
+    walk.begin()
     try:
         _evaluate_constant(node, walk)
         flow = _rule_for(node)(node, walk)
@@ -132,7 +132,7 @@ def propagate(node: Node, walk: Propagation) -> None:
     except _RULE_ERRORS:
         flow = None
     if flow is None:
-        walk.forget(before)
+        walk.forget()
         walk.parameters.pop(node, None)
         flow = unknown(node, walk)
     walk.finish(node, flow)
