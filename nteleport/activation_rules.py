@@ -15,7 +15,16 @@ from torch.fx.node import map_arg
 from nteleport.labels import concatenate, is_constant, is_pinned, moved, pinned, reduce_to, reshape
 from nteleport.parameter_rules import parameters_beside, view_of
 from nteleport.products import MATMULS, PRODUCTS
-from nteleport.propagation import Flow, Labels, Propagation, arguments, as_int, operator_name, result_shapes
+from nteleport.propagation import (
+    Flow,
+    Labels,
+    Propagation,
+    arguments,
+    as_int,
+    operator_name,
+    pinned_like,
+    result_shapes,
+)
 from nteleport.weight_rules import (
     LOOKUPS,
     add_parameter,
@@ -33,13 +42,7 @@ def unknown(node: Node, walk: Propagation) -> Flow:
     operands = walk.activations(node)
     if not operands:
         return Flow(None)
-    return Flow(_pinned_like(result_shapes(node)), walk.unscaled(operands))
-
-
-def _pinned_like(shapes: Any) -> Labels:
-    if isinstance(shapes, list):
-        return [_pinned_like(s) for s in shapes]
-    return None if shapes is None else pinned(shapes)
+    return Flow(pinned_like(result_shapes(node)), walk.unscaled(operands))
 
 
 def elementwise(node: Node, walk: Propagation) -> Flow | None:
@@ -72,7 +75,7 @@ def affine(node: Node, walk: Propagation) -> Flow | None:
 
 def _first(labels: Tensor, shapes: list[Any]) -> list[Labels]:
     """Labels of several results of which the first is the scaled one; the others are masks and indices."""
-    return [labels.expand(shapes[0]), *(_pinned_like(s) for s in shapes[1:])]
+    return [labels.expand(shapes[0]), *(pinned_like(s) for s in shapes[1:])]
 
 
 def is_scalable(node: Node) -> bool:
@@ -100,7 +103,7 @@ def _with_labels(node: Node, walk: Propagation) -> tuple[tuple[Any, ...], dict[s
         if isinstance(value, (torch.SymInt, int)):
             return as_int(value)
         labels, shapes = walk.labels.get(operand), result_shapes(operand)
-        return _pinned_like(shapes) if labels is None and shapes is not None else labels
+        return pinned_like(shapes) if labels is None and shapes is not None else labels
 
     args, kwargs = map_arg((node.args, node.kwargs), stand_in)
     return args, kwargs

@@ -12,6 +12,7 @@ in the mode in which the quiver was found, are conjugated too: they run on unsca
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -95,13 +96,10 @@ def _sources(
     sources = Sources({}, module.graph.find_nodes(op="placeholder"), {})
     for node in module.graph.find_nodes(op="get_attr"):
         target = str(node.target)
-        value: Any = module
-        for part in target.split("."):
-            value = getattr(value, part, None)
         if target in names and names[target] not in fixed:
             sources.parameters[node] = names[target]
         elif target not in changed:
-            sources.add_constant(node, value)
+            sources.add_constant(node, attrgetter(target)(module))
     return sources
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -33,9 +34,7 @@ def region(node: Node) -> tuple[Graph, tuple[Any, ...]] | None:
         return None
     for position, argument in enumerate(node.args):
         if isinstance(argument, Node) and argument.op == "get_attr":
-            module: Any = node.graph.owning_module
-            for part in str(argument.target).split("."):
-                module = getattr(module, part)
+            module = attrgetter(str(argument.target))(node.graph.owning_module)
             if isinstance(module, GraphModule):
                 return module.graph, node.args[position + 1 :]
     return None

@@ -24,9 +24,8 @@ from nteleport.errors import TeleportationError
 from nteleport.optimizer_state import check_transportable, scale_momentum, transport
 from nteleport.quiver import (
     Quiver,
-    check_cob,
     check_network,
-    check_scales,
+    checked_cob,
     cob_dtype,
     compact_scales,
     factor_scales,
@@ -200,10 +199,7 @@ class TeleportedOptimizer:
 
     def _checked(self, cob: Tensor) -> Tensor:
         """A usable CoB in the dtype and on the device of the present one."""
-        usable = cob.detach().to(self.cob) if isinstance(cob, Tensor) and not cob.is_complex() else cob
-        check_cob(self.quiver, usable)
-        check_scales(self.quiver, usable, self._parameters)
-        return usable
+        return checked_cob(self.quiver, cob, self.cob, self._parameters)
 
     def _set_cob(self, cob: Tensor) -> None:
         self.cob = cob.clone()

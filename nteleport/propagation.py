@@ -274,6 +274,13 @@ def result_shapes(node: Any) -> Any:
     return shape(node.meta.get("val"))
 
 
+def pinned_like(shapes: Any) -> Labels:
+    """Pinned labels for results of these shapes, as :func:`result_shapes` gives them."""
+    if isinstance(shapes, list):
+        return [pinned_like(s) for s in shapes]
+    return None if shapes is None else pinned(shapes)
+
+
 def axes_of_unknown_size(node: Node) -> list[int]:
     """Axes of the result whose size is known only when the network runs."""
     value = node.meta.get("val")

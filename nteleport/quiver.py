@@ -142,6 +142,18 @@ def cob_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
     return reduce(torch.promote_types, dtypes, torch.float32)
 
 
+def checked_cob(quiver: Quiver, cob: Tensor, like: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+    """``cob`` in the dtype and on the device of ``like``, where it is usable for these parameters.
+
+    Raises:
+        TeleportationError: see :func:`check_cob` and :func:`check_scales`.
+    """
+    usable = cob.detach().to(like) if isinstance(cob, Tensor) and not cob.is_complex() else cob
+    check_cob(quiver, usable)
+    check_scales(quiver, usable, parameters)
+    return usable
+
+
 def check_scales(quiver: Quiver, cob: Tensor, parameters: Mapping[str, Tensor]) -> None:
     """Raise :class:`TeleportationError` if a scale leaves the range of a parameter in lower precision.
 

@@ -19,7 +19,7 @@ from nteleport.analysis import analyze
 from nteleport.cob import sample_cob
 from nteleport.errors import TeleportationError
 from nteleport.plain_weights import read_as_replaced_in_backward, replaced
-from nteleport.quiver import Quiver, check_cob, check_scales, cob_dtype, compact_scales, factor_scales
+from nteleport.quiver import Quiver, checked_cob, cob_dtype, compact_scales, factor_scales
 from nteleport.scaling import divide, fast_factors, multiply
 from nteleport.tracing import ExampleInputs, as_call
 
@@ -110,10 +110,7 @@ class TeleportableModel(nn.Module):
 
     def _checked(self, cob: Tensor) -> Tensor:
         """A usable CoB in the dtype and on the device of the network's."""
-        usable = cob.detach().to(self.cob) if isinstance(cob, Tensor) and not cob.is_complex() else cob
-        check_cob(self._quiver, usable)
-        check_scales(self.quiver, usable, dict(self.network.named_parameters()))
-        return usable
+        return checked_cob(self.quiver, cob, self.cob, dict(self.network.named_parameters()))
 
     def random_teleport(
         self,

@@ -16,7 +16,7 @@ from torch.fx import Node
 from nteleport.labels import is_constant, pinned, reduce_to, reshape, spread
 from nteleport.parameter_views import ParameterView
 from nteleport.products import Letters, Product
-from nteleport.propagation import Flow, Propagation, Use, arguments, operator_name, result_shapes
+from nteleport.propagation import Flow, Propagation, Use, arguments, operator_name, pinned_like, result_shapes
 
 WeightRule = Callable[[Node, Propagation], Flow | None]
 
@@ -226,8 +226,8 @@ def _lookup(table: Any, node: Node, walk: Propagation, depth: int) -> Flow | Non
     shape = result_shapes(node)
     entries = known.outputs.reshape(known.outputs.shape[depth:])
     if isinstance(shape, list):  # embedding_bag, which may take a maximum
-        others = [None if s is None else pinned(s) for s in shape[1:]]
-        return Flow([entries.expand(shape[0]), *others], {}, {table: known}, conjugated=True)
+        result = [entries.expand(shape[0]), *map(pinned_like, shape[1:])]
+        return Flow(result, {}, {table: known}, conjugated=True)
     return Flow(entries.expand(shape), {}, {table: known})
 
 
@@ -267,8 +267,7 @@ def normalization(node: Node, walk: Propagation) -> Flow | None:
         conjugated = joined is None
         weights |= {bias: joined} if joined else {}
     found = result_shapes(node)
-    others = [None if s is None else pinned(s) for s in found[1:]] if isinstance(found, list) else None
-    result: Any = labels if others is None else [labels, *others]
+    result: Any = [labels, *map(pinned_like, found[1:])] if isinstance(found, list) else labels
     return Flow(result, {source: pinned(shape)}, weights, conjugated)
 
 
