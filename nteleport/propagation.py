@@ -177,6 +177,27 @@ class Propagation:
             self.uses.setdefault(name, []).append(use)
         return use
 
+    def use_with_fresh_outputs(
+        self,
+        view: ParameterView,
+        kind: Hashable,
+        operator: str,
+        sizes: Sequence[int],
+        *,
+        inputs: Tensor | None = None,
+        ended_by: str | None = None,
+    ) -> Use | None:
+        """The known use of this kind, or a new one that feeds neurons of its own, their labels of shape
+        ``sizes``; None where some of the elements are taken."""
+        known = self.known_use(view, kind)
+        if known is not None:
+            known.count += 1
+            return known
+        outputs = self.fresh_labels(view, sizes) if self.is_free(view) else None
+        if outputs is None:
+            return None
+        return self.use(view, kind, operator, outputs=outputs, inputs=inputs, ended_by=ended_by)
+
     def let_stand_for_activation(self, node: Node, labels: Tensor) -> None:
         """Give labels to a node that does not depend on the network's inputs."""
         self._stand_ins[node] = self.parameters.pop(node, None)

@@ -121,16 +121,9 @@ def is_activation(node: Any, walk: Propagation, axis: int = -1) -> bool:
 
 
 def _tokens(view: ParameterView, walk: Propagation, axis: int) -> Tensor | None:
-    kind = ("tokens", axis)
-    known = walk.known_use(view, kind)
-    if known is not None:
-        known.count += 1
-        return known.outputs
-    if not walk.is_free(view):
-        return None
-    axis %= len(view.shape)
-    labels = walk.fresh_labels(view, [n if a == axis else 1 for a, n in enumerate(view.shape)])
-    return labels if labels is not None and walk.use(view, kind, "tokens", outputs=labels) else None
+    sizes = [n if a == axis % len(view.shape) else 1 for a, n in enumerate(view.shape)]
+    use = walk.use_with_fresh_outputs(view, ("tokens", axis), "tokens", sizes)
+    return use.outputs if use else None
 
 
 def _join_bias(product: Product, result: Tensor, node: Node, walk: Propagation) -> Use | None:
@@ -212,15 +205,8 @@ def _lookup(table: Any, node: Node, walk: Propagation, depth: int) -> Flow | Non
     view = walk.parameter(table)
     if view is None:
         return None
-    known = walk.known_use(view, ("lookup", depth))
-    if known is not None:
-        known.count += 1
-    elif not walk.is_free(view):
-        return None
-    else:
-        entry = view.shape[depth:]
-        labels = walk.fresh_labels(view, (1,) * depth + tuple(entry))
-        known = walk.use(view, ("lookup", depth), operator_name(node), outputs=labels)
+    sizes = (1,) * depth + tuple(view.shape[depth:])
+    known = walk.use_with_fresh_outputs(view, ("lookup", depth), operator_name(node), sizes)
     if known is None or known.outputs is None:
         return None
     shape = result_shapes(node)
@@ -247,14 +233,7 @@ def normalization(node: Node, walk: Propagation) -> Flow | None:
     view, operator = walk.parameter(weight), operator_name(node)
     if view is None or not is_activation(source, walk):
         return None
-    known = walk.known_use(view, "normalization")
-    if known:
-        known.count += 1
-    elif not walk.is_free(view):
-        return None
-    else:
-        labels = walk.fresh_labels(view, view.shape)
-        known = walk.use(view, "normalization", operator, outputs=labels)
+    known = walk.use_with_fresh_outputs(view, "normalization", operator, view.shape)
     if known is None or known.outputs is None:
         return None
     shape = result_shapes(source)
@@ -295,17 +274,10 @@ def multiply_parameter(node: Node, walk: Propagation, activation: Node, paramete
     view, carried = walk.parameters[parameter], walk.labels_of(activation)
     assert carried is not None
     shape = torch.broadcast_shapes(carried.shape, view.shape)
-    use = walk.known_use(view, "multiplied")
-    if use is not None:
-        use.count += 1
-    elif not walk.is_free(view):
-        return None
-    else:
-        outputs = walk.fresh_labels(view, view.shape)
-        inputs = reduce_to(carried.expand(shape), view.shape)
-        ended_by = walk.ended_by.get(activation)
-        operator = operator_name(node)
-        use = walk.use(view, "multiplied", operator, outputs=outputs, inputs=inputs, ended_by=ended_by)
+    inputs, ended_by = reduce_to(carried.expand(shape), view.shape), walk.ended_by.get(activation)
+    use = walk.use_with_fresh_outputs(
+        view, "multiplied", operator_name(node), view.shape, inputs=inputs, ended_by=ended_by
+    )
     if use is None or use.outputs is None:
         return None
     demanded: Tensor | None = pinned(carried.shape)
