@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Quiver": "quiver",
-    "scales": "quiver",
-    "analyze": "analysis",
-    "sample_cob": "cob",
-    "TeleportableModel": "teleport",
-    "TeleportedOptimizer": "optimizer",
-    "materialize": "materialization",
+    "Quiver": "core.quiver",
+    "scales": "core.quiver",
+    "analyze": "core.analysis",
+    "sample_cob": "core.cob",
+    "TeleportableModel": "core.model",
+    "TeleportedOptimizer": "core.optimizer",
+    "materialize": "core.materialization",
 }
 
 __all__ = [
@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from nteleport.analysis import analyze
-    from nteleport.cob import sample_cob
-    from nteleport.materialization import materialize
-    from nteleport.optimizer import TeleportedOptimizer
-    from nteleport.quiver import Quiver, scales
-    from nteleport.teleport import TeleportableModel
+    from nteleport.core.analysis import analyze
+    from nteleport.core.cob import sample_cob
+    from nteleport.core.materialization import materialize
+    from nteleport.core.model import TeleportableModel
+    from nteleport.core.optimizer import TeleportedOptimizer
+    from nteleport.core.quiver import Quiver, scales
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nteleport.labels import along_last_axis, collapse, concatenate, is_constant, is_pinned, pinned, reshape
+from nteleport.core.labels import (
+    along_last_axis,
+    collapse,
+    concatenate,
+    is_constant,
+    is_pinned,
+    pinned,
+    reshape,
+)
 
 
 @st.composite

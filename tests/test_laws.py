@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nteleport import TeleportableModel, sample_cob
-from nteleport.norms import TeleportedNorms
+from nteleport.core.norms import TeleportedNorms
 
 SIGMAS = (0.3, 0.6, 0.9)
 STANDARD_ERRORS = 4

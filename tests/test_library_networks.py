@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 from zoo.library import LIBRARY, UNTRACEABLE, UNTRAINABLE, build
 
 from nteleport import Quiver, TeleportableModel, TeleportedOptimizer, analyze, materialize, sample_cob
+from nteleport.core.tracing import as_call
 from nteleport.errors import AnalysisError
-from nteleport.tracing import as_call
 
 pytestmark = pytest.mark.zoo
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from zoo.networks import Wired
 
-from nteleport.mutations import Mutations
+from nteleport.core.mutations import Mutations
 
 
 def mutations_of(network: nn.Module, x: Tensor) -> Mutations:

@@ -104,7 +104,7 @@ def test_ten_steps_equal_those_of_the_teleportable_model(name: str) -> None:
 def test_large_weights_are_scaled_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = []
     for elements in (2**20, 20):  # one weight, of 8 × 6, has two factors that are multiplied one by one
-        monkeypatch.setattr("nteleport.scaling._PIECE_ELEMENTS", elements)
+        monkeypatch.setattr("nteleport.core.scaling._PIECE_ELEMENTS", elements)
         problem = Problem()
         optimizer = problem.optimizer(name)
         optimizer.teleport(problem.cob())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nteleport.parameter_views import combined, whole
+from nteleport.core.parameter_views import combined, whole
 
 SHAPE = (4, 6)
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils._pytree import tree_leaves
 
-from nteleport.preserving import preserved
-from nteleport.tracing import trace
+from nteleport.core.preserving import preserved
+from nteleport.core.tracing import trace
 
 Made = tuple[nn.Module, tuple[Tensor, ...]]
 

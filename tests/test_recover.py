@@ -12,9 +12,9 @@ from torchvision.models import resnet18
 from torchvision.models.vgg import make_layers
 
 from nteleport import TeleportableModel, sample_cob
+from nteleport.core.cob_fitting import best_entry
 from nteleport.errors import StudyError, TeleportationError
 from nteleport.plots.studies.recover import draw
-from nteleport.studies.cob_fitting import best_entry
 from nteleport.studies.recover import recover_cob, solve_cob
 from nteleport.studies.settings.recover import RecoverSettings
 from nteleport.training.job import Component

@@ -20,8 +20,8 @@ from zoo.constructs_untraceable import UNTRACEABLE
 from zoo.networks import CONSTRUCTS, ZOO, mlp, residual
 
 from nteleport import Quiver, TeleportableModel, analyze, materialize, sample_cob, scales
+from nteleport.core.quiver import Factor
 from nteleport.errors import AnalysisError, TeleportationError
-from nteleport.quiver import Factor
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nteleport.core.tracing import as_call, trace
 from nteleport.errors import AnalysisError
-from nteleport.tracing import as_call, trace
 
 X = torch.arange(24.0).view(6, 4).sin()
 
@@ -231,7 +231,7 @@ def test_failures_are_explained_in_one_line_with_file_and_line(tmp_path: Path) -
     code = f"""
     import importlib, torch
     from nteleport.errors import AnalysisError
-    from nteleport.tracing import trace
+    from nteleport.core.tracing import trace
     for number in range({len(FAILURES)}):
         try:
             trace(importlib.import_module(f"network_{{number}}").Branching(), (torch.randn(6, 4),), {{}})

@@ -19,7 +19,7 @@ from nteleport.data.catalog import DATASETS, dataset_info
 from nteleport.model_names import MODEL_NAMES, canonical_name
 
 if TYPE_CHECKING:
-    from nteleport.quiver import Quiver, ReportRow
+    from nteleport.core.quiver import Quiver, ReportRow
 
 __all__ = ["inspect"]
 
@@ -78,7 +78,7 @@ def inspect(model: str, dataset: str, image_size: int | None, csv_file: Path | N
 def _analyze(model: str, input_shape: tuple[int, int, int], num_classes: int) -> Quiver:
     import torch
 
-    from nteleport.analysis import analyze
+    from nteleport.core.analysis import analyze
     from nteleport.models import build_model
 
     network = build_model(model, input_shape=input_shape, num_classes=num_classes)

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch.optim import lr_scheduler
 
+from nteleport.core.optimizer_state import check_transportable
 from nteleport.data.catalog import dataset_info
 from nteleport.errors import ModelError, NTeleportError, Problem, nearest
 from nteleport.expression import compile_lambda
 from nteleport.models import check_model, model_keywords
-from nteleport.optimizer_state import check_transportable
 from nteleport.runner.components import OptimizerChoice, Placed
 from nteleport.runner.experiment import Experiment
 from nteleport.runner.yaml_source import Node, Problems

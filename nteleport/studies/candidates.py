@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nteleport.norms import TeleportedNorms
+from nteleport.core.norms import TeleportedNorms
 from nteleport.studies.settings.ranges import RangesSettings
 from nteleport.studies.subject import Subject, draw_cob, named_generator
 

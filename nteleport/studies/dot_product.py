@@ -1,7 +1,7 @@
 """How far a teleportation turns the weights: the cosine and the angle between W and T(W), against the range.
 
-Both follow from norms that :mod:`nteleport.norms` has for all teleportations at once. For a CoB drawn from
-U[1−σ, 1+σ] the expectations per weight, E[s] and E[s²], predict the cosine: see the laws in the tests.
+Both follow from norms that :mod:`nteleport.core.norms` has for all teleportations at once. For a CoB drawn
+from U[1−σ, 1+σ] the expectations per weight, E[s] and E[s²], predict the cosine: see the laws in the tests.
 """
 
 from __future__ import annotations

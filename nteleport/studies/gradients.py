@@ -2,7 +2,8 @@
 
 Two questions: how much the normalised gradient ‖dW‖/‖W‖ differs from ‖dTW‖/‖TW‖, and by what angle dTW is
 turned against dW. Neither needs a teleportation to be carried out: the gradient at the teleported weights is
-`g / s`, so :mod:`nteleport.norms` has the norms of all teleportations of a batch from its one backward pass.
+`g / s`, so :mod:`nteleport.core.norms` has the norms of all teleportations of a batch from its one backward
+pass.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nteleport.cob import SMALLEST_ENTRY
-from nteleport.quiver import Quiver, compact_scales
+from nteleport.core.cob import SMALLEST_ENTRY
+from nteleport.core.quiver import Quiver, compact_scales
 from nteleport.studies.points import Evaluation, PointScorer, first_images
 from nteleport.studies.settings.interpolate import InterpolateSettings
 from nteleport.studies.study import Progress, no_progress

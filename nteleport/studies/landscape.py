@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nteleport.quiver import scales
+from nteleport.core.quiver import scales
 from nteleport.runner.paths import replacing
 from nteleport.runner.yaml_source import to_yaml
 from nteleport.studies.directions import filter_normalised, principal_plane

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pandas as pd
 import torch
 
-from nteleport.quiver import compact_scales
+from nteleport.core.quiver import compact_scales
 from nteleport.studies.settings.micro import MicroSettings
 from nteleport.studies.study import Progress, no_progress
 from nteleport.studies.subject import Subject, draw_cob, named_generator, seeded, subjects

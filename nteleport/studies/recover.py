@@ -16,15 +16,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nteleport.cob import SMALLEST_ENTRY
+from nteleport.core.cob import SMALLEST_ENTRY
+from nteleport.core.cob_fitting import Distance, LayerwiseFit, distance_to
+from nteleport.core.model import TeleportableModel
+from nteleport.core.quiver import Quiver, compact_scales, scales
 from nteleport.errors import StudyError, TeleportationError, nearest
-from nteleport.quiver import Quiver, compact_scales, scales
-from nteleport.studies.cob_fitting import Distance, LayerwiseFit, distance_to
 from nteleport.studies.settings.recover import METHODS, RecoverSettings
 from nteleport.studies.study import Progress, no_progress
 from nteleport.studies.subject import Subject, draw_cob, named_generator, one_subject
 from nteleport.studies.weight_files import load_weights
-from nteleport.teleport import TeleportableModel
 
 Weights = Mapping[str, Tensor]
 

@@ -16,8 +16,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from nteleport.analysis import analyze
-from nteleport.cob import sample_cob
+from nteleport.core.analysis import analyze
+from nteleport.core.cob import sample_cob
+from nteleport.core.quiver import Quiver
 from nteleport.data import (
     Dataset,
     DatasetInfo,
@@ -28,7 +29,6 @@ from nteleport.data import (
     random_split,
 )
 from nteleport.models import seeded_model
-from nteleport.quiver import Quiver
 from nteleport.studies.settings.shared import StudySettings
 from nteleport.studies.weight_files import load_weights
 from nteleport.training.device import find_device

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nteleport.quiver import compact_scales
+from nteleport.core.quiver import compact_scales
 from nteleport.studies.settings.weights import WeightsSettings
 from nteleport.studies.study import Progress, no_progress
 from nteleport.studies.subject import Subject, draw_cob, named_generator, subjects

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nteleport.analysis import analyze
+from nteleport.core.analysis import analyze
+from nteleport.core.optimizer import TeleportedOptimizer
+from nteleport.core.optimizer_state import check_transportable
+from nteleport.core.quiver import Quiver
 from nteleport.data import Dataset, Split, batches, epoch_generator, hold_out, load_dataset, num_batches
 from nteleport.errors import JobError, nearest
 from nteleport.expression import compile_lambda
 from nteleport.models import build_model, seeded_model
-from nteleport.optimizer import TeleportedOptimizer
-from nteleport.optimizer_state import check_transportable
-from nteleport.quiver import Quiver
 from nteleport.training.checkpoint import keeping_random_states
 from nteleport.training.device import forward_of
 from nteleport.training.job import Component, Job

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from nteleport.norms import TeleportedNorms
+from nteleport.core.norms import TeleportedNorms
 from nteleport.training.checkpoint import keeping_random_states, random_states, restore_random_states
 from nteleport.training.learner import Learner
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nteleport.optimizer import TeleportedOptimizer
-from nteleport.quiver import compact_scales
+from nteleport.core.optimizer import TeleportedOptimizer
+from nteleport.core.quiver import compact_scales
 from nteleport.training.metrics import teleported_norms
 
 

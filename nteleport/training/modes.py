@@ -27,8 +27,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nteleport.cob import sample_cob
-from nteleport.quiver import compact_scales
+from nteleport.core.cob import sample_cob
+from nteleport.core.quiver import compact_scales
 from nteleport.training.candidates import Batch, score_candidates
 from nteleport.training.controls import displace_at_random, redraw_same_distribution
 from nteleport.training.job import Teleportation

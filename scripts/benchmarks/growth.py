@@ -101,7 +101,7 @@ def _analysis_times(
     operators = sum(node.op == "call_function" for node in program.graph.nodes)
 
     def own_part() -> None:
-        with mock.patch("nteleport.network_graph.trace", return_value=(program, network.training)):
+        with mock.patch("nteleport.core.network_graph.trace", return_value=(program, network.training)):
             analyze(network, inputs)
 
     actions = [export, partial(analyze, network, inputs), own_part]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nteleport import analyze
-from nteleport.quiver import Quiver
+from nteleport.core.quiver import Quiver
 
 from .baselines.plain_loop import plain_step
 from .networks import BATCH_SIZES, INPUT_SHAPE, OPTIMIZERS, make_network, plain, random_batch, teleported

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nteleport import TeleportedOptimizer, analyze, sample_cob
+from nteleport.core.quiver import Quiver
 from nteleport.models import build_model
-from nteleport.quiver import Quiver
 
 from .timing import Setting
 

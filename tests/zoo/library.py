@@ -24,8 +24,8 @@ from torch import nn
 from tqdm import tqdm
 
 from nteleport import analyze
+from nteleport.core.quiver import Quiver
 from nteleport.errors import AnalysisError
-from nteleport.quiver import Quiver
 from zoo.library_others import OTHERS
 from zoo.library_timm import TIMM
 from zoo.library_transformers import TRANSFORMERS

@@ -1,8 +1,9 @@
 """State of one walk over an exported graph: labels of activations, uses of parameters.
 
-The walk goes through the graph once, in execution order. For each operator a rule (:mod:`nteleport.rules`)
-returns a :class:`Flow`: which labels the operands must carry, which labels the result carries, and whether
-the operator runs as it is on scaled operands or must be conjugated, ``x ↦ τ f(x / τ)``. The first operator
+The walk goes through the graph once, in execution order. For each operator a rule
+(:mod:`nteleport.core.rules`) returns a :class:`Flow`: which labels the operands must carry, which labels the
+result carries, and whether the operator runs as it is on scaled operands or must be conjugated, ``x ↦ τ f(x /
+τ)``. The first operator
 that has a rule for a parameter fixes its scale: that is its :class:`Use`.
 
 The same rules serve two purposes. :func:`nteleport.analyze` lets every use take fresh labels and reads the
@@ -22,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from nteleport.labels import is_pinned, pinned
-from nteleport.parameter_views import ParameterView
-from nteleport.quiver import Factor
+from nteleport.core.labels import is_pinned, pinned
+from nteleport.core.parameter_views import ParameterView
+from nteleport.core.quiver import Factor
 
 Labels = Tensor | list[Any] | None
 """Of a tensor, of several results, or None: the value does not depend on the inputs of the network."""

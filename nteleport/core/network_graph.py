@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from nteleport.mutations import Mutations
-from nteleport.tracing import quiet, trace
+from nteleport.core.mutations import Mutations
+from nteleport.core.tracing import quiet, trace
 
 
 class Traced(NamedTuple):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from nteleport.activation_rules import (
+from nteleport.core.activation_rules import (
     affine,
     attention,
     elementwise,
@@ -33,12 +33,12 @@ from nteleport.activation_rules import (
     reshape_data,
     unknown,
 )
-from nteleport.labels import is_constant
-from nteleport.parameter_rules import view_of
-from nteleport.products import PRODUCTS
-from nteleport.propagation import Flow, Propagation, axes_of_unknown_size, operator_name, result_shapes
-from nteleport.recurrent_rules import RECURRENT
-from nteleport.weight_rules import LOOKUPS, NORMALIZATIONS, bilinear
+from nteleport.core.labels import is_constant
+from nteleport.core.parameter_rules import view_of
+from nteleport.core.products import PRODUCTS
+from nteleport.core.recurrent_rules import RECURRENT
+from nteleport.core.walk import Flow, Propagation, axes_of_unknown_size, operator_name, result_shapes
+from nteleport.core.weight_rules import LOOKUPS, NORMALIZATIONS, bilinear
 
 Rule = Callable[[Node, Propagation], Flow | None]
 

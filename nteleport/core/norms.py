@@ -31,8 +31,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nteleport.core.quiver import Factor, ParameterScaling, Quiver
 from nteleport.errors import TeleportationError
-from nteleport.quiver import Factor, ParameterScaling, Quiver
 
 _PIECE_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
 """A large weight is taken in pieces of about this many elements: no copy of it is ever whole, and on a CPU

@@ -1,7 +1,7 @@
 """Find the quiver of a network: trace it once, walk the graph once.
 
 ``torch.export`` gives a graph of ATen operators in which functional calls, reused modules and reshaped
-tensors are plain nodes. The walk (:mod:`nteleport.propagation`, :mod:`nteleport.rules`) labels every
+tensors are plain nodes. The walk (:mod:`nteleport.core.walk`, :mod:`nteleport.core.rules`) labels every
 activation; what the uses of the parameters say at the end is the quiver.
 """
 
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.fx import Graph, Node
 
-from nteleport.errors import AnalysisError
-from nteleport.labels import collapse, is_pinned, pinned
-from nteleport.mutations import region
-from nteleport.network_graph import canonical_names, trace_functional, unscalable
-from nteleport.parameter_views import whole
-from nteleport.propagation import (
+from nteleport.core.labels import collapse, is_pinned, pinned
+from nteleport.core.mutations import region
+from nteleport.core.network_graph import canonical_names, trace_functional, unscalable
+from nteleport.core.parameter_views import whole
+from nteleport.core.quiver import Factor, Layer, ParameterScaling, Quiver
+from nteleport.core.rules import LARGEST_CONSTANT, propagate
+from nteleport.core.tracing import ExampleInputs, as_call
+from nteleport.core.walk import (
     NETWORK_INPUT,
     Flow,
     FreshLabels,
@@ -31,9 +33,7 @@ from nteleport.propagation import (
     Use,
     result_shapes,
 )
-from nteleport.quiver import Factor, Layer, ParameterScaling, Quiver
-from nteleport.rules import LARGEST_CONSTANT, propagate
-from nteleport.tracing import ExampleInputs, as_call
+from nteleport.errors import AnalysisError
 
 
 def analyze(network: nn.Module, example_inputs: ExampleInputs, *, training: bool | None = None) -> Quiver:

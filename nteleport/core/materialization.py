@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from nteleport.analysis import Sources, used_factors, walk_graph
-from nteleport.labels import collapse, is_pinned, pinned
-from nteleport.mutations import region
-from nteleport.network_graph import canonical_names, trace_functional, unscalable
-from nteleport.parameter_views import ParameterView
-from nteleport.propagation import Flow, FreshLabels, Labels, Propagation, operator_name
-from nteleport.quiver import ParameterScaling, Quiver, compact_scales
-from nteleport.teleport import TeleportableModel
+from nteleport.core.analysis import Sources, used_factors, walk_graph
+from nteleport.core.labels import collapse, is_pinned, pinned
+from nteleport.core.model import TeleportableModel
+from nteleport.core.mutations import region
+from nteleport.core.network_graph import canonical_names, trace_functional, unscalable
+from nteleport.core.parameter_views import ParameterView
+from nteleport.core.quiver import ParameterScaling, Quiver, compact_scales
+from nteleport.core.walk import Flow, FreshLabels, Labels, Propagation, operator_name
 
 _aten = torch.ops.aten
 

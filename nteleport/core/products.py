@@ -1,7 +1,7 @@
 """Products of two operands, as sums over axes that both have: linear layers, convolutions, ``einsum``.
 
-The rule of weights (:mod:`nteleport.weight_rules`) needs to know which axes of a weight are its input side
-and which its output side. Each operator that multiplies says so by giving its axes letters, as
+The rule of weights (:mod:`nteleport.core.weight_rules`) needs to know which axes of a weight are its input
+side and which its output side. Each operator that multiplies says so by giving its axes letters, as
 ``torch.einsum`` does.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from nteleport.propagation import arguments, operator_name, result_shapes
+from nteleport.core.walk import arguments, operator_name, result_shapes
 
 Letters = Sequence[Hashable]
 """A name for each axis of a tensor."""

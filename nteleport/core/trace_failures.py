@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from nteleport.preserving import is_foreign
+from nteleport.core.preserving import is_foreign
 
 Frames = list[tuple[FrameType, int]]
 """Of a traceback, each with its line number, the deepest last."""

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nteleport.analysis import analyze
-from nteleport.cob import sample_cob
+from nteleport.core.analysis import analyze
+from nteleport.core.cob import sample_cob
+from nteleport.core.plain_weights import read_as_replaced_in_backward, replaced
+from nteleport.core.quiver import Quiver, checked_cob, cob_dtype, compact_scales, factor_scales
+from nteleport.core.scaling import divide, fast_factors, multiply
+from nteleport.core.tracing import ExampleInputs, as_call
 from nteleport.errors import TeleportationError
-from nteleport.plain_weights import read_as_replaced_in_backward, replaced
-from nteleport.quiver import Quiver, checked_cob, cob_dtype, compact_scales, factor_scales
-from nteleport.scaling import divide, fast_factors, multiply
-from nteleport.tracing import ExampleInputs, as_call
 
 
 class TeleportableModel(nn.Module):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from nteleport.labels import along_last_axis, pinned
-from nteleport.propagation import Flow, Propagation, Use, arguments, operator_name, result_shapes
-from nteleport.weight_rules import join
+from nteleport.core.labels import along_last_axis, pinned
+from nteleport.core.walk import Flow, Propagation, Use, arguments, operator_name, result_shapes
+from nteleport.core.weight_rules import join
 
 
 class _Kind(NamedTuple):

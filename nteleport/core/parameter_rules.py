@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from nteleport.labels import is_constant
-from nteleport.parameter_views import ParameterView, combined
-from nteleport.propagation import Flow, Propagation, Use, arguments, as_int, operator_name, result_shapes
-from nteleport.weight_rules import join
+from nteleport.core.labels import is_constant
+from nteleport.core.parameter_views import ParameterView, combined
+from nteleport.core.walk import Flow, Propagation, Use, arguments, as_int, operator_name, result_shapes
+from nteleport.core.weight_rules import join
 
 MOVES_PARAMETERS = frozenset(
     """view _unsafe_view reshape flatten unflatten view_as reshape_as _reshape_alias permute transpose t

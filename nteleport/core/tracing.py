@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
+from nteleport.core.preserving import preserved
+from nteleport.core.trace_failures import explanation
 from nteleport.errors import AnalysisError
-from nteleport.preserving import preserved
-from nteleport.trace_failures import explanation
 
 ExampleInputs = Tensor | Sequence[object] | Mapping[str, object]
 """A tensor; a tuple or list of positional arguments; a mapping of keyword arguments; or a pair

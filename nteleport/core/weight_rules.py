@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from nteleport.labels import is_constant, pinned, reduce_to, reshape, spread
-from nteleport.parameter_views import ParameterView
-from nteleport.products import Letters, Product
-from nteleport.propagation import Flow, Propagation, Use, arguments, operator_name, pinned_like, result_shapes
+from nteleport.core.labels import is_constant, pinned, reduce_to, reshape, spread
+from nteleport.core.parameter_views import ParameterView
+from nteleport.core.products import Letters, Product
+from nteleport.core.walk import Flow, Propagation, Use, arguments, operator_name, pinned_like, result_shapes
 
 WeightRule = Callable[[Node, Propagation], Flow | None]
 

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from nteleport.errors import TeleportationError
-from nteleport.optimizer_state import check_transportable, scale_momentum, transport
-from nteleport.quiver import (
+from nteleport.core.optimizer_state import check_transportable, scale_momentum, transport
+from nteleport.core.quiver import (
     Quiver,
     check_network,
     checked_cob,
@@ -30,7 +29,8 @@ from nteleport.quiver import (
     compact_scales,
     factor_scales,
 )
-from nteleport.scaling import fast_factors, multiply, multiply_into, multiply_sparse
+from nteleport.core.scaling import fast_factors, multiply, multiply_into, multiply_sparse
+from nteleport.errors import TeleportationError
 
 _Value = TypeVar("_Value")
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from nteleport.propagation import operator_name
+from nteleport.core.walk import operator_name
 
 _MAY_RETURN_THEIR_INPUT = frozenset(["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"])
 """In evaluation mode, without saying so in their schema."""

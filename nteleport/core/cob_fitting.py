@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nteleport.cob import SMALLEST_ENTRY
-from nteleport.quiver import Factor, ParameterScaling, Quiver
+from nteleport.core.cob import SMALLEST_ENTRY
+from nteleport.core.quiver import Factor, ParameterScaling, Quiver
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from nteleport.labels import concatenate, is_constant, is_pinned, moved, pinned, reduce_to, reshape
-from nteleport.parameter_rules import parameters_beside, view_of
-from nteleport.products import MATMULS, PRODUCTS
-from nteleport.propagation import (
+from nteleport.core.labels import concatenate, is_constant, is_pinned, moved, pinned, reduce_to, reshape
+from nteleport.core.parameter_rules import parameters_beside, view_of
+from nteleport.core.products import MATMULS, PRODUCTS
+from nteleport.core.walk import (
     Flow,
     Labels,
     Propagation,
@@ -25,7 +25,7 @@ from nteleport.propagation import (
     pinned_like,
     result_shapes,
 )
-from nteleport.weight_rules import (
+from nteleport.core.weight_rules import (
     LOOKUPS,
     add_parameter,
     add_product,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nteleport.labels import collapse, is_constant, reshape
+from nteleport.core.labels import collapse, is_constant, reshape
 
 
 class Owner(NamedTuple):
