@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nteleport import TeleportedOptimizer, analyze, sample_cob
-from nteleport.models import build_model
+from nteleport.networks.models import build_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 

@@ -142,7 +142,7 @@ def test_bad_input_is_told_and_nothing_is_written(
     def no_network(*arguments: Any) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr("nteleport.data.acquisition._download", no_network)
+    monkeypatch.setattr("nteleport.data.sources._download", no_network)
     changes, options, message = BAD_INPUT[case]
     config, out = write(tmp_path, **changes), tmp_path / "results"
 

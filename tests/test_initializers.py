@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nteleport.errors import ModelError, UnknownNameError
-from nteleport.initializers import INITIALIZERS, initialize
+from nteleport.networks.initializers import INITIALIZERS, initialize
 
 FAN_IN, FAN_OUT = 300, 200
 

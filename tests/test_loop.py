@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nteleport import TeleportableModel, sample_cob
 from nteleport.data import batches, epoch_generator, hold_out, load_dataset
 from nteleport.errors import NTeleportError
-from nteleport.models import seeded_model
+from nteleport.networks.models import seeded_model
 from nteleport.runner.paths import JobPaths
 from nteleport.training.assembly import assemble
 from nteleport.training.epoch import evaluate, train_epoch

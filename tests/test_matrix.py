@@ -10,7 +10,7 @@ from nteleport.errors import JobError
 from nteleport.runner.experiment import Experiment
 from nteleport.runner.loading import load_experiment
 from nteleport.runner.matrix import cells, expand, unravel
-from nteleport.runner.yaml_source import to_yaml
+from nteleport.schema.yaml_source import to_yaml
 from nteleport.training.job import Job, Scheduler, Teleportation, TrainingParams
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -12,9 +12,9 @@ import torchvision
 from torch import nn
 
 from nteleport.errors import ModelError, UnknownNameError
-from nteleport.model_names import MODEL_NAMES, canonical_name
-from nteleport.models import build_model, check_model, model_keywords, seeded_model, size_problem
-from nteleport.stems import fit_stem
+from nteleport.networks.models import build_model, check_model, model_keywords, seeded_model, size_problem
+from nteleport.networks.stems import fit_stem
+from nteleport.vocabulary import MODEL_NAMES, canonical_name
 
 ONE_OF_EACH_FAMILY = (
     "mlp", "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet",
@@ -61,7 +61,7 @@ def test_an_unknown_model_names_the_nearest() -> None:
 
 def test_names_and_catalogue_import_no_torch() -> None:
     code = (
-        "import sys, nteleport.model_names; from nteleport.data import DATASETS, is_present\n"
+        "import sys, nteleport.vocabulary; from nteleport.data import DATASETS, is_present\n"
         "assert is_present('digits', 'nowhere') and not is_present('cifar10', 'nowhere')\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -22,7 +22,7 @@ from nteleport.runner.messages import Settings
 from nteleport.runner.paths import JobPaths, write_text_atomic
 from nteleport.runner.places import Place
 from nteleport.runner.slots import run_in_slots
-from nteleport.runner.yaml_source import to_yaml
+from nteleport.schema.yaml_source import to_yaml
 from nteleport.training.job import Component, Job
 from tests.training_jobs import small_job
 

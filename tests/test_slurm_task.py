@@ -15,7 +15,7 @@ import torch
 from nteleport.cli.submit import TrainTask
 from nteleport.runner.paths import JobPaths, write_text_atomic
 from nteleport.runner.slurm_task import Scontrol, reason_to_requeue, run_task
-from nteleport.runner.yaml_source import to_yaml
+from nteleport.schema.yaml_source import to_yaml
 from tests.training_jobs import run, small_job
 
 RUNNING = {"JobState": "RUNNING", "PreemptTime": "None"}

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nteleport.runner.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
+from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
 
 
 def read(text: str) -> tuple[Any, list[str]]:

@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 
 from nteleport.cli.options import Command
 from nteleport.data.catalog import DATASETS, dataset_info
-from nteleport.model_names import MODEL_NAMES, canonical_name
+from nteleport.vocabulary import MODEL_NAMES, canonical_name
 
 if TYPE_CHECKING:
     from nteleport.core.quiver import Quiver, ReportRow
@@ -79,7 +79,7 @@ def _analyze(model: str, input_shape: tuple[int, int, int], num_classes: int) ->
     import torch
 
     from nteleport.core.analysis import analyze
-    from nteleport.models import build_model
+    from nteleport.networks.models import build_model
 
     network = build_model(model, input_shape=input_shape, num_classes=num_classes)
     return analyze(network, torch.zeros(2, *input_shape))

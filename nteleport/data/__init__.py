@@ -9,8 +9,8 @@ The modules, from the cheap to the expensive import:
 
 - ``catalog``: which data sets there are, their shapes, constants and files. No torch.
 - ``files``: readers of the IDX and CIFAR file formats into NumPy arrays. No torch.
-- ``acquisition``: is it on this machine; if not, fetch it through torchvision.
-- ``loading``: ``Split``, ``Dataset`` and :func:`load_dataset`.
+- ``sources``: is it on this machine; if not, fetch it through torchvision.
+- ``splits``: ``Split``, ``Dataset`` and :func:`load_dataset`.
 - ``batching``: epochs of batches, and splitting off a validation set.
 
 Names are imported on first use, so that ``from nteleport.data import DATASETS`` does not import torch.
@@ -22,21 +22,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nteleport.data.acquisition import availability, is_present
     from nteleport.data.batching import batches, epoch_generator, hold_out, num_batches
     from nteleport.data.catalog import DATASETS, DatasetInfo, dataset_info
-    from nteleport.data.loading import Dataset, Split, load_dataset, random_split
+    from nteleport.data.sources import availability, is_present
+    from nteleport.data.splits import Dataset, Split, load_dataset, random_split
 
 _HOME = {
     "DATASETS": "catalog",
     "DatasetInfo": "catalog",
     "dataset_info": "catalog",
-    "availability": "acquisition",
-    "is_present": "acquisition",
-    "Dataset": "loading",
-    "Split": "loading",
-    "load_dataset": "loading",
-    "random_split": "loading",
+    "availability": "sources",
+    "is_present": "sources",
+    "Dataset": "splits",
+    "Split": "splits",
+    "load_dataset": "splits",
+    "random_split": "splits",
     "batches": "batching",
     "epoch_generator": "batching",
     "hold_out": "batching",

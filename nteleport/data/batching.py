@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nteleport.data.loading import Split
+from nteleport.data.splits import Split
 from nteleport.errors import DatasetError
 
 CROP_PADDING = 4

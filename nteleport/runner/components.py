@@ -14,8 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from nteleport.errors import ExpressionError
 from nteleport.expression import compile_lambda
-from nteleport.model_names import ACTIVATIONS, INITIALIZERS, NON_LINEARITIES, canonical_name
-from nteleport.runner.checks import (
+from nteleport.schema.fields import (
     Check,
     Refused,
     axis_nodes,
@@ -26,8 +25,9 @@ from nteleport.runner.checks import (
     one_of,
     optional,
 )
-from nteleport.runner.yaml_source import Node, Problems
+from nteleport.schema.yaml_source import Node, Problems
 from nteleport.training.job import Component, Scheduler
+from nteleport.vocabulary import ACTIVATIONS, INITIALIZERS, NON_LINEARITIES, canonical_name
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nteleport.errors import JobError
 from nteleport.runner.paths import JobPaths, write_text_atomic
-from nteleport.runner.yaml_source import to_yaml
+from nteleport.schema.yaml_source import to_yaml
 from nteleport.training.job import Job
 
 

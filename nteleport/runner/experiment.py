@@ -15,7 +15,15 @@ from typing import Any
 
 from nteleport.data.catalog import dataset_info
 from nteleport.errors import Problem
-from nteleport.runner.checks import (
+from nteleport.runner.components import (
+    OptimizerChoice,
+    Placed,
+    read_initializers,
+    read_models,
+    read_optimizers,
+)
+from nteleport.runner.teleportations import read_teleportations
+from nteleport.schema.fields import (
     Check,
     axis,
     axis_nodes,
@@ -30,16 +38,8 @@ from nteleport.runner.checks import (
     unknown_key,
     whole_number,
 )
-from nteleport.runner.components import (
-    OptimizerChoice,
-    Placed,
-    read_initializers,
-    read_models,
-    read_optimizers,
-)
-from nteleport.runner.overrides import apply_overrides
-from nteleport.runner.teleportations import read_teleportations
-from nteleport.runner.yaml_source import Mark, Node, Problems, parse_yaml
+from nteleport.schema.overrides import apply_overrides
+from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml
 from nteleport.training.job import OPTIMIZER_STATES, PRECISIONS, Component, Teleportation, TrainingParams
 
 _KEYS = (

@@ -17,7 +17,7 @@ from typing import Any
 from nteleport.errors import JobError
 from nteleport.runner.experiment import Experiment
 from nteleport.runner.paths import write_text_atomic
-from nteleport.runner.yaml_source import to_yaml
+from nteleport.schema.yaml_source import to_yaml
 from nteleport.training.job import Job
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
-from nteleport.runner.checks import (
+from nteleport.sampling import SAMPLINGS, sampling_problem
+from nteleport.schema.fields import (
     Check,
     Refused,
     axis,
@@ -22,8 +23,7 @@ from nteleport.runner.checks import (
     unknown_key,
     whole_number,
 )
-from nteleport.runner.yaml_source import Node, Problems
-from nteleport.sampling import SAMPLINGS, sampling_problem
+from nteleport.schema.yaml_source import Node, Problems
 from nteleport.training.job import (
     METRICS,
     MODE_OPTIONS,

@@ -20,9 +20,9 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from nteleport.errors import ExperimentError, Problem, StudyError, nearest
-from nteleport.runner.checks import Refused
 from nteleport.runner.paths import replacing, write_text_atomic
-from nteleport.runner.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
+from nteleport.schema.fields import Refused
+from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
 from nteleport.studies.settings.option import plain_settings, read_options, text
 from nteleport.studies.settings.shared import StudySettings
 

@@ -28,7 +28,7 @@ from nteleport.data import (
     load_dataset,
     random_split,
 )
-from nteleport.models import seeded_model
+from nteleport.networks.models import seeded_model
 from nteleport.studies.settings.shared import StudySettings
 from nteleport.studies.weight_files import load_weights
 from nteleport.training.device import find_device

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nteleport import TeleportedOptimizer, analyze, sample_cob
 from nteleport.core.quiver import Quiver
-from nteleport.models import build_model
+from nteleport.networks.models import build_model
 
 from .timing import Setting
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nteleport.runner.checks import number, one_of, optional, whole_number
+from nteleport.schema.fields import number, one_of, optional, whole_number
 from nteleport.studies.settings.option import option
 from nteleport.studies.settings.training import OneTrainingSettings
 

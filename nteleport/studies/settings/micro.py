@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nteleport.runner.checks import number, whole_number
+from nteleport.schema.fields import number, whole_number
 from nteleport.studies.settings.option import option, redefault
 from nteleport.studies.settings.shared import StudySettings
 from nteleport.training.job import Component

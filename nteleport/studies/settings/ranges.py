@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nteleport.runner.checks import number, whole_number
 from nteleport.sampling import sampling_problem
+from nteleport.schema.fields import number, whole_number
 from nteleport.studies.settings.option import option
 from nteleport.studies.settings.shared import StudySettings
 

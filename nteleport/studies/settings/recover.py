@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nteleport.runner.checks import number, one_of, optional
+from nteleport.schema.fields import number, one_of, optional
 from nteleport.studies.settings.option import option, path, redefault
 from nteleport.studies.settings.shared import StudySettings
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nteleport.errors import StudyError
-from nteleport.runner.checks import number, one_of, optional, whole_number
 from nteleport.sampling import SAMPLINGS, sampling_problem
+from nteleport.schema.fields import number, one_of, optional, whole_number
 from nteleport.studies.settings.option import dataset, model, option, options_of, path, text
 from nteleport.training.job import Component
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nteleport.runner.checks import Refused, whole_number
 from nteleport.runner.components import read_optimizers
-from nteleport.runner.yaml_source import Node, Problems
+from nteleport.schema.fields import Refused, whole_number
+from nteleport.schema.yaml_source import Node, Problems
 from nteleport.studies.settings.option import option
 from nteleport.studies.settings.shared import StudySettings
 from nteleport.training.job import Component

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nteleport.runner.checks import boolean, whole_number
+from nteleport.schema.fields import boolean, whole_number
 from nteleport.studies.settings.option import option
 from nteleport.studies.settings.shared import StudySettings
 

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from nteleport.errors import ModelError, UnknownNameError, nearest
-from nteleport.initializers import initialize
-from nteleport.mlp import MLP
-from nteleport.model_names import MODEL_NAMES, canonical_name
-from nteleport.stems import fit_stem
+from nteleport.networks.initializers import initialize
+from nteleport.networks.mlp import MLP
+from nteleport.networks.stems import fit_stem
+from nteleport.vocabulary import MODEL_NAMES, canonical_name
 
 __all__ = [
     "MLP",
@@ -219,7 +219,7 @@ def seeded_model(
         input_shape: (channels, height, width).
         num_classes: size of the output.
         seed: usually the job's seed.
-        initializer, initializer_kwargs: as for :func:`nteleport.initializers.initialize`.
+        initializer, initializer_kwargs: as for :func:`nteleport.networks.initializers.initialize`.
 
     Raises:
         UnknownNameError: no model or initializer has this name.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from nteleport.errors import NTeleportError, nearest
-from nteleport.runner.yaml_source import Node, Problems
+from nteleport.schema.yaml_source import Node, Problems
 
 T = TypeVar("T")
 Check = Callable[[Node], T]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 
-from nteleport.runner.yaml_source import Mark, Node, Problems, parse_yaml
+from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml
 
 _OVERRIDE = re.compile(r"(?P<path>[^=\s.]+(\.[^=\s.]+)*)\s*=(?P<value>.*)", re.DOTALL)
 

@@ -1,7 +1,8 @@
 """The names of networks and their initializers in an experiment file, without importing torch.
 
 An experiment is checked, listed and unravelled long before anything is trained, so the names live here, the
-networks in :mod:`nteleport.models` and the initializers in :mod:`nteleport.initializers`. A name is canonical
+networks in :mod:`nteleport.networks.models` and the initializers in :mod:`nteleport.networks.initializers`. A
+name is canonical
 when it is lower case and carries no suffix ``COB``: the published implementation had a class of its own for
 each teleportable network (``MLPCOB``, ``resnet18COB``), while here every network can be teleported as it is.
 """
@@ -33,10 +34,10 @@ vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn
 vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14
 """
 
-#: Every name that :func:`nteleport.models.build_model` knows.
+#: Every name that :func:`nteleport.networks.models.build_model` knows.
 MODEL_NAMES: tuple[str, ...] = ("mlp", *_TORCHVISION_NAMES.split())
 
-#: Every type that :func:`nteleport.initializers.initialize` knows.
+#: Every type that :func:`nteleport.networks.initializers.initialize` knows.
 INITIALIZERS: tuple[str, ...] = ("none", "normal", "xavier", "xavier_uniform", "kaiming", "orthogonal")
 
 #: The non-linearities whose gain torch knows; an initializer's ``non_linearity`` is one of them.

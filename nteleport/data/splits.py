@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nteleport.data.acquisition import availability, locate
 from nteleport.data.catalog import DatasetInfo, dataset_info
 from nteleport.data.files import Arrays, read_cifar, read_digits, read_mnist
+from nteleport.data.sources import availability, locate
 from nteleport.errors import DatasetError
 
 
@@ -101,7 +101,7 @@ def load_dataset(name: str, data_dir: Path | str, device: torch.device | str = "
 
     Args:
         name: ``digits``, ``mnist``, ``fashion_mnist``, ``cifar10`` or ``cifar100``.
-        data_dir: where the files are or shall be, laid out as torchvision does (see ``acquisition``).
+        data_dir: where the files are or shall be, laid out as torchvision does (see ``sources``).
         device: where the two tensors of each split live.
 
     Raises:

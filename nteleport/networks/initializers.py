@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from nteleport.errors import ModelError, UnknownNameError, nearest
-from nteleport.model_names import INITIALIZERS, NON_LINEARITIES
+from nteleport.vocabulary import INITIALIZERS, NON_LINEARITIES
 
 __all__ = ["INITIALIZERS", "initialize"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from nteleport.errors import ModelError, nearest
-from nteleport.model_names import ACTIVATIONS
+from nteleport.vocabulary import ACTIVATIONS
 
 __all__ = ["MLP"]
 
