@@ -12,13 +12,13 @@ from synthetic_results import (
     matrix,
 )
 
+from nteleport.jobs.job import Job
+from nteleport.jobs.table import Results, read_results
 from nteleport.plots import tables
 from nteleport.plots.boxes import draw_boxes
 from nteleport.plots.curves import draw_curves
 from nteleport.plots.grouping import arrange
 from nteleport.plots.panels import Panel
-from nteleport.results import Results, read_results
-from nteleport.training.job import Job
 
 EPOCHS = 10
 PAIR = matrix(runs=5, epochs=EPOCHS)

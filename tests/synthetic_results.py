@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from nteleport.runner.paths import JobPaths
-from nteleport.training.job import Component, Job, Scheduler, Teleportation, TrainingParams
+from nteleport.jobs.job import Component, Job, Scheduler, Teleportation, TrainingParams
+from nteleport.jobs.paths import JobPaths
 
 HEADER = (
     "epoch,lr,train_loss,train_accuracy,train_accuracy_top5,val_loss,val_accuracy,val_accuracy_top5,"

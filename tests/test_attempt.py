@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from nteleport.errors import JobError
-from nteleport.runner import claims
+from nteleport.jobs import lease as claims
+from nteleport.jobs.job import Component, Job
+from nteleport.jobs.lease import claimed
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.attempt import Attempts, JobOutcome, attempt, error_in_words
-from nteleport.runner.claims import claimed
-from nteleport.runner.paths import JobPaths
 from nteleport.runner.queue import Ticket
-from nteleport.training.job import Component, Job
 from nteleport.training.loop import Silent
 from tests.training_jobs import CPU, STANDING_CLOCK, small_job
 

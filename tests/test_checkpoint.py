@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from nteleport.runner.paths import JobPaths
+from nteleport.jobs.paths import JobPaths
 from nteleport.training.checkpoint import (
     Checkpoint,
     keeping_random_states,

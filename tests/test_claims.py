@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from nteleport.runner import claims
-from nteleport.runner.claims import SILENCE, HeldClaim, Owner, claimed, read_claim
-from nteleport.runner.paths import JobPaths
+from nteleport.jobs import lease as claims
+from nteleport.jobs.lease import SILENCE, HeldClaim, Owner, claimed, read_claim
+from nteleport.jobs.paths import JobPaths
 
 HOLD = (
     "import sys, time; from pathlib import Path\n"
-    "from nteleport.runner.claims import claimed; from nteleport.runner.paths import JobPaths\n"
+    "from nteleport.jobs.lease import claimed; from nteleport.jobs.paths import JobPaths\n"
     "with claimed(JobPaths(Path(sys.argv[1]), 'job')) as claim:\n"
     "    print('held' if claim else 'busy', flush=True)\n"
     "    sys.stdin.readline()"
@@ -138,7 +138,7 @@ def test_only_one_of_many_takes_over(tmp_path: Path) -> None:
         (claim / dead.file_name).touch()
     rush = (
         "import sys, time; from pathlib import Path\n"
-        "from nteleport.runner.claims import claimed; from nteleport.runner.paths import JobPaths\n"
+        "from nteleport.jobs.lease import claimed; from nteleport.jobs.paths import JobPaths\n"
         "print(flush=True); sys.stdin.readline()\n"
         "for number in range(40):\n"
         "    paths = JobPaths(Path(sys.argv[1]), f'job{number}')\n"

@@ -19,9 +19,9 @@ from click.testing import CliRunner, Result
 from nteleport.cli.app import nteleport
 from nteleport.cli.progress import progress_on
 from nteleport.cli.summary import summarize
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.records import MetricRow
 from nteleport.runner.attempt import JobOutcome
-from nteleport.runner.paths import JobPaths
-from nteleport.training.records import MetricRow
 from tests.training_jobs import small_job
 
 EXPERIMENT: dict[str, Any] = {

@@ -17,9 +17,9 @@ from click.testing import CliRunner, Result
 
 from nteleport.cli.app import nteleport
 from nteleport.cli.progress import Lines, progress_on
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.records import MetricRow
 from nteleport.runner.local import JobOutcome
-from nteleport.runner.paths import JobPaths
-from nteleport.training.records import MetricRow
 from tests.training_jobs import small_job
 
 MATRIX: dict[str, Any] = {

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from nteleport.errors import JobError
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.descriptions import describe_new
-from nteleport.runner.paths import JobPaths
 from tests.training_jobs import small_job
 
 JOBS = [small_job(), small_job("optim"), small_job("pseudo")]

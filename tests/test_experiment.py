@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nteleport.errors import ExperimentError
-from nteleport.runner.experiment import Experiment
+from nteleport.experiment.experiment import Experiment
+from nteleport.jobs.job import Component, Scheduler, Teleportation, TrainingParams
 from nteleport.runner.loading import load_experiment
-from nteleport.training.job import Component, Scheduler, Teleportation, TrainingParams
 
 MINIMAL = "datasets: digits\nmodels: mlp\noptimizers: SGD\n"
 
@@ -240,7 +240,5 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_reading_and_expanding_need_no_torch() -> None:
-    code = (
-        "import sys, nteleport.runner.matrix, nteleport.runner.experiment; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, nteleport.experiment.matrix; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,6 +13,7 @@ from torch.nn import functional
 from nteleport import TeleportableModel, analyze, sample_cob
 from nteleport.data import batches, epoch_generator, load_dataset
 from nteleport.errors import JobError, StudyError
+from nteleport.jobs.job import Component
 from nteleport.plots.studies.interpolate import draw
 from nteleport.studies.interpolate import (
     ITSELF,
@@ -27,7 +28,6 @@ from nteleport.studies.settings.interpolate import InterpolateSettings
 from nteleport.studies.settings.shared import StudySettings
 from nteleport.studies.subject import build_network, named_seed, one_subject
 from nteleport.studies.training import Training
-from nteleport.training.job import Component
 
 SMALL = (Component("mlp", {"hidden_layers": [16, 16]}),)
 SGD = Component("SGD", {"lr": 0.05, "momentum": 0.9})

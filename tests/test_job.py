@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from nteleport.sampling import SAMPLINGS, sampling_problem
-from nteleport.training.job import (
+from nteleport.jobs.job import (
     MODE_OPTIONS,
     Component,
     Job,
@@ -17,6 +16,7 @@ from nteleport.training.job import (
     Teleportation,
     TrainingParams,
 )
+from nteleport.sampling import SAMPLINGS, sampling_problem
 
 BASELINE = Job(
     dataset="digits",

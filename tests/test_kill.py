@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nteleport.runner.paths import JobPaths
-from nteleport.training.job import Component, Scheduler
+from nteleport.jobs.job import Component, Scheduler
+from nteleport.jobs.paths import JobPaths
 from tests.training_jobs import run, small_job
 
 KILLS = 20

@@ -16,6 +16,7 @@ from torch.nn import functional
 from nteleport import TeleportableModel, sample_cob
 from nteleport.data import random_split
 from nteleport.errors import StudyError
+from nteleport.jobs.job import Component
 from nteleport.plots.studies.landscape import draw
 from nteleport.plots.studies.logarithmic import round_numbers, tick_labels
 from nteleport.studies import landscape
@@ -25,7 +26,6 @@ from nteleport.studies.points import Evaluation, PointScorer
 from nteleport.studies.settings.landscape import LandscapeSettings
 from nteleport.studies.subject import one_subject
 from nteleport.studies.surface import Plane, evaluate_surface, grid
-from nteleport.training.job import Component
 
 SMALL = (Component("mlp", {"hidden_layers": [12, 12]}),)
 

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 from nteleport import TeleportedOptimizer, analyze
 from nteleport.errors import JobError
 from nteleport.expression import compile_lambda
-from nteleport.training.job import Scheduler
+from nteleport.jobs.job import Scheduler
 from nteleport.training.learning_rate import LearningRate, build_learning_rate
 
 EPOCHS, STEPS = 4, 3

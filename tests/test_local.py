@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from nteleport.errors import DatasetError
+from nteleport.experiment.matrix import expand
+from nteleport.jobs.job import Component, Job
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.state import read_status
 from nteleport.runner.loading import load_experiment
 from nteleport.runner.local import JobOutcome, check_trainable, run_jobs
-from nteleport.runner.matrix import expand
-from nteleport.runner.paths import JobPaths
-from nteleport.runner.status import read_status
-from nteleport.training.job import Component, Job
 from tests.training_jobs import CPU, STANDING_CLOCK, small_job, stop_after
 
 GOOD = small_job(epochs=1)

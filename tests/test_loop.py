@@ -19,13 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nteleport import TeleportableModel, sample_cob
 from nteleport.data import batches, epoch_generator, hold_out, load_dataset
 from nteleport.errors import NTeleportError
+from nteleport.jobs.job import Component, Job, Scheduler
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.records import COLUMNS, metrics_csv
 from nteleport.networks.models import seeded_model
-from nteleport.runner.paths import JobPaths
 from nteleport.training.assembly import assemble
 from nteleport.training.epoch import evaluate, train_epoch
-from nteleport.training.job import Component, Job, Scheduler
 from nteleport.training.modes import teleport_generator
-from nteleport.training.records import COLUMNS, metrics_csv
 from tests.training_jobs import CPU, run, small_job, stop_after
 
 DIGITS = load_dataset("digits", "data", "cpu")

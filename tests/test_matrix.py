@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from nteleport.errors import JobError
-from nteleport.runner.experiment import Experiment
+from nteleport.experiment.experiment import Experiment
+from nteleport.experiment.matrix import cells, expand, unravel
+from nteleport.jobs.job import Job, Scheduler, Teleportation, TrainingParams
 from nteleport.runner.loading import load_experiment
-from nteleport.runner.matrix import cells, expand, unravel
 from nteleport.schema.yaml_source import to_yaml
-from nteleport.training.job import Job, Scheduler, Teleportation, TrainingParams
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nteleport import Quiver, TeleportableModel, TeleportedOptimizer, analyze, sample_cob
-from nteleport.training.candidates import score_candidates
-from nteleport.training.job import Teleportation
+from nteleport.jobs.job import Teleportation
 from nteleport.training.learner import Learner
 from nteleport.training.modes import Occasion, teleport, teleport_generator
+from nteleport.training.selection import score_candidates
 
 BATCHES = [(torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])) for _ in range(3)]
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from nteleport.errors import JobError
-from nteleport.runner.messages import Settings, ticket_as_json, ticket_from_json
-from nteleport.runner.paths import JobPaths
+from nteleport.jobs.job import Component, Scheduler
+from nteleport.jobs.paths import JobPaths
+from nteleport.runner.options import Settings, ticket_as_json, ticket_from_json
 from nteleport.runner.places import Place, available_cores, places
 from nteleport.runner.queue import Ticket
-from nteleport.training.job import Component, Scheduler
 from tests.training_jobs import small_job
 
 

@@ -17,10 +17,10 @@ from synthetic_results import (
     write_jobs,
 )
 
+from nteleport.jobs.job import Job
+from nteleport.jobs.table import read_results
 from nteleport.plots.grouping import arrange
 from nteleport.plots.panels import Panel
-from nteleport.results import read_results
-from nteleport.training.job import Job
 
 Arrange = Callable[[Sequence[Job], str], list[Panel]]
 

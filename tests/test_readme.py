@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from nteleport.cli.app import COMMANDS
+from nteleport.experiment.matrix import expand
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.loading import load_experiment
-from nteleport.runner.matrix import expand
-from nteleport.runner.paths import JobPaths
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,10 +14,10 @@ from torchvision.models.vgg import make_layers
 from nteleport import TeleportableModel, sample_cob
 from nteleport.core.cob_fitting import best_entry
 from nteleport.errors import StudyError, TeleportationError
+from nteleport.jobs.job import Component
 from nteleport.plots.studies.recover import draw
 from nteleport.studies.recover import recover_cob, solve_cob
 from nteleport.studies.settings.recover import RecoverSettings
-from nteleport.training.job import Component
 
 METHODS = ("least_squares", "gradient")
 

@@ -14,6 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from nteleport.cli.app import nteleport
+from nteleport.experiment.matrix import expand
+from nteleport.jobs.job import Component, Job, Teleportation, TrainingParams
 from nteleport.reproduction.answers import DOES_NOT_HOLD, HOLDS, NOT_RUN, answers
 from nteleport.reproduction.claims import CPU, PAPER, REACH, StudyClaim, TrainingClaim
 from nteleport.reproduction.layout import Layout
@@ -23,10 +25,8 @@ from nteleport.reproduction.report import markdown
 from nteleport.reproduction.run import missing_studies, run_studies
 from nteleport.reproduction.trainings import Pair, compare, epochs_until, pairs_of, rows_of
 from nteleport.runner.loading import load_experiment
-from nteleport.runner.matrix import expand
 from nteleport.studies import find_study
 from nteleport.studies.study import Progress
-from nteleport.training.job import Component, Job, Teleportation, TrainingParams
 from nteleport.training.schedule import teleports_at
 
 CONFIGS = Path(__file__).parents[1] / "configs"

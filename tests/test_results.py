@@ -22,9 +22,9 @@ from synthetic_results import (
 
 from nteleport.cli.collect import collect as collect_command
 from nteleport.errors import ResultsError
-from nteleport.results import Results, collect, jobs_table, read_results
-from nteleport.runner.paths import JobPaths
-from nteleport.training.job import Job
+from nteleport.jobs.job import Job
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.table import Results, collect, jobs_table, read_results
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_a_job_folder_that_vanishes_while_reading_is_no_error(
 def test_reading_results_does_not_import_torch(tmp_path: Path, job: Job) -> None:
     write_job(tmp_path, job)
     program = (
-        "import sys; from nteleport.results import collect; collect(sys.argv[1]); "
+        "import sys; from nteleport.jobs.table import collect; collect(sys.argv[1]); "
         "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 0

@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
+from nteleport.jobs.job import Component, Job, Scheduler
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.local import run_jobs
-from nteleport.runner.paths import JobPaths
-from nteleport.training.job import Component, Job, Scheduler
 from tests.test_attempt import Quiet
 from tests.training_jobs import CPU, small_job
 

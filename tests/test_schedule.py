@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nteleport.training.job import Teleportation
+from nteleport.jobs.job import Teleportation
 from nteleport.training.schedule import teleports_at
 
 CASES = {

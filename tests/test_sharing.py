@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nteleport.experiment.matrix import expand
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.loading import load_experiment
-from nteleport.runner.matrix import expand
-from nteleport.runner.paths import JobPaths
 
 EXPERIMENT = {
     "runs_per_config": 60,

@@ -9,7 +9,7 @@ import torch
 
 from nteleport.errors import ExperimentError
 from nteleport.runner.loading import load_experiment
-from nteleport.runner.signatures import signature_problems
+from nteleport.runner.preflight import signature_problems
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

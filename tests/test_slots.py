@@ -16,14 +16,14 @@ import pytest
 import yaml
 
 from nteleport.errors import JobError
+from nteleport.jobs.job import Component, Job
+from nteleport.jobs.lease import Owner, read_claim
+from nteleport.jobs.paths import JobPaths, write_text_atomic
 from nteleport.runner.attempt import JobOutcome
-from nteleport.runner.claims import Owner, read_claim
-from nteleport.runner.messages import Settings
-from nteleport.runner.paths import JobPaths, write_text_atomic
+from nteleport.runner.options import Settings
 from nteleport.runner.places import Place
-from nteleport.runner.slots import run_in_slots
+from nteleport.runner.run import run_in_slots
 from nteleport.schema.yaml_source import to_yaml
-from nteleport.training.job import Component, Job
 from tests.training_jobs import small_job
 
 needs_proc = pytest.mark.skipif(

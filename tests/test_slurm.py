@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from nteleport.cli.submit import submit
 from nteleport.errors import SlurmError
-from nteleport.runner.paths import JobPaths, write_json_atomic
+from nteleport.jobs.paths import JobPaths, write_json_atomic
 from nteleport.runner.slurm import Resources, batch_scripts, minutes, split
 from tests.training_jobs import small_job
 

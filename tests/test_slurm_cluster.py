@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from nteleport.runner.paths import JobPaths
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.slurm import split, tasks_in_queue
 
 pytestmark = pytest.mark.slurm

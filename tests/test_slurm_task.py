@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nteleport.cli.submit import TrainTask
-from nteleport.runner.paths import JobPaths, write_text_atomic
+from nteleport.jobs.paths import JobPaths, write_text_atomic
 from nteleport.runner.slurm_task import Scontrol, reason_to_requeue, run_task
 from nteleport.schema.yaml_source import to_yaml
 from tests.training_jobs import run, small_job

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from nteleport.runner.claims import claimed
-from nteleport.runner.paths import JobPaths, write_json_atomic
+from nteleport.jobs.job import Component, Job, Teleportation, TrainingParams
+from nteleport.jobs.lease import claimed
+from nteleport.jobs.paths import JobPaths, write_json_atomic
 from nteleport.runner.queue import PATIENCE, Queue, Ticket
 from nteleport.runner.states import STATES, job_state, matching
-from nteleport.training.job import Component, Job, Teleportation, TrainingParams
 
 FIRST = Job(
     "digits", TrainingParams(), Component("mlp"), Component("none"), Component("SGD", {"lr": 0.1}),

@@ -20,9 +20,9 @@ from synthetic_results import learning_curve, make_job, matrix, write_job, write
 from nteleport.cli.collect import collect
 from nteleport.cli.status import duration, status
 from nteleport.errors import ResultsError
-from nteleport.runner.claims import SILENCE, Owner, claimed
-from nteleport.runner.paths import JobPaths
-from nteleport.runner.status import read_status, summarize
+from nteleport.jobs.lease import SILENCE, Owner, claimed
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.state import read_status, summarize
 
 EPOCHS = 8
 

@@ -13,10 +13,10 @@ from click.testing import CliRunner
 
 from nteleport.cli.app import nteleport
 from nteleport.errors import ExperimentError, StudyError
+from nteleport.jobs.job import Component
 from nteleport.studies import STUDIES, DotProductSettings, MicroSettings, find_study, load_study, run_study
 from nteleport.studies.settings.option import plain_settings
 from nteleport.studies.study import settings_yaml
-from nteleport.training.job import Component
 
 SMALL = {"models": (Component("mlp", {"hidden_layers": [6, 5]}),), "datasets": ("digits",)}
 

@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from nteleport import TeleportableModel
 from nteleport.errors import StudyError
+from nteleport.jobs.job import Component
 from nteleport.studies import DotProductSettings, WeightsSettings, weight_angles, weight_densities
 from nteleport.studies.candidates import draw_candidates
 from nteleport.studies.subject import draw_cob, named_generator, one_subject
 from nteleport.studies.weight_files import load_weights
-from nteleport.training.job import Component
 
 TINY = Component("mlp", {"hidden_layers": [30, 20]})
 SETTINGS = WeightsSettings(models=(TINY,), per_layer=True, bins=20)

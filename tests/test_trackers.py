@@ -13,11 +13,11 @@ from click.testing import CliRunner
 
 from nteleport.cli.train import train
 from nteleport.errors import MissingExtraError, UnknownNameError
+from nteleport.jobs.job import Job
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.local import JobOutcome, run_jobs
-from nteleport.runner.paths import JobPaths
 from nteleport.trackers.reporting import TrackingReporter
 from nteleport.trackers.tracker import TRACKER_NAMES, Row, load_trackers, summary_of
-from nteleport.training.job import Job
 from tests.tracked_runs import JOB, ROWS, Events, play
 from tests.training_jobs import CPU, STANDING_CLOCK
 

@@ -17,10 +17,10 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 
 from nteleport import TeleportedOptimizer, analyze, sample_cob
+from nteleport.jobs.job import Component, Job
 from nteleport.training.assembly import assemble
 from nteleport.training.device import arithmetic, find_device, forward_of
 from nteleport.training.epoch import evaluate, train_epoch
-from nteleport.training.job import Component, Job
 from tests.training_jobs import CPU, run, small_job
 
 COMPILER = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nteleport.jobs.job import Job
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.records import MetricRow, metrics_csv, write_result
+from nteleport.jobs.records import TrainingResult as Result
 from nteleport.runner.local import JobOutcome
-from nteleport.runner.paths import JobPaths
 from nteleport.trackers.reporting import TrackingReporter
-from nteleport.training.job import Job
-from nteleport.training.records import MetricRow, metrics_csv, write_result
-from nteleport.training.records import TrainingResult as Result
 from tests.training_jobs import small_job
 
 JOB = small_job(epochs=4)

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from nteleport.runner.paths import JobPaths
-from nteleport.training.job import Component, Job, Scheduler, Teleportation, TrainingParams
+from nteleport.jobs.job import Component, Job, Scheduler, Teleportation, TrainingParams
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.records import TrainingResult
 from nteleport.training.loop import Clock, train_job
-from nteleport.training.records import TrainingResult
 
 CPU = torch.device("cpu")
 STANDING_CLOCK = Clock(seconds=lambda: 0.0, now=lambda: datetime(2020, 1, 1))

@@ -36,8 +36,8 @@ def collect(directory: Path, out: Path | None) -> None:
     if out is not None and out.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise click.UsageError(f"cannot write {out}: Parquet needs pyarrow (pip install pyarrow)")
 
-    from nteleport.results import epochs_table, read_results
-    from nteleport.runner.paths import replacing
+    from nteleport.jobs.paths import replacing
+    from nteleport.jobs.table import epochs_table, read_results
 
     results = read_results(directory)
     damaged = [f"{job.name}: {', '.join(job.problems)}" for job in results.jobs if job.problems]

@@ -15,9 +15,9 @@ import click
 from tqdm import tqdm
 
 if TYPE_CHECKING:
+    from nteleport.jobs.job import Job
+    from nteleport.jobs.records import MetricRow
     from nteleport.runner.attempt import JobOutcome, RunReporter
-    from nteleport.training.job import Job
-    from nteleport.training.records import MetricRow
 
 _SECONDS_BETWEEN_LINES = 30.0
 _LONGEST_NAME = 60

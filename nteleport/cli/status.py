@@ -17,7 +17,7 @@ import click
 from nteleport.cli.options import Command, NamedPath
 
 if TYPE_CHECKING:
-    from nteleport.runner.status import JobStatus
+    from nteleport.jobs.state import JobStatus
 
 __all__ = ["status"]
 
@@ -49,7 +49,7 @@ def status(directory: Path, as_json: bool, as_csv: bool, watch: bool, every: flo
     nteleport status results/quickstart --watch
     nteleport status results/quickstart --json | jq .summary
     """
-    from nteleport.runner.status import read_status
+    from nteleport.jobs.state import read_status
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv: expected one of them")
@@ -71,13 +71,13 @@ def status(directory: Path, as_json: bool, as_csv: bool, watch: bool, every: flo
 
 
 def _print_json(jobs: Sequence[JobStatus]) -> None:
-    from nteleport.runner.status import as_table, summarize
+    from nteleport.jobs.state import as_table, summarize
 
     click.echo(json.dumps({"summary": asdict(summarize(jobs)), "jobs": as_table(jobs)}, indent=1))
 
 
 def _print_csv(jobs: Sequence[JobStatus]) -> None:
-    from nteleport.runner.status import as_table
+    from nteleport.jobs.state import as_table
 
     rows = as_table(jobs)
     writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
@@ -86,7 +86,7 @@ def _print_csv(jobs: Sequence[JobStatus]) -> None:
 
 
 def _show(jobs: Sequence[JobStatus]) -> None:
-    from nteleport.runner.status import summarize
+    from nteleport.jobs.state import summarize
 
     summary = summarize(jobs)
     counts = ", ".join(f"{count} {state}" for state, count in summary.states.items())

@@ -18,8 +18,8 @@ from nteleport.errors import SlurmError
 from nteleport.runner.slurm_task import run_task
 
 if TYPE_CHECKING:
+    from nteleport.jobs.job import Job
     from nteleport.runner.slurm import Resources
-    from nteleport.training.job import Job
 
 __all__ = ["TrainTask", "submit"]
 
@@ -114,9 +114,9 @@ def submit(
     missing. Needs the extra nteleport[slurm].
     """
     from nteleport.cli.train import check_folder
+    from nteleport.experiment.matrix import expand
     from nteleport.extras import import_extra
     from nteleport.runner.loading import load_experiment
-    from nteleport.runner.matrix import expand
     from nteleport.runner.slurm import Resources, minutes
     from nteleport.trackers.tracker import load_trackers
 
@@ -179,7 +179,7 @@ def _submit(jobs: Sequence[Job], out: Path, data_dir: Path, resources: Resources
 
 def _missing(jobs: Sequence[Job], out: Path, *, ask_queue: bool) -> tuple[list[Job], Counter[str]]:
     """The jobs that nobody has done or is about to do, and the count of the others by state."""
-    from nteleport.runner.paths import JobPaths
+    from nteleport.jobs.paths import JobPaths
     from nteleport.runner.slurm import tasks_in_queue
     from nteleport.runner.states import OVER, job_state
 

@@ -17,9 +17,9 @@ from nteleport.cli.summary import command_again, counted, summarize
 from nteleport.errors import JobError
 
 if TYPE_CHECKING:
+    from nteleport.jobs.job import Job
     from nteleport.runner.attempt import JobOutcome, RunReporter
     from nteleport.runner.places import Place
-    from nteleport.training.job import Job
 
 __all__ = ["check_folder", "train"]
 
@@ -109,8 +109,8 @@ def train(
     Exit code: 0 when all is well, 1 when a job failed, 2 for bad input (nothing is written then), and 128
     plus the number of the signal when one stopped it.
     """
+    from nteleport.experiment.matrix import expand
     from nteleport.runner.loading import load_experiment
-    from nteleport.runner.matrix import expand
     from nteleport.runner.states import matching
 
     jobs = expand(load_experiment(config, overrides=overrides, signatures=not dry_run))
@@ -158,7 +158,7 @@ def _chosen(jobs: Sequence[Job], chosen: list[Job], only: Sequence[str]) -> list
 
 
 def _list_jobs(jobs: Sequence[Job], out: Path) -> None:
-    from nteleport.runner.paths import JobPaths
+    from nteleport.jobs.paths import JobPaths
     from nteleport.runner.states import job_state
 
     states: Counter[str] = Counter()
@@ -241,8 +241,8 @@ def _train_in_slots(
     slots: Sequence[tuple[Place, RunReporter]],
     flag: Any,
 ) -> list[JobOutcome]:
-    from nteleport.runner.messages import Settings
-    from nteleport.runner.slots import run_in_slots
+    from nteleport.runner.options import Settings
+    from nteleport.runner.run import run_in_slots
 
     settings = Settings(
         out=str(out),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
+from nteleport.jobs.table import JobResult
 from nteleport.plots.hyper_parameters import REPETITION, hyper_parameters, identity, of_teleportation
 from nteleport.plots.labels import number
 from nteleport.plots.panels import Group
-from nteleport.results import JobResult
 
 __all__ = ["expected_runs", "warnings"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from nteleport.jobs.table import JobResult, Results, Scalar
 from nteleport.plots import completeness, labels
 from nteleport.plots.hyper_parameters import expand, hyper_parameters, identity, of_teleportation, value_of
 from nteleport.plots.panels import Group, Panel
-from nteleport.results import JobResult, Results, Scalar
 
 __all__ = ["arrange"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from nteleport.errors import ResultsError, nearest
-from nteleport.results import JobResult, Scalar
+from nteleport.jobs.table import JobResult, Scalar
 
 __all__ = [
     "COMPONENTS",

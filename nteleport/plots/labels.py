@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from nteleport.jobs.table import Scalar
 from nteleport.plots.hyper_parameters import identity
-from nteleport.results import Scalar
 
 __all__ = [
     "MetricLabel",

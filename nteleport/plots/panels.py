@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nteleport.results import Scalar
+from nteleport.jobs.table import Scalar
 
 __all__ = ["Group", "Panel"]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from nteleport.jobs.table import Results
 from nteleport.plots.panels import Panel
-from nteleport.results import Results
 
 __all__ = [
     "FEW",

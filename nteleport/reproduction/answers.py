@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from nteleport.data import is_present
 from nteleport.errors import ResultsError
+from nteleport.jobs.job import Job
+from nteleport.jobs.table import read_results
 from nteleport.reproduction.claims import Claim, StudyClaim, TrainingClaim
 from nteleport.reproduction.layout import Layout
 from nteleport.reproduction.measures import MEASURES, in_words
 from nteleport.reproduction.trainings import Comparison, Curves, compare, curves_of, pairs_of, rows_of
-from nteleport.results import read_results
-from nteleport.training.job import Job
 
 HOLDS, DOES_NOT_HOLD, NOT_RUN = "holds", "does not hold", "not run"
 

@@ -15,14 +15,14 @@ from pathlib import Path
 import pandas as pd
 
 from nteleport.errors import StudyError
+from nteleport.experiment.matrix import expand
+from nteleport.jobs.job import Job
 from nteleport.reproduction.claims import StudyClaim, TrainingClaim
 from nteleport.runner.loading import load_experiment
-from nteleport.runner.matrix import expand
 from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
 from nteleport.studies.settings.option import read_options
 from nteleport.studies.settings.shared import StudySettings
 from nteleport.studies.study import SETTINGS_FILE, Study, find_study, settings_yaml
-from nteleport.training.job import Job
 
 
 @dataclass(frozen=True)

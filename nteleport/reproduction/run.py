@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from nteleport.data import availability, is_present
+from nteleport.jobs.job import Job
 from nteleport.reproduction.claims import Claim, StudyClaim, TrainingClaim
 from nteleport.reproduction.layout import Layout, StudyRun
 from nteleport.reproduction.trainings import pairs_of
 from nteleport.runner.attempt import RunReporter
 from nteleport.runner.local import check_trainable, run_jobs
-from nteleport.runner.messages import Settings
+from nteleport.runner.options import Settings
 from nteleport.runner.places import available_cores, places
-from nteleport.runner.slots import run_in_slots
+from nteleport.runner.run import run_in_slots
 from nteleport.studies.study import Progress, run_study
 from nteleport.training.device import find_device
-from nteleport.training.job import Job
 
 StopRequested = Callable[[], bool]
 

@@ -20,15 +20,15 @@ from typing import Protocol
 import torch
 
 from nteleport.errors import NTeleportError
-from nteleport.runner.claims import HeldClaim, claimed
+from nteleport.jobs.job import Job
+from nteleport.jobs.lease import HeldClaim, claimed
+from nteleport.jobs.paths import JobPaths, write_json_atomic
+from nteleport.jobs.records import TrainingResult, log_line
 from nteleport.runner.descriptions import describe
-from nteleport.runner.paths import JobPaths, write_json_atomic
 from nteleport.runner.queue import Ticket
 from nteleport.runner.states import OVER, recorded_result
 from nteleport.training.checkpoint import remove_checkpoints
-from nteleport.training.job import Job
 from nteleport.training.loop import Clock, TrainingReport, train_job
-from nteleport.training.records import TrainingResult, log_line
 
 _NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """The disk is full, a quota or limit is reached, or the disk cannot be written to."""

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nteleport.errors import JobError
-from nteleport.runner.paths import JobPaths, write_text_atomic
+from nteleport.jobs.job import Job
+from nteleport.jobs.paths import JobPaths, write_text_atomic
 from nteleport.schema.yaml_source import to_yaml
-from nteleport.training.job import Job
 
 
 def describe(job: Job, paths: JobPaths) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nteleport.errors import ExperimentError
-from nteleport.runner.experiment import Experiment, read_experiment
+from nteleport.experiment.experiment import Experiment, read_experiment
 
 
 def load_experiment(
@@ -24,7 +24,7 @@ def load_experiment(
     """
     experiment, problems = read_experiment(Path(path), overrides)
     if signatures:
-        from nteleport.runner.signatures import signature_problems
+        from nteleport.runner.preflight import signature_problems
 
         problems += signature_problems(experiment)
     if problems:

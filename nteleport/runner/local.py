@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from nteleport.data import dataset_info, num_batches
+from nteleport.jobs.job import Job
 from nteleport.runner.attempt import Attempts, JobOutcome, RunReporter, attempt
 from nteleport.runner.descriptions import describe_new
 from nteleport.runner.queue import Queue, Ticket
-from nteleport.training.job import Job
 from nteleport.training.loop import Clock
 
 __all__ = ["JobOutcome", "RunReporter", "check_trainable", "in_order", "run_jobs"]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nteleport.runner.paths import JobPaths
-from nteleport.training.job import Job
+from nteleport.jobs.job import Job
+from nteleport.jobs.paths import JobPaths
 
 PATIENCE = 2.0
 """Seconds until a job that is trained elsewhere is looked at again."""

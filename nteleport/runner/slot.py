@@ -18,13 +18,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from nteleport.errors import JobError
+from nteleport.jobs.lease import claimed
+from nteleport.jobs.records import MetricRow
 from nteleport.runner.attempt import JobOutcome, RunReporter, record_failure
-from nteleport.runner.claims import claimed
-from nteleport.runner.messages import Message, Settings, receive, send, ticket_as_json
+from nteleport.runner.options import Message, Settings, receive, send, ticket_as_json
 from nteleport.runner.places import Place
 from nteleport.runner.queue import Ticket
 from nteleport.training.loop import Clock
-from nteleport.training.records import MetricRow
 
 _SECONDS_TO_END = 5.0
 

@@ -25,9 +25,9 @@ from typing import Any
 
 from nteleport.errors import SlurmError
 from nteleport.extras import import_extra
+from nteleport.jobs.job import Job
+from nteleport.jobs.paths import JobPaths, write_json_atomic
 from nteleport.runner.descriptions import describe
-from nteleport.runner.paths import JobPaths, write_json_atomic
-from nteleport.training.job import Job
 
 __all__ = ["Resources", "array_limit", "batch_scripts", "minutes", "split", "submit", "tasks_in_queue"]
 

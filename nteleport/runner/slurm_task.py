@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from nteleport.runner.paths import JobPaths
+from nteleport.jobs.paths import JobPaths
 
 __all__ = ["Scontrol", "reason_to_requeue", "run_task"]
 

@@ -20,9 +20,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from nteleport.runner.claims import read_claim
-from nteleport.runner.paths import JobPaths
-from nteleport.training.job import Job
+from nteleport.jobs.job import Job
+from nteleport.jobs.lease import read_claim
+from nteleport.jobs.paths import JobPaths
 
 STATES = ("pending", "running", "unfinished", "finished", "diverged", "failed")
 

@@ -1,6 +1,6 @@
 """A worker: the process of one slot. It trains one job after the other, as its command tells it to.
 
-Started by `nteleport.runner.slots` as `python -m nteleport.runner.worker FD`, where FD is its connection; its
+Started by `nteleport.runner.run` as `python -m nteleport.runner.worker FD`, where FD is its connection; its
 environment, with the visible devices and the number of threads, is set before Python starts, and so before
 torch is imported. It imports torch once for all its jobs. What else a job could leave behind for the next
 (random states, rules of arithmetic, compiled graphs) is put back by the training itself, so that results are
@@ -28,14 +28,14 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from nteleport.errors import NTeleportError
-from nteleport.runner.messages import Message, Settings, receive, send, ticket_from_json
-from nteleport.runner.paths import JobPaths
+from nteleport.jobs.paths import JobPaths
+from nteleport.runner.options import Message, Settings, receive, send, ticket_from_json
 from nteleport.runner.signals import stop_signals
 
 if TYPE_CHECKING:
+    from nteleport.jobs.job import Job
+    from nteleport.jobs.records import MetricRow
     from nteleport.runner.attempt import Attempts, JobOutcome
-    from nteleport.training.job import Job
-    from nteleport.training.records import MetricRow
 
 GRACE = 30.0
 """Seconds in which a worker whose command is gone may reach the end of a batch."""

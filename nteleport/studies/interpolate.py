@@ -25,6 +25,7 @@ from torch import Tensor
 
 from nteleport.core.cob import SMALLEST_ENTRY
 from nteleport.core.quiver import Quiver, compact_scales
+from nteleport.jobs.job import Component
 from nteleport.studies.points import Evaluation, PointScorer, first_images
 from nteleport.studies.settings.interpolate import InterpolateSettings
 from nteleport.studies.study import Progress, no_progress
@@ -32,7 +33,6 @@ from nteleport.studies.subject import Subject, build_network, draw_cob, named_ge
 from nteleport.studies.training import Training
 from nteleport.studies.weight_files import load_weights
 from nteleport.training.assembly import build_optimizer
-from nteleport.training.job import Component
 from nteleport.training.metrics import Scores
 
 PLAIN, TELEPORTED, ITSELF = "A to B", "T(A) to T(B)", "A to T(A)"

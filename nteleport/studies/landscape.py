@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from nteleport.core.quiver import scales
-from nteleport.runner.paths import replacing
+from nteleport.jobs.paths import replacing
 from nteleport.schema.yaml_source import to_yaml
 from nteleport.studies.directions import filter_normalised, principal_plane
 from nteleport.studies.points import Evaluation, PointScorer, first_images

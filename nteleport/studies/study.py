@@ -20,7 +20,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from nteleport.errors import ExperimentError, Problem, StudyError, nearest
-from nteleport.runner.paths import replacing, write_text_atomic
+from nteleport.jobs.paths import replacing, write_text_atomic
 from nteleport.schema.fields import Refused
 from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
 from nteleport.studies.settings.option import plain_settings, read_options, text

@@ -28,11 +28,11 @@ from nteleport.data import (
     load_dataset,
     random_split,
 )
+from nteleport.jobs.job import Component
 from nteleport.networks.models import seeded_model
 from nteleport.studies.settings.shared import StudySettings
 from nteleport.studies.weight_files import load_weights
 from nteleport.training.device import find_device
-from nteleport.training.job import Component
 
 RANDOM_IMAGES = (4096, 1024)
 """Images of the training and the test split of random data."""

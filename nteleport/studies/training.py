@@ -16,10 +16,10 @@ from torch import Tensor
 
 from nteleport.data import Split, batches, epoch_generator
 from nteleport.errors import StudyError
+from nteleport.jobs.job import Component
 from nteleport.studies.subject import Subject, named_seed
 from nteleport.studies.vectors import takes_batches
 from nteleport.training.assembly import build_optimizer
-from nteleport.training.job import Component
 from nteleport.training.learner import Learner
 from nteleport.training.metrics import Scores, ScoreSums
 

@@ -14,8 +14,8 @@ from typing import Any
 import comet_ml
 from comet_ml.config import get_config
 
+from nteleport.jobs.job import Job
 from nteleport.trackers.tracker import PROJECT, Row
-from nteleport.training.job import Job
 
 
 class CometTracker:

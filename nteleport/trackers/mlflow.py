@@ -18,8 +18,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.time import get_current_time_millis
 
+from nteleport.jobs.job import Job
 from nteleport.trackers.tracker import PROJECT, Row
-from nteleport.training.job import Job
 
 _JOB = "nteleport.job"
 _CELL = "nteleport.cell"

@@ -15,13 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nteleport.runner.paths import JobPaths
+from nteleport.jobs.job import Job
+from nteleport.jobs.paths import JobPaths
 from nteleport.trackers.tracker import Row, Tracker, summary_of
-from nteleport.training.job import Job
 
 if TYPE_CHECKING:
+    from nteleport.jobs.records import MetricRow
     from nteleport.runner.local import JobOutcome, RunReporter
-    from nteleport.training.records import MetricRow
 
 __all__ = ["TrackingReporter"]
 

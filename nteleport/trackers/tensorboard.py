@@ -17,8 +17,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from nteleport.jobs.job import Job
 from nteleport.trackers.tracker import Row
-from nteleport.training.job import Job
 
 
 class TensorBoardTracker:

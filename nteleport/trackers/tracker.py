@@ -13,7 +13,7 @@ from typing import Protocol
 
 from nteleport.errors import UnknownNameError, nearest
 from nteleport.extras import import_extra
-from nteleport.training.job import Job
+from nteleport.jobs.job import Job
 
 __all__ = ["PROJECT", "TRACKER_NAMES", "Row", "Tracker", "load_trackers", "summary_of"]
 

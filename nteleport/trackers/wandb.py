@@ -14,8 +14,8 @@ from typing import Any
 
 import wandb
 
+from nteleport.jobs.job import Job
 from nteleport.trackers.tracker import PROJECT, Row
-from nteleport.training.job import Job
 
 _OVER = ("finished", "diverged")
 

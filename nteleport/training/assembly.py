@@ -26,10 +26,10 @@ from nteleport.core.quiver import Quiver
 from nteleport.data import Dataset, Split, batches, epoch_generator, hold_out, load_dataset, num_batches
 from nteleport.errors import JobError, nearest
 from nteleport.expression import compile_lambda
+from nteleport.jobs.job import Component, Job
 from nteleport.networks.models import build_model, seeded_model
 from nteleport.training.checkpoint import keeping_random_states
 from nteleport.training.device import forward_of
-from nteleport.training.job import Component, Job
 from nteleport.training.learner import Learner
 from nteleport.training.learning_rate import LearningRate, build_learning_rate
 

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nteleport.whole_files import replacing
+from nteleport.jobs.atomic import replacing
 
 if TYPE_CHECKING:
-    from nteleport.runner.paths import JobPaths
+    from nteleport.jobs.paths import JobPaths
 
 
 FORMAT = 1

@@ -20,7 +20,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from nteleport.errors import JobError, nearest
-from nteleport.training.job import Scheduler
+from nteleport.jobs.job import Scheduler
 
 
 class LearningRate:

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from nteleport.jobs.atomic import replacing
+from nteleport.jobs.job import Job
+from nteleport.jobs.records import MetricRow, TrainingResult, log_line, write_metrics, write_result
 from nteleport.training.assembly import Assembly, assemble
 from nteleport.training.checkpoint import (
     Checkpoint,
@@ -29,15 +32,12 @@ from nteleport.training.checkpoint import (
 )
 from nteleport.training.device import arithmetic
 from nteleport.training.epoch import EpochProgress, StopRequested, evaluate, train_epoch
-from nteleport.training.job import Job
 from nteleport.training.modes import Occasion, teleport, teleport_generator, teleport_seed
 from nteleport.training.provenance import begin_provenance, end_provenance, versions
-from nteleport.training.records import MetricRow, TrainingResult, log_line, write_metrics, write_result
 from nteleport.training.schedule import teleports_at
-from nteleport.whole_files import replacing
 
 if TYPE_CHECKING:
-    from nteleport.runner.paths import JobPaths
+    from nteleport.jobs.paths import JobPaths
 
 
 def _local_time() -> datetime:

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from nteleport.core.cob import sample_cob
 from nteleport.core.quiver import compact_scales
-from nteleport.training.candidates import Batch, score_candidates
+from nteleport.jobs.job import Teleportation
 from nteleport.training.controls import displace_at_random, redraw_same_distribution
-from nteleport.training.job import Teleportation
 from nteleport.training.learner import Learner
+from nteleport.training.selection import Batch, score_candidates
 
 
 @dataclass(frozen=True)

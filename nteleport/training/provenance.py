@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import nteleport
+from nteleport.jobs.atomic import write_json_atomic
 from nteleport.training.device import device_name
-from nteleport.whole_files import write_json_atomic
 
 if TYPE_CHECKING:
-    from nteleport.runner.paths import JobPaths
+    from nteleport.jobs.paths import JobPaths
 
 
 def versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ weights. This module imports no torch, so that a plan can be shown before anythi
 
 from __future__ import annotations
 
-from nteleport.training.job import Teleportation
+from nteleport.jobs.job import Teleportation
 
 
 def teleports_at(epoch: int, teleportation: Teleportation, epochs: int) -> bool:

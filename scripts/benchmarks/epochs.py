@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from nteleport import analyze
-from nteleport.runner.paths import JobPaths
-from nteleport.training.job import Component, Job, Teleportation, TrainingParams
+from nteleport.jobs.job import Component, Job, Teleportation, TrainingParams
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.records import MetricRow
 from nteleport.training.loop import Silent, train_job
-from nteleport.training.records import MetricRow
 
 from .baselines.activation_rescaling import rescaling_network
 from .baselines.per_sample_pipeline import PerSamplePipeline

@@ -9,7 +9,7 @@ from itertools import cycle
 import torch
 
 from nteleport import TeleportableModel, TeleportedOptimizer, analyze
-from nteleport.training.job import Teleportation
+from nteleport.jobs.job import Teleportation
 from nteleport.training.learner import Learner
 from nteleport.training.modes import Occasion, teleport
 

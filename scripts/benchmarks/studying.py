@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 from unittest import mock
 
+from nteleport.jobs.job import Component
 from nteleport.studies import gradients
 from nteleport.studies.settings.gradients import GradientsSettings
 from nteleport.studies.subject import Subject, subjects
 from nteleport.studies.vectors import loss_gradients
-from nteleport.training.job import Component
 
 from .networks import BATCH_SIZES
 from .timing import Figure, Setting, compare, take_turns

@@ -17,9 +17,9 @@ from training_jobs import run, small_job
 from zoo.networks import CONSTRUCTS, ZOO
 
 from nteleport import Quiver, analyze
+from nteleport.experiment.matrix import expand
+from nteleport.jobs.job import Job
 from nteleport.runner.loading import load_experiment
-from nteleport.runner.matrix import expand
-from nteleport.training.job import Job
 
 FOLDER = Path(__file__).parent
 CONFIGS = Path(__file__).parents[2] / "configs"

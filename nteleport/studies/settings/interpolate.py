@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nteleport.jobs.job import Component
 from nteleport.schema.fields import boolean, number, one_of, optional, whole_number
 from nteleport.studies.settings.option import option, path, redefault
 from nteleport.studies.settings.training import SGD, TrainingSettings, optimizer
-from nteleport.training.job import Component
 
 _LINE = number("", lambda _: True)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nteleport.jobs.job import Component
 from nteleport.schema.fields import number, whole_number
 from nteleport.studies.settings.option import option, redefault
 from nteleport.studies.settings.shared import StudySettings
-from nteleport.training.job import Component
 
 _SMALL_MLP = Component("mlp", {"hidden_layers": [128]})
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from nteleport.data.catalog import DATASETS, dataset_info
 from nteleport.errors import UnknownNameError, nearest
-from nteleport.runner.components import read_models
+from nteleport.experiment.components import read_models
+from nteleport.jobs.job import Component
 from nteleport.schema.fields import Check, Refused, axis, boolean, fields, known_name, mapping
 from nteleport.schema.yaml_source import Node, Problems
-from nteleport.training.job import Component
 
 _KEY = "option"
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nteleport.errors import StudyError
+from nteleport.jobs.job import Component
 from nteleport.sampling import SAMPLINGS, sampling_problem
 from nteleport.schema.fields import number, one_of, optional, whole_number
 from nteleport.studies.settings.option import dataset, model, option, options_of, path, text
-from nteleport.training.job import Component
 
 
 @dataclass(frozen=True, kw_only=True)

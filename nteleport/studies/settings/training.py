@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nteleport.runner.components import read_optimizers
+from nteleport.experiment.components import read_optimizers
+from nteleport.jobs.job import Component
 from nteleport.schema.fields import Refused, whole_number
 from nteleport.schema.yaml_source import Node, Problems
 from nteleport.studies.settings.option import option
 from nteleport.studies.settings.shared import StudySettings
-from nteleport.training.job import Component
 
 SGD = Component("SGD", {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4})
 

@@ -17,14 +17,14 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from nteleport.jobs.job import Job
 from nteleport.runner.attempt import JobOutcome, RunReporter, known_outcome
 from nteleport.runner.descriptions import describe_new
 from nteleport.runner.local import ends_run, in_order
-from nteleport.runner.messages import Settings
+from nteleport.runner.options import Settings
 from nteleport.runner.places import Place
 from nteleport.runner.queue import Queue, Ticket
 from nteleport.runner.slot import Slot
-from nteleport.training.job import Job
 from nteleport.training.loop import Clock
 
 _BETWEEN_LOOKS = 0.2

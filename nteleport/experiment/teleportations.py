@@ -10,6 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
+from nteleport.jobs.job import (
+    METRICS,
+    MODE_OPTIONS,
+    Teleportation,
+    TrainingParams,
+)
 from nteleport.sampling import SAMPLINGS, sampling_problem
 from nteleport.schema.fields import (
     Check,
@@ -24,12 +30,6 @@ from nteleport.schema.fields import (
     whole_number,
 )
 from nteleport.schema.yaml_source import Node, Problems
-from nteleport.training.job import (
-    METRICS,
-    MODE_OPTIONS,
-    Teleportation,
-    TrainingParams,
-)
 
 Choices = dict[str, list[tuple[Any, Node]]]
 """For each option its values, each with its place."""

@@ -28,7 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from nteleport.runner.paths import JobPaths
+from nteleport.jobs.paths import JobPaths
 
 HEARTBEAT = 10.0
 """Seconds between two heartbeats."""

@@ -2,7 +2,7 @@
 
 An entry is a name or a mapping, `{cls: SGD, lr: 0.01}`. Names that are known without torch are checked here:
 models, initializers, activations. So are formulas, which torch would never see. Whether a class takes the
-keyword arguments it is given is for `nteleport.runner.signatures` to say; it finds their places through
+keyword arguments it is given is for `nteleport.runner.preflight` to say; it finds their places through
 `Placed.node`.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from nteleport.errors import ExpressionError
 from nteleport.expression import compile_lambda
+from nteleport.jobs.job import Component, Scheduler
 from nteleport.schema.fields import (
     Check,
     Refused,
@@ -26,7 +27,6 @@ from nteleport.schema.fields import (
     optional,
 )
 from nteleport.schema.yaml_source import Node, Problems
-from nteleport.training.job import Component, Scheduler
 from nteleport.vocabulary import ACTIVATIONS, INITIALIZERS, NON_LINEARITIES, canonical_name
 
 T = TypeVar("T")

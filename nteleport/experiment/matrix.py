@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from nteleport.errors import JobError
-from nteleport.runner.experiment import Experiment
-from nteleport.runner.paths import write_text_atomic
+from nteleport.experiment.experiment import Experiment
+from nteleport.jobs.job import Job
+from nteleport.jobs.paths import write_text_atomic
 from nteleport.schema.yaml_source import to_yaml
-from nteleport.training.job import Job
 
 
 def cells(experiment: Experiment) -> list[Job]:

@@ -19,12 +19,12 @@ from torch.optim import lr_scheduler
 from nteleport.core.optimizer_state import check_transportable
 from nteleport.data.catalog import dataset_info
 from nteleport.errors import ModelError, NTeleportError, Problem, nearest
+from nteleport.experiment.components import OptimizerChoice, Placed
+from nteleport.experiment.experiment import Experiment
 from nteleport.expression import compile_lambda
+from nteleport.jobs.job import Component, Scheduler
 from nteleport.networks.models import check_model, model_keywords
-from nteleport.runner.components import OptimizerChoice, Placed
-from nteleport.runner.experiment import Experiment
 from nteleport.schema.yaml_source import Node, Problems
-from nteleport.training.job import Component, Scheduler
 from nteleport.training.learning_rate import build_learning_rate
 
 _GIVEN = frozenset({"params", "defaults", "optimizer", "last_epoch"})

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from nteleport.whole_files import write_json_atomic, write_text_atomic
+from nteleport.jobs.atomic import write_json_atomic, write_text_atomic
 
 if TYPE_CHECKING:
-    from nteleport.runner.paths import JobPaths
+    from nteleport.jobs.paths import JobPaths
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 `read_experiment` gives the `Experiment` and all that is wrong with it, each problem with its place: names,
 types and combinations. What only torch can tell, the keyword arguments of optimizers, schedulers and models,
-is found by `nteleport.runner.signatures`; nothing here needs torch. The axes keep the nodes they were read
+is found by `nteleport.runner.preflight`; nothing here needs torch. The axes keep the nodes they were read
 from, so that later checks can point at the file too.
 """
 
@@ -15,14 +15,15 @@ from typing import Any
 
 from nteleport.data.catalog import dataset_info
 from nteleport.errors import Problem
-from nteleport.runner.components import (
+from nteleport.experiment.components import (
     OptimizerChoice,
     Placed,
     read_initializers,
     read_models,
     read_optimizers,
 )
-from nteleport.runner.teleportations import read_teleportations
+from nteleport.experiment.teleportations import read_teleportations
+from nteleport.jobs.job import OPTIMIZER_STATES, PRECISIONS, Component, Teleportation, TrainingParams
 from nteleport.schema.fields import (
     Check,
     axis,
@@ -40,7 +41,6 @@ from nteleport.schema.fields import (
 )
 from nteleport.schema.overrides import apply_overrides
 from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml
-from nteleport.training.job import OPTIMIZER_STATES, PRECISIONS, Component, Teleportation, TrainingParams
 
 _KEYS = (
     "runs_per_config",
@@ -74,7 +74,7 @@ _TRAINING: dict[str, Check[Any]] = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """The axes of a matrix of jobs; `nteleport.runner.matrix.expand` gives the jobs."""
+    """The axes of a matrix of jobs; `nteleport.experiment.matrix.expand` gives the jobs."""
 
     path: Path
     datasets: tuple[str, ...] = ()

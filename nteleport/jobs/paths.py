@@ -1,7 +1,7 @@
 """The places of a job on disk.
 
 `JobPaths` is the one class that knows the filenames of a job. A file appears under its name only when it is
-whole: what writes it is `nteleport.whole_files`, whose functions can be imported from here too.
+whole: what writes it is `nteleport.jobs.atomic`, whose functions can be imported from here too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nteleport.whole_files import replacing, write_json_atomic, write_text_atomic
+from nteleport.jobs.atomic import replacing, write_json_atomic, write_text_atomic
 
 __all__ = ["JobPaths", "replacing", "write_json_atomic", "write_text_atomic"]
 
@@ -71,7 +71,7 @@ class JobPaths:
 
     @property
     def claim(self) -> Path:
-        """The folder that says which process trains the job: see `nteleport.runner.claims`."""
+        """The folder that says which process trains the job: see `nteleport.jobs.lease`."""
         return self.directory / "claim"
 
     @property

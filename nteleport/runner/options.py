@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from nteleport.runner.paths import JobPaths
+from nteleport.jobs.job import Component, Job, Scheduler, Teleportation, TrainingParams
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.queue import Ticket
-from nteleport.training.job import Component, Job, Scheduler, Teleportation, TrainingParams
 
 Message = dict[str, Any]
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from nteleport.errors import ResultsError
-from nteleport.runner.claims import read_claim
-from nteleport.runner.paths import JobPaths
+from nteleport.jobs.lease import read_claim
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.states import OVER, recorded_result
 
 STATES = ("running", "stale", "unfinished", "pending", "failed", "diverged", "finished")

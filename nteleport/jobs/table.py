@@ -1,6 +1,6 @@
 """Reading trained jobs back: every epoch of every job of an output folder, as tidy tables.
 
-A folder of results holds one folder a job (`nteleport.runner.paths.JobPaths`). Nothing is assumed about how
+A folder of results holds one folder a job (`nteleport.jobs.paths.JobPaths`). Nothing is assumed about how
 far a job has come: it may be running while it is read, killed in the middle of a line, diverged, failed or
 empty. What can be read is read, and what is wrong with a job is said in its `JobResult.problems`. The rows of
 all jobs are parsed in one go, so that thousands of jobs take seconds.
@@ -27,8 +27,8 @@ import pandas as pd
 import yaml
 
 from nteleport.errors import ResultsError
+from nteleport.jobs.paths import JobPaths
 from nteleport.metric_rows import MetricRows, parse_rows, read_rows, read_text
-from nteleport.runner.paths import JobPaths
 
 __all__ = [
     "ENDED",
