@@ -13,10 +13,10 @@ from nteleport import TeleportableModel
 from nteleport.data import batches, epoch_generator
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
-from nteleport.plots.studies.branches import draw
 from nteleport.studies import training as training_module
-from nteleport.studies.branches import BASELINE, ROOT, branched_training, leaves
-from nteleport.studies.settings.branches import BranchesSettings
+from nteleport.studies.branches import BranchesSettings
+from nteleport.studies.branches.compute import BASELINE, ROOT, branched_training, leaves
+from nteleport.studies.branches.picture import draw
 from nteleport.studies.subject import draw_cob, named_generator, named_seed, one_subject
 
 SMALL = (Component("mlp", {"hidden_layers": [12, 12]}),)

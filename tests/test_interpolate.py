@@ -14,8 +14,8 @@ from nteleport import TeleportableModel, analyze, sample_cob
 from nteleport.data import batches, epoch_generator, load_dataset
 from nteleport.errors import JobError, StudyError
 from nteleport.jobs.job import Component
-from nteleport.plots.studies.interpolate import draw
-from nteleport.studies.interpolate import (
+from nteleport.studies.interpolate import InterpolateSettings
+from nteleport.studies.interpolate.compute import (
     ITSELF,
     PLAIN,
     TELEPORTED,
@@ -24,8 +24,8 @@ from nteleport.studies.interpolate import (
     interpolate_networks,
     sharpness,
 )
-from nteleport.studies.settings.interpolate import InterpolateSettings
-from nteleport.studies.settings.shared import StudySettings
+from nteleport.studies.interpolate.picture import draw
+from nteleport.studies.settings import StudySettings
 from nteleport.studies.subject import build_network, named_seed, one_subject
 from nteleport.studies.training import Training
 

@@ -17,15 +17,15 @@ from nteleport import TeleportableModel, sample_cob
 from nteleport.data import random_split
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
-from nteleport.plots.studies.landscape import draw
-from nteleport.plots.studies.logarithmic import round_numbers, tick_labels
-from nteleport.studies import landscape
-from nteleport.studies.directions import filter_normalised, principal_plane
-from nteleport.studies.landscape import PLAIN, TELEPORTED, UNFINISHED, loss_landscape
+from nteleport.plots.ticks import round_numbers, tick_labels
+from nteleport.studies.landscape import LandscapeSettings
+from nteleport.studies.landscape import compute as landscape
+from nteleport.studies.landscape.compute import PLAIN, TELEPORTED, UNFINISHED, loss_landscape
+from nteleport.studies.landscape.directions import filter_normalised, principal_plane
+from nteleport.studies.landscape.picture import draw
+from nteleport.studies.landscape.surface import Plane, evaluate_surface, grid
 from nteleport.studies.points import Evaluation, PointScorer
-from nteleport.studies.settings.landscape import LandscapeSettings
 from nteleport.studies.subject import one_subject
-from nteleport.studies.surface import Plane, evaluate_surface, grid
 
 SMALL = (Component("mlp", {"hidden_layers": [12, 12]}),)
 

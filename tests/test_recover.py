@@ -15,9 +15,9 @@ from nteleport import TeleportableModel, sample_cob
 from nteleport.core.cob_fitting import best_entry
 from nteleport.errors import StudyError, TeleportationError
 from nteleport.jobs.job import Component
-from nteleport.plots.studies.recover import draw
-from nteleport.studies.recover import recover_cob, solve_cob
-from nteleport.studies.settings.recover import RecoverSettings
+from nteleport.studies.recover import RecoverSettings
+from nteleport.studies.recover.compute import recover_cob, solve_cob
+from nteleport.studies.recover.picture import draw
 
 METHODS = ("least_squares", "gradient")
 

@@ -18,7 +18,7 @@ from nteleport.experiment.matrix import expand
 from nteleport.jobs.job import Component, Job, Teleportation, TrainingParams
 from nteleport.reproduction.answers import DOES_NOT_HOLD, HOLDS, NOT_RUN, answers
 from nteleport.reproduction.claims import CPU, PAPER, REACH, StudyClaim, TrainingClaim
-from nteleport.reproduction.layout import Layout
+from nteleport.reproduction.folder import Layout
 from nteleport.reproduction.measures import grows, orthogonal, sharper, wider
 from nteleport.reproduction.pictures import draw_pictures
 from nteleport.reproduction.report import markdown

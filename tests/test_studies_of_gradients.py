@@ -16,7 +16,7 @@ from nteleport import TeleportableModel
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
 from nteleport.studies import GradientsSettings, MicroSettings, gradient_changes, micro_angles
-from nteleport.studies.candidates import angles, draw_candidates
+from nteleport.studies.angles import angles, draw_candidates
 from nteleport.studies.subject import Subject, one_subject
 from nteleport.studies.vectors import angle_of_products, loss_gradients
 

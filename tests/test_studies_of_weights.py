@@ -17,7 +17,7 @@ from nteleport import TeleportableModel
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
 from nteleport.studies import DotProductSettings, WeightsSettings, weight_angles, weight_densities
-from nteleport.studies.candidates import draw_candidates
+from nteleport.studies.angles import draw_candidates
 from nteleport.studies.subject import draw_cob, named_generator, one_subject
 from nteleport.studies.weight_files import load_weights
 

@@ -12,7 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from nteleport.plots.studies import dot_product, gradients, micro, weights
+from nteleport.studies.dot_product import picture as dot_product
+from nteleport.studies.gradients import picture as gradients
+from nteleport.studies.micro import picture as micro
+from nteleport.studies.weights import picture as weights
 
 GENERATOR = np.random.default_rng(3)
 SUBJECTS = [("mlp", "digits"), ("resnet18", "digits")]

@@ -15,7 +15,7 @@ from nteleport.errors import JobError
 
 if TYPE_CHECKING:
     from nteleport.reproduction.claims import Claim
-    from nteleport.reproduction.layout import Layout
+    from nteleport.reproduction.folder import Layout
     from nteleport.studies.study import Progress
 
 __all__ = ["reproduce"]
@@ -63,7 +63,7 @@ def reproduce(
     holds. Repeat the command and it goes on where it was interrupted.
     """
     from nteleport.reproduction.claims import claims_of
-    from nteleport.reproduction.layout import Layout
+    from nteleport.reproduction.folder import Layout
 
     claims = claims_of(tier)
     known = sorted({claim.figure for claim in claims})

@@ -17,7 +17,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from nteleport.plots.layout import figure_with_legend, legend_blocks, metric_axis
+from nteleport.plots.legend import figure_with_legend, legend_blocks, metric_axis
 from nteleport.plots.panels import Group, Panel
 from nteleport.plots.style import COLUMN, PAGE, GroupStyle, group_styles, paper_style
 from nteleport.plots.tables import QUANTITIES, by_group

@@ -7,8 +7,8 @@ from collections.abc import Hashable, Sequence
 
 from nteleport.jobs.table import JobResult
 from nteleport.plots.hyper_parameters import REPETITION, hyper_parameters, identity, of_teleportation
-from nteleport.plots.labels import number
 from nteleport.plots.panels import Group
+from nteleport.plots.wording import number
 
 __all__ = ["expected_runs", "warnings"]
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from nteleport.plots.layout import figure_with_legend, legend_blocks, metric_axis
+from nteleport.plots.legend import figure_with_legend, legend_blocks, metric_axis
 from nteleport.plots.panels import Panel
 from nteleport.plots.style import GroupStyle, group_styles, paper_style
 from nteleport.plots.tables import by_group

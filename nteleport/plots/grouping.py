@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from nteleport.jobs.table import JobResult, Results, Scalar
-from nteleport.plots import completeness, labels
+from nteleport.plots import completeness, wording
 from nteleport.plots.hyper_parameters import expand, hyper_parameters, identity, of_teleportation, value_of
 from nteleport.plots.panels import Group, Panel
 
@@ -46,13 +46,13 @@ def _groups(
         kind
         for setting in _split(jobs, positions, setting_keys)
         for kind in sorted(
-            _split(jobs, setting, kind_keys), key=lambda bucket: labels.mode_order(_mode(jobs, bucket))
+            _split(jobs, setting, kind_keys), key=lambda bucket: wording.mode_order(_mode(jobs, bucket))
         )
     ]
     heads = [jobs[bucket[0]].hparams for bucket in buckets]
     modes = [_mode(jobs, bucket) for bucket in buckets]
-    settings = labels.setting_labels(heads, setting_keys)
-    kinds = labels.teleport_labels(heads, kind_keys, modes) if kind_keys else [""] * len(buckets)
+    settings = wording.setting_labels(heads, setting_keys)
+    kinds = wording.teleport_labels(heads, kind_keys, modes) if kind_keys else [""] * len(buckets)
     expected = completeness.expected_runs([[jobs[i] for i in bucket] for bucket in buckets], grouped)
     return tuple(
         Group(
@@ -99,10 +99,10 @@ def _titles(heads: Sequence[Mapping[str, Scalar]], shared: Sequence[str]) -> lis
     titles = []
     for head in heads:
         alike = [other for other in heads if other.get("model.cls") == head.get("model.cls")]
-        differing = labels.setting_labels(alike, arguments)[alike.index(head)]
-        model = labels.model_name(str(head["model.cls"])) if "model.cls" in shared else ""
+        differing = wording.setting_labels(alike, arguments)[alike.index(head)]
+        model = wording.model_name(str(head["model.cls"])) if "model.cls" in shared else ""
         model = " ".join(part for part in (model, differing and f"({differing})") if part)
-        dataset = labels.dataset_name(str(head["dataset"])) if "dataset" in shared else ""
+        dataset = wording.dataset_name(str(head["dataset"])) if "dataset" in shared else ""
         titles.append(" on ".join(part for part in (model, dataset) if part))
     return titles
 

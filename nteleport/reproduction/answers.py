@@ -10,7 +10,7 @@ from nteleport.errors import ResultsError
 from nteleport.jobs.job import Job
 from nteleport.jobs.table import read_results
 from nteleport.reproduction.claims import Claim, StudyClaim, TrainingClaim
-from nteleport.reproduction.layout import Layout
+from nteleport.reproduction.folder import Layout
 from nteleport.reproduction.measures import MEASURES, in_words
 from nteleport.reproduction.trainings import Comparison, Curves, compare, curves_of, pairs_of, rows_of
 

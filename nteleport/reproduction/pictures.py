@@ -9,7 +9,7 @@ from pathlib import Path
 from nteleport.errors import ResultsError
 from nteleport.plots.report import plot_results
 from nteleport.reproduction.claims import Claim, StudyClaim, TrainingClaim
-from nteleport.reproduction.layout import Layout
+from nteleport.reproduction.folder import Layout
 
 _SEED = 0
 """Whose pictures of a study are shown."""

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from nteleport.data import availability, is_present
 from nteleport.jobs.job import Job
 from nteleport.reproduction.claims import Claim, StudyClaim, TrainingClaim
-from nteleport.reproduction.layout import Layout, StudyRun
+from nteleport.reproduction.folder import Layout, StudyRun
 from nteleport.reproduction.trainings import pairs_of
 from nteleport.runner.attempt import RunReporter
 from nteleport.runner.local import check_trainable, run_jobs

@@ -1,10 +1,9 @@
 """The studies of the paper as functions that return tidy tables; `nteleport study NAME` runs and draws one.
 
 - `study`: which studies there are, and how one is run, written and run again. No torch.
-- `settings`: what each can be told. No torch.
+- `settings`: what all of them can be told. No torch.
 - `subject`: the networks, data and changes of basis that a study looks at.
-- each other module: the computing of one study. Its picture is drawn by the module of the same name in
-  `nteleport.plots.studies`, from the table alone.
+- a package for each study: its settings, `compute` and, from the table alone, `picture`.
 
 Example:
     >>> from nteleport.studies import MicroSettings, micro_angles
@@ -17,24 +16,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nteleport.studies.branches import branched_training
-    from nteleport.studies.dot_product import weight_angles
-    from nteleport.studies.gradients import gradient_changes
-    from nteleport.studies.interpolate import interpolate_networks
-    from nteleport.studies.landscape import loss_landscape
-    from nteleport.studies.micro import micro_angles
-    from nteleport.studies.recover import recover_cob, solve_cob
-    from nteleport.studies.settings.branches import BranchesSettings
-    from nteleport.studies.settings.dot_product import DotProductSettings
-    from nteleport.studies.settings.gradients import GradientsSettings
-    from nteleport.studies.settings.interpolate import InterpolateSettings
-    from nteleport.studies.settings.landscape import LandscapeSettings
-    from nteleport.studies.settings.micro import MicroSettings
-    from nteleport.studies.settings.recover import RecoverSettings
-    from nteleport.studies.settings.shared import StudySettings
-    from nteleport.studies.settings.weights import WeightsSettings
+    from nteleport.studies.branches import BranchesSettings
+    from nteleport.studies.branches.compute import branched_training
+    from nteleport.studies.dot_product import DotProductSettings
+    from nteleport.studies.dot_product.compute import weight_angles
+    from nteleport.studies.gradients import GradientsSettings
+    from nteleport.studies.gradients.compute import gradient_changes
+    from nteleport.studies.interpolate import InterpolateSettings
+    from nteleport.studies.interpolate.compute import interpolate_networks
+    from nteleport.studies.landscape import LandscapeSettings
+    from nteleport.studies.landscape.compute import loss_landscape
+    from nteleport.studies.micro import MicroSettings
+    from nteleport.studies.micro.compute import micro_angles
+    from nteleport.studies.recover import RecoverSettings
+    from nteleport.studies.recover.compute import recover_cob, solve_cob
+    from nteleport.studies.settings import StudySettings
     from nteleport.studies.study import STUDIES, Study, find_study, load_study, run_study
-    from nteleport.studies.weights import weight_densities
+    from nteleport.studies.weights import WeightsSettings
+    from nteleport.studies.weights.compute import weight_densities
 
 _HOMES = {
     "STUDIES": "study",
@@ -42,24 +41,24 @@ _HOMES = {
     "find_study": "study",
     "load_study": "study",
     "run_study": "study",
-    "StudySettings": "settings.shared",
-    "MicroSettings": "settings.micro",
-    "micro_angles": "micro",
-    "GradientsSettings": "settings.gradients",
-    "gradient_changes": "gradients",
-    "WeightsSettings": "settings.weights",
-    "weight_densities": "weights",
-    "DotProductSettings": "settings.dot_product",
-    "weight_angles": "dot_product",
-    "RecoverSettings": "settings.recover",
-    "recover_cob": "recover",
-    "solve_cob": "recover",
-    "InterpolateSettings": "settings.interpolate",
-    "interpolate_networks": "interpolate",
-    "LandscapeSettings": "settings.landscape",
-    "loss_landscape": "landscape",
-    "BranchesSettings": "settings.branches",
-    "branched_training": "branches",
+    "StudySettings": "settings",
+    "MicroSettings": "micro",
+    "micro_angles": "micro.compute",
+    "GradientsSettings": "gradients",
+    "gradient_changes": "gradients.compute",
+    "WeightsSettings": "weights",
+    "weight_densities": "weights.compute",
+    "DotProductSettings": "dot_product",
+    "weight_angles": "dot_product.compute",
+    "RecoverSettings": "recover",
+    "recover_cob": "recover.compute",
+    "solve_cob": "recover.compute",
+    "InterpolateSettings": "interpolate",
+    "interpolate_networks": "interpolate.compute",
+    "LandscapeSettings": "landscape",
+    "loss_landscape": "landscape.compute",
+    "BranchesSettings": "branches",
+    "branched_training": "branches.compute",
 }
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 A study is three things that this module knows by name only, so that help and plots never import torch:
 
-- a settings class in `nteleport.studies.settings`, from which the command line and `study.yml` follow;
+- a settings class in `nteleport.studies.<name>`, from which the command line and `study.yml` follow;
 - `compute(settings, *, progress)`, which returns one tidy table or several by name. One that is `resumable`
   is also given `folder`, where it may keep what is finished;
 - `draw(tables)`, which takes what `compute` returned and gives one matplotlib figure or several by name.
@@ -23,8 +23,8 @@ from nteleport.errors import ExperimentError, Problem, StudyError, nearest
 from nteleport.jobs.paths import replacing, write_text_atomic
 from nteleport.schema.fields import Refused
 from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
-from nteleport.studies.settings.option import plain_settings, read_options, text
-from nteleport.studies.settings.shared import StudySettings
+from nteleport.studies.options import plain_settings, read_options, text
+from nteleport.studies.settings import StudySettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,13 +43,13 @@ def no_progress(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """One study. Its modules are named after it, `-` as `_`, in each of the three packages.
+    """One study. The package of its three parts is named after it, `-` as `_`.
 
     Attributes:
         name: as on the command line.
         summary: one line of help.
-        settings: the class in `nteleport.studies.settings.<name>`, a subclass of `StudySettings`.
-        compute: the function in `nteleport.studies.<name>`; `draw` in `nteleport.plots.studies.<name>` draws.
+        settings: the class in the package itself, a subclass of `StudySettings`.
+        compute: the function in its module `compute`; `draw` in its module `picture` draws.
         resumable: `compute` takes the output folder as `folder` and continues what it finds there.
     """
 
@@ -61,23 +61,21 @@ class Study:
 
     def settings_class(self) -> type[StudySettings]:
         """The class of its settings; no torch."""
-        found: type[StudySettings] = self._load("nteleport.studies.settings", self.settings)
+        found: type[StudySettings] = self._load("", self.settings)
         return found
 
     def computing(self) -> Callable[..., DataFrame | Mapping[str, DataFrame]]:
         """The function that computes; imports torch."""
-        found: Callable[..., DataFrame | Mapping[str, DataFrame]] = self._load(
-            "nteleport.studies", self.compute
-        )
+        found: Callable[..., DataFrame | Mapping[str, DataFrame]] = self._load(".compute", self.compute)
         return found
 
     def drawing(self) -> Callable[..., Figure | Mapping[str, Figure]]:
         """The function that draws; imports matplotlib, not torch."""
-        found: Callable[..., Figure | Mapping[str, Figure]] = self._load("nteleport.plots.studies", "draw")
+        found: Callable[..., Figure | Mapping[str, Figure]] = self._load(".picture", "draw")
         return found
 
-    def _load(self, package: str, name: str) -> Any:
-        return getattr(import_module(f"{package}.{self.name.replace('-', '_')}"), name)
+    def _load(self, part: str, name: str) -> Any:
+        return getattr(import_module(f"nteleport.studies.{self.name.replace('-', '_')}{part}"), name)
 
 
 _STUDIES = (

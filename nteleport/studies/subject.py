@@ -30,7 +30,7 @@ from nteleport.data import (
 )
 from nteleport.jobs.job import Component
 from nteleport.networks.models import seeded_model
-from nteleport.studies.settings.shared import StudySettings
+from nteleport.studies.settings import StudySettings
 from nteleport.studies.weight_files import load_weights
 from nteleport.training.device import find_device
 

@@ -7,8 +7,8 @@ from functools import partial
 from unittest import mock
 
 from nteleport.jobs.job import Component
-from nteleport.studies import gradients
-from nteleport.studies.settings.gradients import GradientsSettings
+from nteleport.studies.gradients import GradientsSettings
+from nteleport.studies.gradients.compute import compute as gradients
 from nteleport.studies.subject import Subject, subjects
 from nteleport.studies.vectors import loss_gradients
 

@@ -1,0 +1,17 @@
+"""Settings of the study `gradients`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nteleport.schema.fields import whole_number
+from nteleport.studies.options import option
+from nteleport.studies.ranges_settings import RangesSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientsSettings(RangesSettings):
+    """Normalised gradients before and after teleporting, against the range of the CoB, as in Fig. 7."""
+
+    batches: int = option(10, whole_number(1), "Batches; each is used for every teleportation.", metavar="N")
+    batch_size: int = option(32, whole_number(1), "Images a batch.", metavar="N")

@@ -1,0 +1,77 @@
+"""The picture of the study `interpolate`: loss and accuracy along each line, on both splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from nteleport.plots.figures import DARK, column_figure, paper_style
+from nteleport.plots.ticks import logarithmic_ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+_COLOURS = {"train": DARK[0], "validation": DARK[1]}
+_WORDS = {"train": "training", "validation": "validation"}
+_HIGHEST = 1e3
+"""Losses far beyond this say nothing more; the axis ends there."""
+_LOWEST = 1e-4
+
+
+def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
+    """A column of panels for each line; the loss above, the accuracy below."""
+    table = tables["interpolate"]
+    lines = list(dict.fromkeys(table["line"]))
+    low, high = _limits(table["loss"].to_numpy())
+    with paper_style():
+        figure, axes = column_figure(2.6, 2, len(lines), sharex="col", sharey="row")
+        for column, line in enumerate(lines):
+            shown = table[table["line"] == line]
+            loss, accuracy = axes[0, column], axes[1, column]
+            _curves(loss, shown, "loss", 1)
+            _curves(accuracy, shown, "accuracy", 100)
+            loss.set_yscale("log")
+            loss.set_ylim(low / 1.5, high * 1.5)
+            logarithmic_ticks(loss.yaxis, low, high)
+            accuracy.set_ylim(0, 103)
+            accuracy.set_yticks([0, 25, 50, 75, 100])
+            loss.set_title(line)
+            _name_ends(accuracy, *line.split(" to "))
+        axes[0, 0].set_ylabel("loss (nats)")
+        axes[1, 0].set_ylabel("accuracy (%)")
+        figure.supxlabel("α", fontsize=8)
+        handles = [Line2D([], [], color=_COLOURS[split], label=_WORDS[split]) for split in _COLOURS]
+        figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+    return {"interpolate": figure}
+
+
+def _limits(losses: NDArray[Any]) -> tuple[float, float]:
+    """What the axis of the loss spans; losses beyond `_HIGHEST` count only if there are no others."""
+    finite = losses[np.isfinite(losses)]
+    shown = finite[finite < _HIGHEST] if (finite < _HIGHEST).any() else finite
+    if len(shown) == 0:
+        return 1.0, 10.0
+    low = max(float(shown.min()), _LOWEST)
+    return low, max(float(shown.max()), 2 * low)
+
+
+def _curves(panel: Axes, table: pd.DataFrame, column: str, unit: float) -> None:
+    numbers = table["teleportation"].nunique()
+    for (split, _), points in table.groupby(["split", "teleportation"], sort=False):
+        panel.plot(
+            points["alpha"], points[column] * unit, color=_COLOURS[str(split)], lw=1.1,
+            alpha=1 if numbers == 1 else max(0.25, 1 / numbers),
+        )  # fmt: skip
+    for end in (0, 1):
+        panel.axvline(end, color="#BBBBBB", lw=0.6, zorder=0)
+    panel.grid(axis="y")
+
+
+def _name_ends(panel: Axes, first: str, second: str) -> None:
+    panel.set_xticks([0, 1], [f"0\n{first}", f"1\n{second}"])

@@ -1,0 +1,48 @@
+"""Settings of the study `landscape`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nteleport.schema.fields import number, one_of, optional, whole_number
+from nteleport.studies.options import option
+from nteleport.studies.training_settings import OneTrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandscapeSettings(OneTrainingSettings):
+    """Loss surfaces around a network, before and after teleporting, and the path of its training on them.
+
+    The network is trained here and teleported on the way. With --epochs 0 only the surfaces of the given
+    weights are drawn. Interrupted, the study continues when it is run again with the same --out.
+    """
+
+    teleport_epoch: int | None = option(
+        None, optional(whole_number(0)), "Teleport at the start of this epoch; half-way unless given.",
+        metavar="N",
+    )  # fmt: skip
+    points: int = option(21, whole_number(2), "Points along each side of a surface.", metavar="N")
+    line_points: int = option(51, whole_number(2), "Points of a one-dimensional surface.", metavar="N")
+    reach: float = option(
+        1.0, number("above 0", lambda reach: reach > 0),
+        "How far the random directions are followed, in lengths of the filters.",
+    )  # fmt: skip
+    images: int = option(512, whole_number(2), "Training images that the loss is measured on.", metavar="N")
+    statistics: str = option(
+        "recompute", one_of("recompute", "keep"),
+        "BatchNorm's: collected anew at each point on these images, or the network's.", metavar="WORD",
+    )  # fmt: skip
+    points_per_pass: int | None = option(
+        None, optional(whole_number(1)), "Points evaluated at once; by the memory unless given.", metavar="N"
+    )
+
+    def problem(self) -> str | None:
+        """Why these settings cannot run, or None."""
+        if self.teleport_epoch is not None and self.epochs and self.teleport_epoch >= self.epochs:
+            return f"teleport_epoch {self.teleport_epoch} is past the last epoch {self.epochs - 1}"
+        return super().problem()
+
+    @property
+    def teleports_at(self) -> int:
+        """The epoch at whose start the network is teleported."""
+        return self.epochs // 2 if self.teleport_epoch is None else self.teleport_epoch

@@ -1,0 +1,240 @@
+"""The loss around a network, before and after teleporting, and the path of its training on it.
+
+The surface of a teleported network along a direction ``d'`` of its weights is the surface of the plain
+network along ``d' / s(τ)``. So nothing is ever teleported to draw it: both surfaces are planes through the
+same plain weights (:mod:`nteleport.studies.landscape.surface`).
+
+- Along random directions, filter-normalised in the coordinates of each network from the same raw draw.
+- Along the first two principal components of the training's path. In the coordinates of the plain network the
+  teleportation, which changes no function, is a corner of the path; in those of the network teleported by
+  the CoB of the end, all of the path is carried over by that CoB. In either picture the contours hold for
+  the whole path.
+
+The trained network and every finished point are kept in a folder until the study is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nteleport.core.quiver import scales
+from nteleport.jobs.paths import replacing
+from nteleport.schema.yaml_source import to_yaml
+from nteleport.studies.landscape import LandscapeSettings
+from nteleport.studies.landscape.directions import filter_normalised, principal_plane
+from nteleport.studies.landscape.surface import Plane, evaluate_surface, grid
+from nteleport.studies.options import plain_settings
+from nteleport.studies.points import Evaluation, PointScorer, first_images
+from nteleport.studies.study import Progress, no_progress
+from nteleport.studies.subject import Subject, draw_cob, named_generator, one_subject, seeded
+from nteleport.studies.training import Training
+from nteleport.training.provenance import versions
+
+PLAIN, TELEPORTED = "plain", "teleported"
+"""The two networks, or the two coordinates of one."""
+
+UNFINISHED = "landscape.unfinished"
+"""The folder that holds what is finished so far."""
+
+_MARGIN = 0.2
+"""Room around a path, as a share of its extent."""
+
+Named = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network at the end of its training.
+
+    Attributes:
+        weights: plain, by name.
+        cob: its change of basis.
+        path: a row for each epoch and coordinates, ``coordinates, epoch, x, y, teleported, share_x,
+            share_y``; empty without training.
+        directions: those of the path for each coordinates, in plain ones.
+    """
+
+    weights: Named
+    cob: Tensor
+    path: pd.DataFrame
+    directions: Mapping[str, tuple[Named, Named]]
+
+
+@seeded
+def loss_landscape(
+    settings: LandscapeSettings, *, progress: Progress = no_progress, folder: Path | None = None
+) -> dict[str, pd.DataFrame]:
+    """Loss surfaces around a network, before and after teleporting.
+
+    Args:
+        folder: keeps what is finished, for a run after an interruption to go on; None keeps nothing.
+
+    Returns:
+        ``landscape`` and ``landscape-line``: a row for each point, ``coordinates, x, y, loss, accuracy``,
+        where ``coordinates`` is ``plain`` or ``teleported`` and ``x``, ``y`` are in lengths of the
+        filters. With training also ``landscape-path-surface``, the same with ``x``, ``y`` in units of
+        weights, and ``landscape-path``: a row for each epoch, ``coordinates, epoch, x, y, teleported,
+        share_x, share_y, loss``, where ``teleported`` marks the point at which the network was teleported
+        and the shares are those of the path's variance.
+
+    Raises:
+        NTeleportError: settings that cannot be run.
+    """
+    subject = one_subject(settings)
+    key = _key(settings)
+    keep = None if folder is None else folder / UNFINISHED
+    if keep is not None:
+        keep.mkdir(exist_ok=True)
+    scorer = _scorer(subject, settings)
+    trained = _trained(subject, scorer, settings, keep, key)
+    planes = list(_planes(subject, trained, settings))
+    sizes = [len(plane) for _, _, plane in planes]
+    tables: dict[str, list[pd.DataFrame]] = {}
+    for number, (table, coordinates, plane) in enumerate(planes):
+        before = sum(sizes[:number])
+        found = evaluate_surface(
+            scorer, plane, key=f"{key} {table} {coordinates}",
+            file=None if keep is None else keep / f"{table}-{coordinates}.npz",
+            progress=lambda done, _, before=before: progress(before + done, sum(sizes)),  # type: ignore[misc]
+        )  # fmt: skip
+        found.insert(0, "coordinates", coordinates)
+        tables.setdefault(table, []).append(found)
+    joined = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+    if len(trained.path):
+        joined["landscape-path"] = trained.path
+    if keep is not None:
+        shutil.rmtree(keep)
+    return joined
+
+
+def _scorer(subject: Subject, settings: LandscapeSettings) -> PointScorer:
+    images = first_images(subject.data.train, settings.images)
+    calibration = images if settings.statistics == "recompute" else None
+    return PointScorer(subject.network, Evaluation({"train": images}, calibration, settings.points_per_pass))
+
+
+def _planes(
+    subject: Subject, trained: Trained, settings: LandscapeSettings
+) -> Iterator[tuple[str, str, Plane]]:
+    """Every surface: its table, its coordinates and where it lies."""
+    steps = _spaced(-settings.reach, settings.reach, settings.points)
+    line = _spaced(-settings.reach, settings.reach, settings.line_points)
+    for coordinates in (PLAIN, TELEPORTED):
+        first, second = (_random(subject, trained, settings, coordinates, axis) for axis in ("x", "y"))
+        yield "landscape-line", coordinates, Plane(trained.weights, first, second, grid(line, [0.0]))
+        yield "landscape", coordinates, Plane(trained.weights, first, second, grid(steps, steps))
+    for coordinates, (first, second) in trained.directions.items():
+        path = trained.path[trained.path["coordinates"] == coordinates]
+        xs, ys = (_around(path[axis], settings.points) for axis in ("x", "y"))
+        yield "landscape-path-surface", coordinates, Plane(trained.weights, first, second, grid(xs, ys))
+
+
+def _random(
+    subject: Subject, trained: Trained, settings: LandscapeSettings, coordinates: str, axis: str
+) -> Named:
+    """A filter-normalised direction in some coordinates, expressed in plain ones."""
+    generator = named_generator(settings.seed, f"landscape {axis}")
+    if coordinates == PLAIN:
+        return filter_normalised(trained.weights, generator)
+    scale = scales(subject.quiver, trained.cob)
+    teleported = {name: w * scale[name] for name, w in trained.weights.items()}
+    return {name: d / scale[name] for name, d in filter_normalised(teleported, generator).items()}
+
+
+def _trained(
+    subject: Subject, scorer: PointScorer, settings: LandscapeSettings, keep: Path | None, key: str
+) -> Trained:
+    """The network at the end of its training, trained now or before an interruption."""
+    file = None if keep is None else keep / "training.pt"
+    state = None if file is None else _read_training(file, key)
+    if state is None:
+        state = _train(subject, scorer, settings)
+        if file is not None:
+            with replacing(file) as temporary, temporary.open("wb") as stream:
+                torch.save({"key": key, **state}, stream)
+    subject.network.load_state_dict(state["network"])
+    weights = {name: p.detach().clone() for name, p in subject.network.named_parameters()}
+    directions = {
+        coordinates: (_named(weights, found[0]), _named(weights, found[1]))
+        for coordinates, found in state["directions"].items()
+    }
+    return Trained(weights, state["cob"].to(subject.device), pd.DataFrame(state["path"]), directions)
+
+
+def _read_training(file: Path, key: str) -> dict[str, Any] | None:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception:  # whatever a missing or damaged file makes torch raise; the training is done again
+        return None
+    return state if isinstance(state, dict) and state.get("key") == key else None
+
+
+def _train(subject: Subject, scorer: PointScorer, settings: LandscapeSettings) -> dict[str, Any]:
+    generator = named_generator(settings.seed, "landscape")
+    cob = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator).float()
+    training = Training(subject, settings.optimizer, settings.batch_size, "landscape")
+    positions = [_flat(subject)]
+    for epoch in range(settings.epochs):
+        if epoch == settings.teleports_at:
+            training.teleport(cob)
+        training.run_epoch(epoch)
+        positions.append(_flat(subject))
+    state: dict[str, Any] = {"network": subject.network.state_dict(), "cob": cob.cpu()}
+    rows: list[dict[str, Any]] = []
+    directions: dict[str, Tensor] = {}
+    if settings.epochs:
+        losses = _losses(subject, scorer, positions)
+        ones = torch.ones_like(cob)
+        for coordinates, each in ((PLAIN, ones), (TELEPORTED, cob)):
+            scale = torch.cat([s.flatten() for s in scales(subject.quiver, each).values()]).cpu()
+            plane = principal_plane([scale * p for p in positions], named_generator(settings.seed, "second"))
+            directions[coordinates] = plane.directions / scale
+            for epoch, (x, y) in enumerate(plane.coordinates.tolist()):
+                at = {"epoch": epoch, "x": x, "y": y, "teleported": epoch == settings.teleports_at}
+                shares = {"share_x": plane.shares[0], "share_y": plane.shares[1]}
+                rows.append({"coordinates": coordinates, **at, **shares, "loss": losses[epoch]})
+    return {**state, "path": rows, "directions": directions}
+
+
+def _losses(subject: Subject, scorer: PointScorer, positions: list[Tensor]) -> list[float]:
+    parameters = dict(subject.network.named_parameters())
+    points = [_named(parameters, position) for position in positions]
+    return [scores["train"].loss for _, scores in scorer.scores(points)]
+
+
+def _flat(subject: Subject) -> Tensor:
+    return torch.cat([p.detach().flatten().cpu() for p in subject.network.parameters()])
+
+
+def _named(like: Mapping[str, Tensor], flat: Tensor) -> Named:
+    pieces = flat.split([p.numel() for p in like.values()])
+    return {
+        name: piece.view_as(p).to(p.device) for (name, p), piece in zip(like.items(), pieces, strict=True)
+    }
+
+
+def _around(values: pd.Series[float], points: int) -> list[float]:
+    low, high = float(values.min()), float(values.max())
+    margin = _MARGIN * (high - low) or 1.0
+    return _spaced(low - margin, high + margin, points)
+
+
+def _spaced(low: float, high: float, points: int) -> list[float]:
+    return [low + (high - low) * k / (points - 1) for k in range(points)]
+
+
+def _key(settings: LandscapeSettings) -> str:
+    """Of all that the surfaces depend on; how many points a pass takes is not of that."""
+    chosen = {n: v for n, v in plain_settings(settings).items() if n not in ("points_per_pass", "data_dir")}
+    if settings.weights is not None:  # another network may have been written under the name
+        chosen["weights"] = hashlib.sha256(settings.weights.read_bytes()).hexdigest()
+    return hashlib.sha256(to_yaml({**chosen, **versions()}).encode()).hexdigest()

@@ -1,0 +1,17 @@
+"""Settings of the study `weights`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nteleport.schema.fields import boolean, whole_number
+from nteleport.studies.options import option
+from nteleport.studies.settings import StudySettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsSettings(StudySettings):
+    """Densities of weights before and after teleporting, and redrawn like the latter, as in Fig. 11."""
+
+    per_layer: bool = option(False, boolean, "Each layer by itself, instead of the whole model.")
+    bins: int = option(200, whole_number(10), "Bins of a density, fewer for small layers.", metavar="N")

@@ -1,0 +1,107 @@
+"""The distribution of the weights widens with a teleportation (paper, Fig. 11).
+
+Three distributions are compared: the weights before and after a teleportation, and those of the control
+`same_distr`, redrawn independently from the histogram of the teleported weights: the same density without the
+teleportation's structure. Weights are those of linear and convolution layers, which the control redraws.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from nteleport.core.quiver import compact_scales
+from nteleport.studies.study import Progress, no_progress
+from nteleport.studies.subject import Subject, draw_cob, named_generator, subjects
+from nteleport.studies.weights import WeightsSettings
+from nteleport.training.controls import redraw_same_distribution
+
+WHOLE_MODEL = "whole model"
+BEFORE, AFTER, REDRAWN = "before", "after", "same_distr"
+WHOLE, ZOOM = "whole", "zoom"
+
+Weights = Mapping[str, Tensor]
+
+
+def weight_densities(settings: WeightsSettings, *, progress: Progress = no_progress) -> pd.DataFrame:
+    """Densities of the weights before, after and redrawn.
+
+    Returns:
+        A row for each bin: `model, dataset, layer, view, weights, left, right, density`. `weights` is
+        `before`, `after` or `same_distr`; the bins of `view` `whole` span all three, those of `zoom` the
+        weights before. A density integrates to 1 over all weights, so over the bins of `zoom` to less.
+
+    Raises:
+        NTeleportError: settings that cannot be run.
+    """
+    total = len(settings.models) * len(settings.datasets)
+    tables: list[pd.DataFrame] = []
+    for done, subject in enumerate(subjects(settings), start=1):
+        for layer, values in _by_layer(_three(subject, settings), settings.per_layer):
+            for view, reach in _reaches(values).items():
+                tables.append(_densities(values, reach, settings.bins))
+                origin = {
+                    "model": subject.model.label,
+                    "dataset": subject.dataset,
+                    "layer": layer,
+                    "view": view,
+                }
+                for position, (column, value) in enumerate(origin.items()):
+                    tables[-1].insert(position, column, value)
+        progress(done, total)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _three(subject: Subject, settings: WeightsSettings) -> dict[str, Weights]:
+    """The weights by layer, of the network before, after and redrawn."""
+    cob = draw_cob(
+        subject, settings.cob_range, settings.cob_sampling, named_generator(settings.seed, "weights cob")
+    )
+    scales = compact_scales(subject.quiver, cob)
+    before = _layer_weights(subject.network)
+    after = {n: w * scales[f"{n}.weight"] if f"{n}.weight" in scales else w for n, w in before.items()}
+    redrawn = copy.deepcopy(subject.network)
+    redraw_same_distribution(redrawn, scales, named_generator(settings.seed, "weights redrawn"))
+    return {BEFORE: before, AFTER: after, REDRAWN: _layer_weights(redrawn)}
+
+
+def _layer_weights(network: nn.Module) -> dict[str, Tensor]:
+    layers = ((name, m) for name, m in network.named_modules() if isinstance(m, (nn.Linear, _ConvNd)))
+    return {name: layer.weight.detach().double() for name, layer in layers}
+
+
+def _by_layer(three: Mapping[str, Weights], per_layer: bool) -> Iterator[tuple[str, Weights]]:
+    """Names of what is shown together, with its three vectors of weights."""
+    if not per_layer:
+        yield (
+            WHOLE_MODEL,
+            {which: torch.cat([w.flatten() for w in layers.values()]) for which, layers in three.items()},
+        )
+        return
+    for layer in three[BEFORE]:
+        yield layer, {which: layers[layer].flatten() for which, layers in three.items()}
+
+
+def _reaches(values: Weights) -> dict[str, float]:
+    """How far from 0 the bins of each view go."""
+    largest = max(float(each.abs().max()) for each in values.values())
+    near = float(values[BEFORE].abs().max())
+    return {WHOLE: largest or 1.0, ZOOM: 1.5 * near or 1.0}
+
+
+def _densities(values: Weights, reach: float, bins: int) -> pd.DataFrame:
+    count = len(values[BEFORE])
+    edges = torch.linspace(-reach, reach, max(10, min(bins, math.isqrt(count))) + 1, dtype=torch.float64)
+    frames = []
+    for which, weights in values.items():
+        counts = torch.histogram(weights.cpu(), edges).hist
+        density = counts / (len(weights) * (edges[1:] - edges[:-1]))
+        columns = {"left": edges[:-1].numpy(), "right": edges[1:].numpy(), "density": density.numpy()}
+        frames.append(pd.DataFrame({"weights": which, **columns}))
+    return pd.concat(frames, ignore_index=True)
