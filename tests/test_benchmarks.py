@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from benchmarks.baselines.activation_rescaling import rescaling_network
+from benchmarks.baselines.per_sample_pipeline import InMemoryCifar, PerSamplePipeline
+from benchmarks.growth import exponent
+from benchmarks.timing import Setting, compare, take_turns
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nteleport import TeleportedOptimizer, analyze, sample_cob
 from nteleport.networks.models import build_model
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-
-from benchmarks.baselines.activation_rescaling import rescaling_network
-from benchmarks.baselines.per_sample_pipeline import InMemoryCifar, PerSamplePipeline
-from benchmarks.growth import exponent
-from benchmarks.timing import Setting, compare, take_turns
 
 
 def network_of(name: str) -> nn.Module:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from frozen import FOLDER, NETWORKS, TRAININGS, job_table, quiver_digest, trained
+from support.frozen import FOLDER, NETWORKS, TRAININGS, job_table, quiver_digest, trained
 
 QUIVERS = json.loads((FOLDER / "quivers.json").read_text())
 

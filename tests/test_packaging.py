@@ -11,10 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 import nteleport
 
-ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

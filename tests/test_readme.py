@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from support import ROOT
 
 from nteleport.cli.app import COMMANDS
 from nteleport.experiment.matrix import expand
 from nteleport.jobs.paths import JobPaths
 from nteleport.runner.loading import load_experiment
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -1,0 +1,81 @@
+"""A run that is only reported, never trained, for the tests of trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nteleport.jobs.job import Job
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.records import MetricRow, metrics_csv, write_result
+from nteleport.jobs.records import TrainingResult as Result
+from nteleport.runner.local import JobOutcome
+from nteleport.trackers.reporting import TrackingReporter
+from support.training_jobs import small_job
+
+JOB = small_job(epochs=4)
+ROWS = [
+    MetricRow(
+        epoch=epoch, lr=0.0625,
+        train_loss=2.0 - epoch / 4, train_accuracy=epoch / 4, train_accuracy_top5=0.875,
+        val_loss=2.5 - epoch / 4, val_accuracy=epoch / 8, val_accuracy_top5=0.75, teleported=0, grad_norm=1.5,
+        weight_norm=3.0, seconds=0.0,
+    )
+    for epoch in range(4)
+]  # fmt: skip
+"""Numbers that 32-bit floats hold exactly, for TensorBoard keeps no more."""
+
+
+class Events(list[Any]):
+    """A `RunReporter` that keeps what it hears."""
+
+    def run_started(self, jobs: Sequence[Job]) -> None:
+        self.append(("run", len(jobs)))
+
+    def job_started(self, job: Job) -> None:
+        self.append(("job", job.name))
+
+    def resumed(self, epochs: int) -> None:
+        self.append(("resumed", epochs))
+
+    def epoch_finished(self, row: MetricRow) -> None:
+        self.append(("epoch", row.epoch))
+
+    def warning(self, text: str) -> None:
+        self.append(("warning", text))
+
+    def job_ended(self, outcome: JobOutcome) -> None:
+        self.append(("ended", outcome.state))
+
+    @property
+    def warnings(self) -> list[str]:
+        return [text for kind, text in self if kind == "warning"]
+
+
+def play(
+    out: Path,
+    trackers: Mapping[str, Any],
+    *,
+    job: Job = JOB,
+    rows: Sequence[MetricRow] = ROWS,
+    earlier: int = 0,
+    state: str = "finished",
+) -> Events:
+    """Report `rows` of a job from number `earlier` on, leaving the files that a training leaves."""
+    events, paths = Events(), JobPaths(out, job.name)
+    paths.directory.mkdir(parents=True, exist_ok=True)
+    if earlier:
+        paths.checkpoint.touch()
+        paths.metrics.write_text(metrics_csv(rows[:earlier]))
+    reporter = TrackingReporter(events, trackers, out)
+    reporter.run_started([job])
+    reporter.job_started(job)
+    if earlier:
+        reporter.resumed(earlier)
+    for row in rows[earlier:]:
+        reporter.epoch_finished(row)
+    if state != "stopped":
+        write_result(paths, Result(state, tuple(rows), {"accuracy": 0.5}))
+    reporter.job_ended(JobOutcome(job, paths, state))
+    return events
