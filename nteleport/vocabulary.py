@@ -1,13 +1,18 @@
-"""The names of networks and their initializers in an experiment file, without importing torch.
+"""The words of an experiment file: networks, initializers, samplings, modes. Without importing torch.
 
-An experiment is checked, listed and unravelled long before anything is trained, so the names live here, the
-networks in :mod:`nteleport.networks.models` and the initializers in :mod:`nteleport.networks.initializers`. A
-name is canonical
-when it is lower case and carries no suffix ``COB``: the published implementation had a class of its own for
-each teleportable network (``MLPCOB``, ``resnet18COB``), while here every network can be teleported as it is.
+An experiment is checked, listed and unravelled long before anything is trained, so the words live here, what
+they do elsewhere: networks in :mod:`nteleport.networks`, samplings in :mod:`nteleport.core.cob`, modes in
+:mod:`nteleport.training.modes`. The name of a network is canonical when it is lower case and carries no
+suffix ``COB``: the published implementation had a class of its own for each teleportable network
+(``MLPCOB``, ``resnet18COB``), while here every network can be teleported as it is.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from nteleport.errors import UnknownNameError, nearest
 
@@ -65,3 +70,67 @@ def canonical_name(name: str) -> str:
         f"unknown model {name!r}: expected 'mlp' or the name of a torchvision classifier"
         f"{nearest(plain, MODEL_NAMES)}"
     )
+
+
+Sampling = Literal["intra_landscape", "inter_landscape", "positive", "negative", "centered"]
+SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+
+Metric = Literal["weighted_grad_norm", "loss_lookahead_diff"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+OptimizerState = Literal["reset", "transport", "keep"]
+OPTIMIZER_STATES: tuple[OptimizerState, ...] = get_args(OptimizerState)
+
+Precision = Literal["fp32", "tf32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+Mode = Literal["no_teleport", "random", "optim", "pseudo", "same_distr"]
+
+
+@dataclass(frozen=True)
+class ModeInfo:
+    """What is to be known of a teleportation mode without running it.
+
+    Attributes:
+        options: the fields of `Teleportation` that have an effect in it.
+        label: what a job in this mode is, for legends and sentences: "teleported".
+    """
+
+    options: tuple[str, ...]
+    label: str
+
+
+_SCHEDULE_AND_COB = ("every_n_epochs", "teleport_only_once", "cob_range", "cob_sampling", "center")
+
+MODES: Mapping[Mode, ModeInfo] = {
+    "no_teleport": ModeInfo((), "no teleport"),
+    "random": ModeInfo((*_SCHEDULE_AND_COB, "teleport_prob"), "teleported"),
+    "optim": ModeInfo(
+        (*_SCHEDULE_AND_COB, "metric", "num_teleportations", "num_batches"), "optimized teleport"
+    ),
+    "pseudo": ModeInfo(_SCHEDULE_AND_COB, "pseudo-teleported"),
+    "same_distr": ModeInfo(_SCHEDULE_AND_COB, "same distribution"),
+}
+"""All modes, in the order of legends: baselines first."""
+
+
+def sampling_problem(sampling: str, cob_range: float, center: float = 1.0) -> str | None:
+    """Say why changes of basis cannot be drawn like this, or return None if they can.
+
+    With r = `cob_range`: `intra_landscape` needs 0 ≤ r ≤ 1 and `inter_landscape` r ≥ 0; `positive` and
+    `negative` need r > 0; `centered` needs 0 < r ≤ `center`.
+    """
+    if sampling not in SAMPLINGS:
+        names = ", ".join(SAMPLINGS)
+        return f"unknown sampling {sampling!r}, expected one of {names}{nearest(sampling, SAMPLINGS)}"
+    if not (math.isfinite(cob_range) and math.isfinite(center)):
+        return f"cob_range {cob_range:g} with center {center:g}: expected finite numbers"
+    expected = {
+        "intra_landscape": (0 <= cob_range <= 1, "a range from 0 to 1"),
+        "inter_landscape": (cob_range >= 0, "a range of at least 0"),
+        "positive": (cob_range > 0, "a range above 0"),
+        "negative": (cob_range > 0, "a range above 0"),
+        "centered": (0 < cob_range <= center, f"a range above 0 and at most its center {center:g}"),
+    }
+    allowed, wanted = expected[sampling]
+    return None if allowed else f"cob_range {cob_range:g} is forbidden by {sampling}: expected {wanted}"

@@ -15,7 +15,7 @@ from support import ROOT
 from nteleport.cli.app import COMMANDS
 from nteleport.experiment.matrix import expand
 from nteleport.jobs.paths import JobPaths
-from nteleport.runner.loading import load_experiment
+from nteleport.runner.preflight import load_checked
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -63,7 +63,7 @@ def test_teleporting_takes_ten_lines() -> None:
 def test_the_experiment_of_the_readme_has_no_problems(tmp_path: Path) -> None:
     (text,) = blocks("yaml")
     (tmp_path / "experiment.yml").write_text(text, encoding="utf-8")
-    jobs = expand(load_experiment(tmp_path / "experiment.yml", signatures=True))
+    jobs = expand(load_checked(tmp_path / "experiment.yml"))
     assert len(jobs) == 3 * 3 * (1 + 2 * 2) * 5  # models, optimizers, teleportations, runs
     assert {job.teleportation.mode for job in jobs} == {"no_teleport", "random", "optim"}
 

@@ -36,7 +36,7 @@ def collect(directory: Path, out: Path | None) -> None:
     if out is not None and out.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise click.UsageError(f"cannot write {out}: Parquet needs pyarrow (pip install pyarrow)")
 
-    from nteleport.jobs.paths import replacing
+    from nteleport.jobs.atomic import replacing
     from nteleport.jobs.table import epochs_table, read_results
 
     results = read_results(directory)

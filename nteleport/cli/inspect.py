@@ -91,7 +91,7 @@ def cells(row: ReportRow) -> tuple[str, str, str, str]:
 
 
 def _write_csv(rows: Sequence[ReportRow], path: Path) -> None:
-    from nteleport.jobs.paths import write_text_atomic
+    from nteleport.jobs.atomic import write_text_atomic
 
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

@@ -116,10 +116,9 @@ def _studying(name: str) -> Iterator[Progress]:
 
 def _report(claims: Sequence[Claim], chosen: Sequence[Claim], layout: Layout, tier: str) -> None:
     """Write the table of all claims and the pictures, and print the rows of those that were asked for."""
-    from nteleport.jobs.paths import write_text_atomic
+    from nteleport.jobs.atomic import write_text_atomic
     from nteleport.reproduction.answers import answers
-    from nteleport.reproduction.pictures import draw_pictures
-    from nteleport.reproduction.report import as_json, markdown, summary
+    from nteleport.reproduction.report import as_json, draw_pictures, markdown, summary
 
     rows = answers(claims, layout)
     layout.out.mkdir(parents=True, exist_ok=True)

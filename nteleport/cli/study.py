@@ -12,9 +12,8 @@ import click
 from nteleport.cli.app import LazyGroup
 from nteleport.cli.options import CONTEXT_SETTINGS, AliasedOption, Command
 from nteleport.errors import StudyError
-from nteleport.schema.fields import Refused
+from nteleport.schema.fields import Option, Refused, options_of
 from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml
-from nteleport.studies.options import Option, options_of
 from nteleport.studies.settings import StudySettings
 from nteleport.studies.study import STUDIES, Progress, Study, load_study, run_study
 

@@ -116,7 +116,7 @@ def submit(
     from nteleport.cli.train import check_folder
     from nteleport.experiment.matrix import expand
     from nteleport.extras import import_extra
-    from nteleport.runner.loading import load_experiment
+    from nteleport.runner.preflight import load_checked
     from nteleport.runner.slurm import Resources, minutes
     from nteleport.trackers.tracker import load_trackers
 
@@ -125,7 +125,7 @@ def submit(
         raise click.UsageError("give --gres or --gpus, not both: each asks for GPUs")
     resources = Resources(time=None if time is None else minutes(time), **asked)
     load_trackers(trackers)
-    jobs = expand(load_experiment(config, overrides=overrides, signatures=True))
+    jobs = expand(load_checked(config, overrides=overrides))
     check_folder(out)
     if dry_run:
         _print_scripts(jobs, out, resources)
@@ -180,15 +180,15 @@ def _submit(jobs: Sequence[Job], out: Path, data_dir: Path, resources: Resources
 def _missing(jobs: Sequence[Job], out: Path, *, ask_queue: bool) -> tuple[list[Job], Counter[str]]:
     """The jobs that nobody has done or is about to do, and the count of the others by state."""
     from nteleport.jobs.paths import JobPaths
+    from nteleport.jobs.state import JobState, job_state
     from nteleport.runner.slurm import tasks_in_queue
-    from nteleport.runner.states import OVER, job_state
 
     queued = tasks_in_queue(out) if ask_queue else {}
     missing: list[Job] = []
     states: Counter[str] = Counter()
     for job in jobs:
         state = job_state(JobPaths(out, job.name))
-        if state in OVER or (state == "running" and job.name not in queued):
+        if state.is_over or (state is JobState.RUNNING and job.name not in queued):
             states[state] += 1
         elif job.name in queued:
             states["in the queue"] += 1

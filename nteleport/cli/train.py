@@ -109,11 +109,17 @@ def train(
     Exit code: 0 when all is well, 1 when a job failed, 2 for bad input (nothing is written then), and 128
     plus the number of the signal when one stopped it.
     """
+    from nteleport.experiment.experiment import load_experiment
     from nteleport.experiment.matrix import expand
-    from nteleport.runner.loading import load_experiment
-    from nteleport.runner.states import matching
+    from nteleport.jobs.state import matching
 
-    jobs = expand(load_experiment(config, overrides=overrides, signatures=not dry_run))
+    if dry_run:
+        experiment = load_experiment(config, overrides=overrides)
+    else:
+        from nteleport.runner.preflight import load_checked
+
+        experiment = load_checked(config, overrides=overrides)
+    jobs = expand(experiment)
     check_folder(out, writable=not dry_run)
     if only:
         jobs = _chosen(jobs, matching(jobs, out, only), only)
@@ -143,15 +149,15 @@ def _chosen(jobs: Sequence[Job], chosen: list[Job], only: Sequence[str]) -> list
     Raises:
         JobError: no job ever could be what a pattern asks for.
     """
-    from nteleport.runner.states import STATES
+    from nteleport.jobs.state import JobState
 
     if chosen:
         return chosen
-    patterns = [word for word in only if word not in STATES]
+    patterns = [word for word in only if word not in tuple(JobState)]
     if patterns:
         raise JobError(
-            f"--only {','.join(only)}: none of {len(jobs)} jobs; expected a state ({', '.join(STATES)}) or a "
-            f"pattern for a name such as {jobs[0].name}"
+            f"--only {','.join(only)}: none of {len(jobs)} jobs; expected a state ({', '.join(JobState)}) or "
+            f"a pattern for a name such as {jobs[0].name}"
         )
     click.echo(f"none of {len(jobs)} jobs is {' or '.join(only)}")
     return []
@@ -159,7 +165,7 @@ def _chosen(jobs: Sequence[Job], chosen: list[Job], only: Sequence[str]) -> list
 
 def _list_jobs(jobs: Sequence[Job], out: Path) -> None:
     from nteleport.jobs.paths import JobPaths
-    from nteleport.runner.states import job_state
+    from nteleport.jobs.state import job_state
 
     states: Counter[str] = Counter()
     for job in jobs:

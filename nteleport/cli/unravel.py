@@ -28,8 +28,8 @@ def unravel(config: Path, out: Path, per_run: bool, overrides: tuple[str, ...]) 
     A file is named after what is in it, so names stay the same when the matrix is reordered or extended. Each
     runs alone with `nteleport train FILE --out DIR`, in the same job folder as when the whole matrix runs.
     """
+    from nteleport.experiment.experiment import load_experiment
     from nteleport.experiment.matrix import unravel as write_files
-    from nteleport.runner.loading import load_experiment
 
     paths = write_files(load_experiment(config, overrides=overrides), out, per_run=per_run)
     what = "run" if per_run else "cell"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nteleport.errors import TeleportationError
-from nteleport.sampling import sampling_problem
+from nteleport.vocabulary import sampling_problem
 
 SMALLEST_ENTRY = 1e-6
 """No sampled entry is nearer to zero than this: zero has no inverse."""

@@ -31,10 +31,9 @@ from nteleport.core.quiver import (
 )
 from nteleport.core.scaling import fast_factors, multiply, multiply_into, multiply_sparse
 from nteleport.errors import TeleportationError
+from nteleport.vocabulary import OPTIMIZER_STATES
 
 _Value = TypeVar("_Value")
-
-OPTIMIZER_STATES = ("reset", "transport", "keep")
 
 
 class TeleportedOptimizer:

@@ -16,7 +16,7 @@ import random
 import sys
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import is_
 from types import FunctionType, MethodType, ModuleType, SimpleNamespace
@@ -45,6 +45,9 @@ _LONG = 1000  # a longer container holds data; its items are put back, but what 
 _LARGE = 2**18  # elements; a larger tensor among the globals is data
 _ABSENT = object()
 
+RandomStates = dict[str, Tensor]
+"""States of torch's default generators, by device type."""
+
 
 @contextmanager
 def preserved(network: nn.Module, inputs: object = ()) -> Iterator[None]:
@@ -71,6 +74,46 @@ def preserved(network: nn.Module, inputs: object = ()) -> Iterator[None]:
         random.setstate(python)
         np.random.set_state(numpy)
         snapshot.restore()
+
+
+def random_states(device: torch.device) -> RandomStates:
+    """The states of torch's default generators: of the CPU and of `device`."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put the default generators back where `random_states` found them."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
+
+
+@contextmanager
+def keeping_random_states(device: torch.device) -> Iterator[None]:
+    """Leave torch's default generators as they were before the block."""
+    states = random_states(device)
+    try:
+        yield
+    finally:
+        restore_random_states(states, device)
+
+
+@contextmanager
+def keeping_modes(network: nn.Module) -> Iterator[None]:
+    """Leave each module in the mode, training or evaluation, that it was in before the block."""
+    modes = {module: module.training for module in network.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class _Snapshot:

@@ -22,7 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nteleport.data.batching import batches, epoch_generator, hold_out, num_batches
+    from nteleport.data.batching import batches, hold_out, num_batches
     from nteleport.data.catalog import DATASETS, DatasetInfo, dataset_info
     from nteleport.data.sources import availability, is_present
     from nteleport.data.splits import Dataset, Split, load_dataset, random_split
@@ -38,7 +38,6 @@ _HOME = {
     "load_dataset": "splits",
     "random_split": "splits",
     "batches": "batching",
-    "epoch_generator": "batching",
     "hold_out": "batching",
     "num_batches": "batching",
 }
@@ -51,7 +50,6 @@ __all__ = [
     "availability",
     "batches",
     "dataset_info",
-    "epoch_generator",
     "hold_out",
     "is_present",
     "load_dataset",

@@ -10,7 +10,6 @@ image padded with black.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import torch
@@ -19,22 +18,13 @@ from torch.nn import functional
 
 from nteleport.data.splits import Split
 from nteleport.errors import DatasetError
+from nteleport.randomness import generator_for
 
 CROP_PADDING = 4
 """Black pixels added on every side before a random crop of the original size."""
 
 _STRETCH_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
 """Values prepared at once: on a CPU what stays in its cache, on a GPU enough to hide the start of kernels."""
-
-
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """A CPU generator for all that is random in one epoch of one job.
-
-    Seeded by a hash of both numbers: with ``seed + epoch``, neighbouring seeds would see the same epochs one
-    later. (Of a seed, torch's CPU generator uses the lower 32 bits alone.)
-    """
-    digest = hashlib.sha256(f"epoch {seed} {epoch}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def num_batches(
@@ -78,7 +68,8 @@ def batches(
     Args:
         split: the data.
         batch_size: images a batch; the last one may be smaller.
-        generator: a CPU generator, usually ``epoch_generator(seed, epoch)``; the draw is made before the
+        generator: a CPU generator, usually ``generator_for("epoch", seed, epoch)``; the draw is made before
+        the
             first batch.
         shuffle: a random order; default: if there is a generator.
         augment: random crops of the image padded with 4 black pixels, and random horizontal flips.
@@ -93,7 +84,7 @@ def batches(
     """
     shuffle = generator is not None if shuffle is None else shuffle
     if generator is None and (shuffle or augment):
-        raise DatasetError("a shuffled or augmented epoch needs a generator: epoch_generator(seed, epoch)")
+        raise DatasetError("a shuffled or augmented epoch needs a generator")
     count = num_batches(split, batch_size=batch_size, drop_last=drop_last, max_batch=max_batch)
     used = min(count * batch_size, len(split))
     rows = crops = None
@@ -163,7 +154,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         DatasetError: the fraction is not in (0, 1), or would leave one of the parts empty.
     """
     labels = split.labels.cpu()
-    generator = epoch_generator(seed, -1)  # apart from the generators of all epochs
+    generator = generator_for("epoch", seed, -1)  # apart from the generators of all epochs
     # Shuffle, then sort by label: each class is a run in random order, of which the first are held out.
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[torch.sort(labels[shuffled], stable=True).indices]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nteleport.data.catalog import dataset_info
-from nteleport.errors import Problem
+from nteleport.errors import ExperimentError, Problem
 from nteleport.experiment.components import (
     OptimizerChoice,
     Placed,
@@ -23,19 +23,14 @@ from nteleport.experiment.components import (
     read_optimizers,
 )
 from nteleport.experiment.teleportations import read_teleportations
-from nteleport.jobs.job import OPTIMIZER_STATES, PRECISIONS, Component, Teleportation, TrainingParams
+from nteleport.jobs.job import Component, Teleportation, TrainingParams
 from nteleport.schema.fields import (
-    Check,
     axis,
     axis_nodes,
-    boolean,
-    boolean_or,
     fields,
     known_name,
     mapping,
-    number,
-    one_of,
-    optional,
+    read_options,
     unknown_key,
     whole_number,
 )
@@ -56,20 +51,6 @@ _REQUIRED = ("datasets", "models", "optimizers")
 
 _MOST_RUNS = 10_000
 """Of one cell; a slip of the keyboard beyond that would fill the memory with jobs."""
-
-_TRAINING: dict[str, Check[Any]] = {
-    "epochs": whole_number(1),
-    "batch_size": whole_number(1),
-    "shuffle_batches": boolean,
-    "drop_last_batch": boolean,
-    "max_batch": optional(whole_number(1)),
-    "validation": optional(number("above 0 and below 1, or null", lambda share: 0 < share < 1)),
-    "optimizer_state": one_of(*OPTIMIZER_STATES),
-    "precision": one_of(*PRECISIONS),
-    "compile": boolean,
-    "channels_last": boolean,
-    "fused": boolean_or("auto"),
-}
 
 
 @dataclass(frozen=True)
@@ -141,8 +122,7 @@ def _read_training(node: Node | None, problems: Problems) -> tuple[TrainingParam
         return (TrainingParams(),)
     found: list[TrainingParams] = []
     for item in axis_nodes(node, problems, "training_params"):
-        entries = mapping(item, problems, "training_params")
-        found.append(TrainingParams(**fields(entries, _TRAINING, problems, "training_params")))
+        found.append(TrainingParams(**read_options(TrainingParams, item, problems, "training_params")))
     return tuple(found)
 
 
@@ -161,3 +141,21 @@ def _read_runs(entries: dict[str, Node], problems: Problems) -> tuple[int, ...]:
             problems.add(place.mark, f"runs: {run} twice, expected different runs")
         runs.append(run)
     return tuple(runs)
+
+
+def load_experiment(path: Path | str, *, overrides: Sequence[str] = ()) -> Experiment:
+    """Read and check an experiment file as far as that needs no torch.
+
+    `nteleport.runner.preflight.load_checked` checks keyword arguments as well.
+
+    Args:
+        path: the file.
+        overrides: changes such as `training_params.epochs=5`, applied in order before the checks.
+
+    Raises:
+        ExperimentError: with all problems, in the order of the file.
+    """
+    experiment, problems = read_experiment(Path(path), overrides)
+    if problems:
+        raise ExperimentError(sorted(set(problems)))
+    return experiment

@@ -16,8 +16,8 @@ from typing import Any
 
 from nteleport.errors import JobError
 from nteleport.experiment.experiment import Experiment
+from nteleport.jobs.atomic import write_text_atomic
 from nteleport.jobs.job import Job
-from nteleport.jobs.paths import write_text_atomic
 from nteleport.schema.yaml_source import to_yaml
 
 

@@ -10,43 +10,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
-from nteleport.jobs.job import (
-    METRICS,
-    MODE_OPTIONS,
-    Teleportation,
-    TrainingParams,
-)
-from nteleport.sampling import SAMPLINGS, sampling_problem
+from nteleport.jobs.job import Teleportation, TrainingParams
 from nteleport.schema.fields import (
     Check,
     Refused,
     axis,
     axis_nodes,
-    boolean,
     mapping,
-    number,
     one_of,
+    options_of,
     unknown_key,
-    whole_number,
 )
 from nteleport.schema.yaml_source import Node, Problems
+from nteleport.vocabulary import MODES, Mode, sampling_problem
 
 Choices = dict[str, list[tuple[Any, Node]]]
 """For each option its values, each with its place."""
 
-MODES = tuple(mode for mode in MODE_OPTIONS if mode != "no_teleport")
+_TELEPORTING = tuple(mode for mode in MODES if mode != "no_teleport")
 
-_OPTIONS: dict[str, Check[Any]] = {
-    "every_n_epochs": whole_number(0),
-    "teleport_only_once": boolean,
-    "cob_range": number("of at least 0", lambda value: value >= 0),
-    "cob_sampling": one_of(*SAMPLINGS),
-    "center": number("above 0", lambda value: value > 0),
-    "teleport_prob": number("above 0 and at most 1", lambda value: 0 < value <= 1),
-    "metric": one_of(*METRICS),
-    "num_teleportations": whole_number(1),
-    "num_batches": whole_number(1),
-}
+_OPTIONS: dict[str, Check[Any]] = {name: each.check for name, (each, _) in options_of(Teleportation).items()}
 
 
 def read_teleportations(
@@ -74,33 +57,33 @@ def _read_teleport(node: Node, training: Sequence[TrainingParams], problems: Pro
     modes_node = entries.pop("mode", None)
     if modes_node is None:
         if isinstance(node.value, dict):
-            problems.add(node.mark, f"teleport without a mode, expected mode: {' or '.join(MODES)}")
+            problems.add(node.mark, f"teleport without a mode, expected mode: {' or '.join(_TELEPORTING)}")
         return []
     modes = _read_modes(modes_node, problems)
-    relevant = dict.fromkeys(option for mode, _ in modes for option in MODE_OPTIONS[mode])
+    relevant = dict.fromkeys(option for mode, _ in modes for option in MODES[mode].options)
     shared = _read_options(entries, relevant or _OPTIONS, problems, "teleport")
     found: list[Teleportation] = []
     for mode, mode_node in modes:
         own: Choices = {}
         if mode_node.value is not None:
-            own = _read_options(mapping(mode_node, problems, mode), MODE_OPTIONS[mode], problems, mode)
-        choices = {**{key: shared[key] for key in MODE_OPTIONS[mode] if key in shared}, **own}
+            own = _read_options(mapping(mode_node, problems, mode), MODES[mode].options, problems, mode)
+        choices = {**{key: shared[key] for key in MODES[mode].options if key in shared}, **own}
         found += _product(mode, mode_node, choices, training, problems)
     return found
 
 
-def _read_modes(node: Node, problems: Problems) -> list[tuple[str, Node]]:
+def _read_modes(node: Node, problems: Problems) -> list[tuple[Mode, Node]]:
     """Each mode with the node of its options: from a mapping, a list or a name."""
-    found: list[tuple[str, Node]] = []
+    found: list[tuple[Mode, Node]] = []
     for item in axis_nodes(node, problems, "mode"):
         named = [(item, Node(None, item.mark))]
         if isinstance(item.value, dict):
             named = [(Node(key, each.key_mark or each.mark), each) for key, each in item.value.items()]
         if not named:
-            problems.add(item.mark, f"mode: an empty axis, expected {' or '.join(MODES)}")
+            problems.add(item.mark, f"mode: an empty axis, expected {' or '.join(_TELEPORTING)}")
         for name, options in named:
             try:
-                found.append((one_of(*MODES)(name), options))
+                found.append((one_of(*_TELEPORTING)(name), options))
             except Refused as refusal:
                 problems.add(name.mark, f"mode: {refusal}")
     return found
@@ -125,10 +108,10 @@ def _read_options(entries: dict[str, Node], known: Iterable[str], problems: Prob
 
 
 def _product(
-    mode: str, mode_node: Node, choices: Choices, training: Sequence[TrainingParams], problems: Problems
+    mode: Mode, mode_node: Node, choices: Choices, training: Sequence[TrainingParams], problems: Problems
 ) -> list[Teleportation]:
     """Every combination of the options of one mode; what is impossible about one is a problem."""
-    options = [key for key in MODE_OPTIONS[mode] if key in choices]
+    options = [key for key in MODES[mode].options if key in choices]
     found: list[Teleportation] = []
     for combination in product(*(choices[key] for key in options)):
         values = {key: value for key, (value, _) in zip(options, combination, strict=True)}

@@ -17,21 +17,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-METRICS = ("weighted_grad_norm", "loss_lookahead_diff")
-OPTIMIZER_STATES = ("reset", "transport", "keep")
-PRECISIONS = ("fp32", "tf32", "bf16")
-
-_SCHEDULE_AND_COB = ("every_n_epochs", "teleport_only_once", "cob_range", "cob_sampling", "center")
-MODE_OPTIONS: dict[str, tuple[str, ...]] = {
-    "no_teleport": (),
-    "random": (*_SCHEDULE_AND_COB, "teleport_prob"),
-    "optim": (*_SCHEDULE_AND_COB, "metric", "num_teleportations", "num_batches"),
-    "pseudo": _SCHEDULE_AND_COB,
-    "same_distr": _SCHEDULE_AND_COB,
-}
-"""For each teleportation mode, the fields of `Teleportation` that have an effect in it."""
+from nteleport.schema.fields import boolean, boolean_or, number, one_of, option, optional, whole_number
+from nteleport.vocabulary import (
+    METRICS,
+    MODES,
+    OPTIMIZER_STATES,
+    PRECISIONS,
+    SAMPLINGS,
+    Metric,
+    Mode,
+    OptimizerState,
+    Precision,
+    Sampling,
+)
 
 _LONGEST_SLUG = 90
 
@@ -40,45 +40,47 @@ _LONGEST_SLUG = 90
 class TrainingParams:
     """How a network is trained, whatever the optimizer and the teleportations."""
 
-    epochs: int = 10
-    batch_size: int = 32
-    shuffle_batches: bool = False
-    drop_last_batch: bool = False
-    max_batch: int | None = None
+    epochs: int = option(10, whole_number(1))
+    batch_size: int = option(32, whole_number(1))
+    shuffle_batches: bool = option(False, boolean)
+    drop_last_batch: bool = option(False, boolean)
+    max_batch: int | None = option(None, optional(whole_number(1)))
     """At most this many batches an epoch; None for all."""
-    validation: float | None = None
+    validation: float | None = option(
+        None, optional(number("above 0 and below 1, or null", lambda share: 0 < share < 1))
+    )
     """Share of the training split held out; None validates on the test split, as published."""
-    optimizer_state: str = "reset"
-    """What a teleportation does to the optimizer's state, one of `OPTIMIZER_STATES`."""
-    precision: str = "fp32"
-    compile: bool = False
-    channels_last: bool = False
-    fused: str | bool = "auto"
+    optimizer_state: OptimizerState = option("reset", one_of(*OPTIMIZER_STATES))
+    """What a teleportation does to the optimizer's state."""
+    precision: Precision = option("fp32", one_of(*PRECISIONS))
+    compile: bool = option(False, boolean)
+    channels_last: bool = option(False, boolean)
+    fused: Literal["auto"] | bool = option("auto", boolean_or("auto"))
 
 
 @dataclass(frozen=True)
 class Teleportation:
     """When and how a job teleports (section 3 of the paper).
 
-    Fields outside `MODE_OPTIONS[mode]` have no effect.
+    Fields that are not among the options of the mode have no effect.
     """
 
-    mode: str = "no_teleport"
-    every_n_epochs: int = 1
+    mode: Mode = "no_teleport"
+    every_n_epochs: int = option(1, whole_number(0))
     """The first teleportation is at the start of this epoch, counted from 0."""
-    teleport_only_once: bool = False
-    cob_range: float = 0.5
-    cob_sampling: str = "intra_landscape"
-    center: float = 1.0
+    teleport_only_once: bool = option(False, boolean)
+    cob_range: float = option(0.5, number("of at least 0", lambda value: value >= 0))
+    cob_sampling: Sampling = option("intra_landscape", one_of(*SAMPLINGS))
+    center: float = option(1.0, number("above 0", lambda value: value > 0))
     """Middle of the range, for the sampling `centered` only."""
-    teleport_prob: float = 1.0
-    metric: str = "weighted_grad_norm"
-    num_teleportations: int = 10
-    num_batches: int = 1
+    teleport_prob: float = option(1.0, number("above 0 and at most 1", lambda value: 0 < value <= 1))
+    metric: Metric = option("weighted_grad_norm", one_of(*METRICS))
+    num_teleportations: int = option(10, whole_number(1))
+    num_batches: int = option(1, whole_number(1))
 
     def settings(self) -> dict[str, Any]:
         """The mode and the options that have an effect in it."""
-        options = {name: getattr(self, name) for name in MODE_OPTIONS[self.mode]}
+        options = {name: getattr(self, name) for name in MODES[self.mode].options}
         if options.get("every_n_epochs") == 0:  # every 0 epochs means once, at epoch 0
             options["teleport_only_once"] = True
         if self.cob_sampling != "centered":
@@ -277,3 +279,26 @@ def _digest(value: Any) -> str:
 
 def _flat(value: Any) -> Any:
     return json.dumps(_canonical(value)) if isinstance(value, (list, tuple, Mapping)) else value
+
+
+def teleports_at(epoch: int, teleportation: Teleportation, epochs: int) -> bool:
+    """Whether the schedule asks for a teleportation at the start of `epoch` of a training of `epochs` epochs.
+
+    With n = `every_n_epochs`: `teleport_only_once` means at epoch n alone; otherwise at n, 2n, … while epochs
+    last. n = 0 without "once" means at epoch 0 alone. An epoch outside 0 … `epochs` − 1 never starts, so
+    nothing happens at it.
+
+    A mode may still decline when asked: `random` with its `teleport_prob`, `optim` when the present change of
+    basis is the best.
+
+    Example:
+        >>> every_two = Teleportation(mode="random", every_n_epochs=2)
+        >>> [epoch for epoch in range(7) if teleports_at(epoch, every_two, 7)]
+        [2, 4, 6]
+    """
+    n = teleportation.every_n_epochs
+    if teleportation.mode == "no_teleport" or not 0 <= epoch < epochs:
+        return False
+    if teleportation.teleport_only_once or n == 0:
+        return epoch == n
+    return epoch > 0 and epoch % n == 0

@@ -84,7 +84,7 @@ class Owner:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Lease:
     """A claim as found on disk: its owner, None in the instant in which it is made or given back, and the
     time of its last sign of life, in seconds of the epoch.
     """
@@ -99,24 +99,24 @@ class Claim:
         return (time.time() if now is None else now) - self.heartbeat < SILENCE
 
 
-def read_claim(paths: JobPaths) -> Claim | None:
+def read_lease(paths: JobPaths) -> Lease | None:
     """The claim on a job, alive or not; None if there is none."""
     try:
-        beat = paths.claim.stat().st_mtime
-        owners = {entry: Owner.parse(entry.name) for entry in os.scandir(paths.claim)}
+        beat = paths.lease.stat().st_mtime
+        owners = {entry: Owner.parse(entry.name) for entry in os.scandir(paths.lease)}
         for entry, owner in owners.items():
             if owner is not None:
-                return Claim(owner, entry.stat().st_mtime)
+                return Lease(owner, entry.stat().st_mtime)
     except FileNotFoundError:  # given back or taken over in this moment
-        return Claim(None, time.time()) if paths.claim.exists() else None
-    return Claim(None, beat)
+        return Lease(None, time.time()) if paths.lease.exists() else None
+    return Lease(None, beat)
 
 
-class HeldClaim:
+class HeldLease:
     """A claim of this process."""
 
     def __init__(self, paths: JobPaths, owner: Owner) -> None:
-        self._folder, self._file = paths.claim, paths.claim / owner.file_name
+        self._folder, self._file = paths.lease, paths.lease / owner.file_name
         self._last, self._lost = time.time(), False
 
     def beat(self) -> None:
@@ -145,7 +145,7 @@ class HeldClaim:
 
 
 @contextmanager
-def claimed(paths: JobPaths) -> Iterator[HeldClaim | None]:
+def leased(paths: JobPaths) -> Iterator[HeldLease | None]:
     """Hold the claim on a job within the block, if it can be had; else yield None, for it has a live owner.
 
     The job's folder is made when missing. A light thread keeps the heart beating.
@@ -173,14 +173,14 @@ def claimed(paths: JobPaths) -> Iterator[HeldClaim | None]:
         claim.release()
 
 
-def _acquire(paths: JobPaths) -> HeldClaim | None:
+def _acquire(paths: JobPaths) -> HeldLease | None:
     myself = Owner.myself()
     paths.directory.mkdir(parents=True, exist_ok=True)
     for _ in range(3):  # more than once only if others give back or take over at the same moment
         try:
-            paths.claim.mkdir()
+            paths.lease.mkdir()
         except FileExistsError:
-            found = read_claim(paths)
+            found = read_lease(paths)
             if found is None:
                 continue
             if found.is_alive(_time_at(paths)):
@@ -189,23 +189,23 @@ def _acquire(paths: JobPaths) -> HeldClaim | None:
                 continue
         else:
             try:
-                (paths.claim / myself.file_name).touch(exist_ok=False)
+                (paths.lease / myself.file_name).touch(exist_ok=False)
             except FileNotFoundError:  # we slept so long that the empty claim was taken for dead
                 continue
-        return HeldClaim(paths, myself)
+        return HeldLease(paths, myself)
     return None
 
 
-def _take_over(paths: JobPaths, dead: Claim, myself: Owner) -> bool:
+def _take_over(paths: JobPaths, dead: Lease, myself: Owner) -> bool:
     """Whether this process is the one that got the dead owner's claim."""
     if dead.owner is None:  # its maker died between two system calls: clear it away and start over
         with contextlib.suppress(OSError):
-            paths.claim.rmdir()
+            paths.lease.rmdir()
         return False
-    before = paths.claim / dead.owner.file_name
+    before = paths.lease / dead.owner.file_name
     try:
         os.utime(before)  # first: under the new name, the heart has to beat from the start
-        before.rename(paths.claim / myself.file_name)
+        before.rename(paths.lease / myself.file_name)
     except FileNotFoundError:
         return False
     return True

@@ -1,17 +1,13 @@
 """The places of a job on disk.
 
 `JobPaths` is the one class that knows the filenames of a job. A file appears under its name only when it is
-whole: what writes it is `nteleport.jobs.atomic`, whose functions can be imported from here too.
+whole: `nteleport.jobs.atomic` writes it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-from nteleport.jobs.atomic import replacing, write_json_atomic, write_text_atomic
-
-__all__ = ["JobPaths", "replacing", "write_json_atomic", "write_text_atomic"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class JobPaths:
 
     @property
     def metrics(self) -> Path:
-        """One row an epoch."""
+        """One row per epoch."""
         return self.directory / "metrics.csv"
 
     @property
@@ -70,7 +66,7 @@ class JobPaths:
         return self.directory / "weights.pt"
 
     @property
-    def claim(self) -> Path:
+    def lease(self) -> Path:
         """The folder that says which process trains the job: see `nteleport.jobs.lease`."""
         return self.directory / "claim"
 

@@ -1,21 +1,26 @@
-"""What a training leaves for people and for plots: its rows of metrics, its result, its log. No torch.
+"""What a job leaves for people and for plots: its description, rows of metrics, result and log. No torch.
 
-Every file is replaced whole, so a crash never leaves half a row. `metrics.csv` has one row for each finished
-epoch; `result.json` appears last and means that the job is over.
+The one writer and the one reader of each file. Every file is replaced whole, so a crash never leaves half a
+row. `config.yml` and `hparams.yml` are there before a run's first job begins; `metrics.csv` has one row per
+finished epoch; `result.json` appears last and means that the job is over.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from nteleport.errors import JobError
 from nteleport.jobs.atomic import write_json_atomic, write_text_atomic
-
-if TYPE_CHECKING:
-    from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.job import Job
+from nteleport.jobs.paths import JobPaths
+from nteleport.schema.yaml_source import to_yaml
 
 
 @dataclass(frozen=True)
@@ -106,3 +111,73 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()
     }
+
+
+def describe(job: Job, paths: JobPaths) -> None:
+    """Write `config.yml`, which runs this job again, and `hparams.yml`, which says what it is."""
+    paths.directory.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(paths.hparams, to_yaml(job.hparams()))
+    write_text_atomic(paths.config, to_yaml(job.to_experiment()))
+
+
+def describe_new(jobs: Iterable[Job], out: Path) -> None:
+    """Describe those of `jobs` that have no description in `out` yet. No claim is needed for this.
+
+    Raises:
+        JobError: `out` cannot be written to.
+    """
+    try:
+        for job in jobs:
+            paths = JobPaths(out, job.name)
+            if not paths.config.exists():
+                with contextlib.suppress(FileNotFoundError):  # who claims the job tidies up and describes it
+                    describe(job, paths)
+    except OSError as error:
+        raise JobError(f"cannot write to {out}: {error.strerror}; results there are as they were") from error
+
+
+@dataclass(frozen=True)
+class MetricRows:
+    """The whole rows of one `metrics.csv`, still text."""
+
+    header: str = ""
+    lines: Sequence[str] = ()
+
+
+def read_text(path: Path) -> str | None:
+    """The text of `path`, or None if it cannot be read; bytes that are no UTF-8 become replacement marks."""
+    try:
+        return path.read_bytes().decode("utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def read_rows(path: Path, problems: list[str], *, complete: bool) -> MetricRows:
+    """The whole lines of a `metrics.csv`.
+
+    While a job runs, its last line may be half-written: without its line end it does not count, for `0.1` may
+    be the start of `0.15`. A line with too few or too many fields is damaged and left out.
+    """
+    text = read_text(path) or ""
+    if not complete:
+        text = text[: text.rfind("\n") + 1]
+    header, *lines = text.replace("\r\n", "\n").split("\n")
+    if "epoch" not in header.split(","):
+        if lines:
+            problems.append("metrics.csv has no column 'epoch'")
+        return MetricRows()
+    lines = [line for line in lines if line.strip()]
+    commas = header.count(",")
+    whole = [line for line in lines if line.count(",") == commas and "\0" not in line]
+    if len(whole) < len(lines):
+        problems.append(f"metrics.csv has damaged lines ({len(lines) - len(whole)}), left out")
+    return MetricRows(header, whole)
+
+
+def read_result(paths: JobPaths) -> dict[str, Any]:
+    """The content of a job's `result.json`; empty when there is none that can be read."""
+    try:
+        content = json.loads(read_text(paths.result) or "")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

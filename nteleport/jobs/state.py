@@ -1,30 +1,59 @@
-"""How the jobs of an output folder stand, read straight from their files. No torch is imported.
+"""How jobs stand, read from their files: one job's state, a folder's status, jobs chosen by state. No torch.
 
-Only a job that is not over has its `metrics.csv` read, so that thousands of finished jobs take a moment. A
-folder without `result.json` whose claim has lost its owner is *stale*: the process that trained it was
-killed, and the command that began it goes on with it.
+Only a job that is not over has its `metrics.csv` read, so that thousands of finished jobs take a moment.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import os
 import re
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from nteleport.errors import ResultsError
-from nteleport.jobs.lease import read_claim
+from nteleport.jobs.job import Job
+from nteleport.jobs.lease import Lease, read_lease
 from nteleport.jobs.paths import JobPaths
-from nteleport.runner.states import OVER, recorded_result
+from nteleport.jobs.records import read_result, read_rows
 
-STATES = ("running", "stale", "unfinished", "pending", "failed", "diverged", "finished")
-"""The states of `nteleport.runner.states`, and `stale`; in the order in which they ask for attention."""
+
+class JobState(StrEnum):
+    """How a job stands, in the order in which states ask for attention.
+
+    ============  ==========================================================================
+    `running`     a live process holds its lease
+    `stale`       the process that held its lease was killed; running it again continues it
+    `unfinished`  begun and interrupted; running it again continues from its checkpoint
+    `pending`     never begun
+    `failed`      an error ended it; running it again tries again
+    `diverged`    its loss stopped being a number; over too, the rows until then are kept
+    `finished`    trained to the end
+    ============  ==========================================================================
+    """
+
+    RUNNING = "running"
+    STALE = "stale"
+    UNFINISHED = "unfinished"
+    PENDING = "pending"
+    FAILED = "failed"
+    DIVERGED = "diverged"
+    FINISHED = "finished"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do."""
+        return self in (JobState.FINISHED, JobState.DIVERGED)
+
+
+ENDED = (JobState.FINISHED, JobState.DIVERGED, JobState.FAILED)
+"""The states that a `result.json` can give."""
 
 _EPOCHS = re.compile(r"\btraining\.epochs: (\d+)")
 _RECENT_EPOCHS = 5
@@ -36,8 +65,8 @@ class JobStatus:
 
     Attributes:
         job: the name of its folder.
-        state: one of `STATES`.
-        epochs: how many are behind it.
+        state: how it stands.
+        epochs: how many are completed.
         of_epochs: how many it is to have; None if its files do not say.
         val_accuracy: of the last epoch, in [0, 1]; None before that.
         seconds: spent in its epochs.
@@ -47,7 +76,7 @@ class JobStatus:
     """
 
     job: str
-    state: str
+    state: JobState
     epochs: int
     of_epochs: int | None = None
     val_accuracy: float | None = None
@@ -62,17 +91,17 @@ class Summary:
     """All jobs of a folder together.
 
     Attributes:
-        states: how many jobs are in each state, those of `STATES` that occur.
+        states: how many jobs are in each state that occurs, in the order of `JobState`.
         eta_seconds: until all are over, if as many as now go on side by side; None while nothing runs or no
             epoch has been timed.
     """
 
-    states: dict[str, int]
+    states: dict[JobState, int]
     eta_seconds: float | None
 
 
 def read_status(out: Path) -> list[JobStatus]:
-    """The status of every job in `out`, sorted by state as in `STATES`, then by name.
+    """The status of every job in `out`, sorted by state as in `JobState`, then by name.
 
     Raises:
         ResultsError: `out` is not a folder that can be read, or holds no job.
@@ -87,7 +116,8 @@ def read_status(out: Path) -> list[JobStatus]:
     found = [_job_status(paths) for paths in (JobPaths(out, name) for name in names) if paths.config.exists()]
     if not found:
         raise ResultsError(f"no jobs in {out}: expected the --out of `nteleport train`")
-    return sorted(found, key=lambda status: (STATES.index(status.state), status.job))
+    order = list(JobState)
+    return sorted(found, key=lambda status: (order.index(status.state), status.job))
 
 
 def summarize(jobs: Sequence[JobStatus]) -> Summary:
@@ -95,11 +125,11 @@ def summarize(jobs: Sequence[JobStatus]) -> Summary:
     counts = Counter(job.state for job in jobs)
     epochs = sum(job.epochs for job in jobs)
     eta = None
-    if counts["running"] and epochs:
+    if counts[JobState.RUNNING] and epochs:
         pace = sum(job.seconds for job in jobs) / epochs
-        left = (_seconds_left(job, pace) for job in jobs if job.state not in OVER)
-        eta = sum(left) / counts["running"]
-    return Summary({state: counts[state] for state in STATES if counts[state]}, eta)
+        left = (_seconds_left(job, pace) for job in jobs if not job.state.is_over)
+        eta = sum(left) / counts[JobState.RUNNING]
+    return Summary({state: counts[state] for state in JobState if counts[state]}, eta)
 
 
 def _seconds_left(job: JobStatus, pace: float) -> float:
@@ -109,38 +139,34 @@ def _seconds_left(job: JobStatus, pace: float) -> float:
 
 
 def _job_status(paths: JobPaths) -> JobStatus:
-    result = recorded_result(paths)
-    state = result.get("state")
+    result = read_result(paths)
+    recorded = recorded_state(result)
     of_epochs = _planned_epochs(paths)
-    if state in OVER:
+    if recorded is not None and recorded.is_over:
         final = result.get("final") or {}
         return JobStatus(
             paths.name,
-            str(state),
+            recorded,
             int(result.get("epochs") or 0),
             of_epochs,
             val_accuracy=final.get("val_accuracy"),
             seconds=float(result.get("seconds") or 0.0),
         )
-    claim = read_claim(paths)
-    owner = f"{claim.owner.host}:{claim.owner.pid}" if claim and claim.owner else ""
-    if claim is not None:
-        state = "running" if claim.is_alive() else "stale"
-    elif state != "failed":
-        state = "unfinished" if paths.log.exists() else "pending"
-    rows = _rows(paths.metrics)
+    lease = read_lease(paths)
+    state = _state_until_over(paths, recorded, lease)
+    rows = _rows(paths)
     seconds = [float(row["seconds"]) for row in rows]
     left = max(0, (of_epochs or 0) - len(rows))
     return JobStatus(
         paths.name,
-        str(state),
+        state,
         len(rows),
         of_epochs,
         val_accuracy=float(rows[-1]["val_accuracy"]) if rows else None,
         seconds=sum(seconds),
         eta_seconds=statistics.fmean(seconds[-_RECENT_EPOCHS:]) * left if rows and of_epochs else None,
-        owner=owner,
-        error=str(result.get("error", "")) if state == "failed" else "",
+        owner=f"{lease.owner.host}:{lease.owner.pid}" if lease and lease.owner else "",
+        error=str(result.get("error", "")) if state is JobState.FAILED else "",
     )
 
 
@@ -153,13 +179,10 @@ def _planned_epochs(paths: JobPaths) -> int | None:
     return int(found[1]) if found else None
 
 
-def _rows(metrics: Path) -> list[dict[str, Any]]:
-    """The whole rows of a `metrics.csv`; none if it cannot be read."""
-    try:
-        text = metrics.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    rows = csv.DictReader(io.StringIO(text))
+def _rows(paths: JobPaths) -> list[dict[str, str]]:
+    """The rows of a `metrics.csv` that say what a status needs."""
+    found = read_rows(paths.metrics, [], complete=False)
+    rows = csv.DictReader([found.header, *found.lines])
     return [row for row in rows if _is_number(row.get("seconds")) and _is_number(row.get("val_accuracy"))]
 
 
@@ -177,3 +200,49 @@ def as_table(jobs: Iterable[JobStatus]) -> list[dict[str, Any]]:
         {name: getattr(job, name) for name in JobStatus.__dataclass_fields__}  # asdict copies, and is slow
         for job in jobs
     ]
+
+
+def recorded_state(result: Mapping[str, Any]) -> JobState | None:
+    """The state that the content of a `result.json` gives; None where it gives none."""
+    word = result.get("state")
+    return JobState(word) if word in ENDED else None
+
+
+def job_state(paths: JobPaths) -> JobState:
+    """How a job stands."""
+    recorded = recorded_state(read_result(paths))
+    if recorded is not None and recorded.is_over:
+        return recorded
+    return _state_until_over(paths, recorded, read_lease(paths))
+
+
+def _state_until_over(paths: JobPaths, recorded: JobState | None, lease: Lease | None) -> JobState:
+    if lease is not None and lease.is_alive():
+        return JobState.RUNNING
+    if recorded is not None:  # it failed, and perhaps its process did not live to give the lease back
+        return recorded
+    if lease is not None:
+        return JobState.STALE
+    return JobState.UNFINISHED if paths.log.exists() else JobState.PENDING
+
+
+def matching(jobs: Iterable[Job], out: Path, wanted: Sequence[str]) -> list[Job]:
+    """The jobs that one of `wanted` names, in their order.
+
+    Args:
+        jobs: to choose from.
+        out: the folder of their results.
+        wanted: a state, where `pending` means every job without a result and `unfinished` includes stale
+            jobs; or else a pattern for the name of a job, as in a shell: `*` is any text, `?` any character,
+            `[ab]` one of these.
+    """
+    return [job for job in jobs if any(_is(word, job, out) for word in wanted)]
+
+
+def _is(word: str, job: Job, out: Path) -> bool:
+    if word not in tuple(JobState):
+        return fnmatchcase(job.name, word)
+    state = job_state(JobPaths(out, job.name))
+    if word == JobState.PENDING:
+        return state not in ENDED
+    return state == word or (word == JobState.UNFINISHED and state == JobState.STALE)

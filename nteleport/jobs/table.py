@@ -15,9 +15,11 @@ No torch is imported.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,10 @@ import yaml
 
 from nteleport.errors import ResultsError
 from nteleport.jobs.paths import JobPaths
-from nteleport.metric_rows import MetricRows, parse_rows, read_rows, read_text
+from nteleport.jobs.records import MetricRows, read_result, read_rows, read_text
+from nteleport.jobs.state import ENDED, JobState, recorded_state
 
 __all__ = [
-    "ENDED",
-    "UNFINISHED",
     "JobResult",
     "Results",
     "Scalar",
@@ -44,12 +45,6 @@ __all__ = [
 
 Scalar = str | int | float | bool
 
-ENDED = ("finished", "diverged", "failed")
-"""The states that a job can end in, as its `result.json` says."""
-
-UNFINISHED = "unfinished"
-"""The state of a job that has no whole `result.json`: it waits, runs, or was killed."""
-
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where libyaml is there
 
 
@@ -59,7 +54,7 @@ class JobResult:
 
     Attributes:
         name: the name of the job's folder.
-        state: one of `ENDED`, or `UNFINISHED`.
+        state: one of `ENDED`, or unfinished: it waits, runs, or was killed.
         hparams: hyper-parameters under dotted keys; those that are null are left out.
         epochs: how many epochs `metrics.csv` holds.
         result: the content of `result.json`, empty while there is none.
@@ -67,7 +62,7 @@ class JobResult:
     """
 
     name: str
-    state: str
+    state: JobState
     hparams: Mapping[str, Scalar]
     epochs: int
     result: Mapping[str, Any] = field(default_factory=dict)
@@ -131,7 +126,7 @@ def read_results(out: str | Path) -> Results:
             f"no jobs in {directory}: expected folders with hparams.yml and metrics.csv, as `nteleport train "
             "CONFIG --out DIR` writes them"
         )
-    epochs = parse_rows(rows)
+    epochs = _parse_rows(rows)
     counts = np.bincount(epochs["job"].to_numpy(), minlength=len(jobs))
     counted = tuple(_with_epochs(job, int(count)) for job, count in zip(jobs, counts, strict=True))
     return Results(directory, counted, epochs, tuple(skipped))
@@ -156,7 +151,7 @@ def jobs_table(results: Results) -> pd.DataFrame:
     """One row a job: `job` (its name), `state`, `epochs` (how many it has), then the hyper-parameters."""
     table: dict[str, Any] = {
         "job": [job.name for job in results.jobs],
-        "state": [job.state for job in results.jobs],
+        "state": [str(job.state) for job in results.jobs],
         "epochs": [job.epochs for job in results.jobs],
     }
     keys = dict.fromkeys(key for job in results.jobs for key in job.hparams)
@@ -203,24 +198,13 @@ def _scalar(value: Any) -> Scalar:
 
 def _read_job(paths: JobPaths, hparams: Mapping[str, Scalar]) -> tuple[JobResult, MetricRows]:
     problems: list[str] = []
-    result = _read_result(paths.result, problems)
-    rows = read_rows(paths.metrics, problems, complete=bool(result))
-    state = str(result.get("state", UNFINISHED))
-    return JobResult(paths.name, state, hparams, 0, result, tuple(problems)), rows
-
-
-def _read_result(path: Path, problems: list[str]) -> dict[str, Any]:
-    text = read_text(path)
-    if text is None:
-        return {}
-    try:
-        content = json.loads(text)
-    except ValueError:
-        content = None
-    if isinstance(content, dict) and content.get("state") in ENDED:
-        return content
-    problems.append(f"result.json is damaged: expected a state, one of {', '.join(ENDED)}")
-    return {}
+    result = read_result(paths)
+    state = recorded_state(result)
+    if state is None and paths.result.exists():
+        problems.append(f"result.json is damaged: expected a state, one of {', '.join(ENDED)}")
+        result = {}
+    rows = read_rows(paths.metrics, problems, complete=state is not None)
+    return JobResult(paths.name, state or JobState.UNFINISHED, hparams, 0, result, tuple(problems)), rows
 
 
 def _with_epochs(job: JobResult, epochs: int) -> JobResult:
@@ -244,3 +228,32 @@ def _column(values: Iterable[Scalar | None]) -> pd.Series[Any]:
     if kinds <= {int, float}:
         return pd.Series(listed, dtype="float64")
     return pd.Series([None if value is None else str(value) for value in listed], dtype="str")
+
+
+def _parse_rows(rows: Sequence[MetricRows]) -> pd.DataFrame:
+    """All rows of all jobs as numbers. Files with the same header are parsed as one."""
+    by_header: dict[str, list[int]] = {}
+    for position, job_rows in enumerate(rows):
+        if job_rows.lines:
+            by_header.setdefault(job_rows.header, []).append(position)
+    frames = [_parse_alike(header, members, rows) for header, members in by_header.items()]
+    if not frames:
+        return pd.DataFrame({"job": np.array([], dtype=np.int64), "epoch": np.array([], dtype=np.int64)})
+    epochs = pd.concat(frames, ignore_index=True)
+    key = ["job", "epoch"]
+    epochs = epochs.drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
+    return epochs[key + [name for name in epochs.columns if name not in key]]
+
+
+def _parse_alike(header: str, members: Sequence[int], rows: Sequence[MetricRows]) -> pd.DataFrame:
+    """Parse the rows of `members`, whose files have the same header. Text that is no number becomes NaN."""
+    lines = [line for position in members for line in rows[position].lines]
+    text = io.StringIO("\n".join([header, *lines]))
+    frame = pd.read_csv(text, quoting=csv.QUOTE_NONE, skipinitialspace=True, low_memory=False)
+    frame.columns = frame.columns.str.strip()
+    for name in frame.columns:
+        frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(np.float64)
+    lengths = [len(rows[position].lines) for position in members]
+    frame["job"] = np.repeat(np.asarray(members, dtype=np.int64), lengths)
+    numbered: pd.DataFrame = frame.loc[np.isfinite(frame["epoch"])]
+    return numbered.astype({"epoch": np.int64})

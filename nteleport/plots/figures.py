@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from nteleport.plots.style import COLUMN, DARK, LIGHT, PAGE, paper_style
@@ -57,3 +58,10 @@ def column_figure(
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, np.asarray(axes)
+
+
+def subject_names(table: pd.DataFrame) -> pd.Series[str]:
+    """The model of each row, with its data set if there are several."""
+    if table["dataset"].nunique() == 1:
+        return table["model"].rename("subject")
+    return (table["model"] + ", " + table["dataset"]).rename("subject")

@@ -12,14 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nteleport.errors import ResultsError, nearest
-from nteleport.jobs.paths import replacing
+from nteleport.jobs.atomic import replacing
 from nteleport.jobs.table import Results, read_results
 from nteleport.plots import tables
 from nteleport.plots.boxes import draw_boxes
 from nteleport.plots.curves import draw_curves
 from nteleport.plots.grouping import arrange
-from nteleport.plots.hyper_parameters import default_group_by
-from nteleport.plots.panels import Panel
+from nteleport.plots.panels import Panel, default_group_by
 from nteleport.plots.style import paper_style
 
 __all__ = ["FORMATS", "METRICS", "PlotReport", "plot_results"]

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nteleport.jobs.table import Scalar
-from nteleport.plots.hyper_parameters import identity
+from nteleport.plots.panels import identity
+from nteleport.vocabulary import MODES
 
 __all__ = [
     "MetricLabel",
@@ -56,14 +57,7 @@ _FAMILIES = {
     "vit": "ViT",
 }
 
-_MODES = {
-    "no_teleport": "no teleport",
-    "random": "teleported",
-    "optim": "optimized teleport",
-    "pseudo": "pseudo-teleported",
-    "same_distr": "same distribution",
-}
-"""Teleportation modes in the order in which they stand in a legend."""
+_MODES = {str(mode): about.label for mode, about in MODES.items()}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from nteleport.reproduction.claims import Claim, StudyClaim, TrainingClaim
 from nteleport.reproduction.folder import Layout
 from nteleport.reproduction.measures import MEASURES, in_words
 from nteleport.reproduction.trainings import Comparison, Curves, compare, curves_of, pairs_of, rows_of
+from nteleport.vocabulary import MODES
 
 HOLDS, DOES_NOT_HOLD, NOT_RUN = "holds", "does not hold", "not run"
 
@@ -101,7 +102,7 @@ def _training_row(
     rates = "/".join(f"{rate:g}" for rate in dict.fromkeys(p.treated.optimizer.kwargs["lr"] for p in pairs))
     seeds = len({pair.treated.run for pair in pairs})
     training = jobs[0].training
-    sides = f"{_MODES[claim.treated]} against {_MODES[claim.baseline]}"
+    sides = f"{MODES[claim.treated].label} against {MODES[claim.baseline].label}"
     details = [words[3], words[2], f"lr {rates}", f"{training.epochs} epochs", f"batch {training.batch_size}"]
     here = f"{words[1]} on {dataset}, {', '.join(filter(None, details))}, {seeds} seeds; {sides}"
     found = compare(pairs, curves)
@@ -113,14 +114,6 @@ def _training_row(
     holds = found.gains_early if claim.gain else not any(gain.is_positive for gain in found.gains[:2])
     verdict = HOLDS if holds else DOES_NOT_HOLD
     return Row(claim.name, claim.figure, claim.says, here, _described(found), verdict, _numbers(found))
-
-
-_MODES = {
-    "random": "teleported",
-    "pseudo": "pseudo-teleported",
-    "no_teleport": "not",
-    "same_distr": "same_distr",
-}
 
 
 def _described(found: Comparison) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nteleport.vocabulary import Mode
+
 TIERS = ("cpu", "paper")
 
 REACH = {"digits": 0.9, "mnist": 0.95, "fashion_mnist": 0.7, "cifar10": 0.4, "cifar100": 0.15}
@@ -62,8 +64,8 @@ class TrainingClaim:
     figure: int
     says: str
     experiments: tuple[str, ...]
-    treated: str = "random"
-    baseline: str = "no_teleport"
+    treated: Mode = "random"
+    baseline: Mode = "no_teleport"
     gain: bool = True
     overrides: tuple[str, ...] = field(default=())
 

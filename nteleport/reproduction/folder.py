@@ -15,12 +15,12 @@ from pathlib import Path
 import pandas as pd
 
 from nteleport.errors import StudyError
+from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
 from nteleport.jobs.job import Job
 from nteleport.reproduction.claims import StudyClaim, TrainingClaim
-from nteleport.runner.loading import load_experiment
+from nteleport.schema.fields import read_options
 from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
-from nteleport.studies.options import read_options
 from nteleport.studies.settings import StudySettings
 from nteleport.studies.study import SETTINGS_FILE, Study, find_study, settings_yaml
 

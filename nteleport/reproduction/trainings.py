@@ -18,7 +18,7 @@ import pandas as pd
 
 from nteleport.jobs.job import Job, Teleportation
 from nteleport.reproduction.claims import EARLY_MIDDLE_LAST, REACH, TrainingClaim
-from nteleport.reproduction.statistics import Interval, t_interval
+from nteleport.reproduction.measures import Interval, t_interval
 
 Curves = Mapping[str, Sequence[float]]
 """The validation accuracy of each epoch, by the name of a finished or diverged job."""

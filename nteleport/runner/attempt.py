@@ -20,13 +20,13 @@ from typing import Protocol
 import torch
 
 from nteleport.errors import NTeleportError
+from nteleport.jobs.atomic import write_json_atomic
 from nteleport.jobs.job import Job
-from nteleport.jobs.lease import HeldClaim, claimed
-from nteleport.jobs.paths import JobPaths, write_json_atomic
-from nteleport.jobs.records import TrainingResult, log_line
-from nteleport.runner.descriptions import describe
+from nteleport.jobs.lease import HeldLease, leased
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.records import TrainingResult, describe, log_line, read_result
+from nteleport.jobs.state import ENDED, recorded_state
 from nteleport.runner.queue import Ticket
-from nteleport.runner.states import OVER, recorded_result
 from nteleport.training.checkpoint import remove_checkpoints
 from nteleport.training.loop import Clock, TrainingReport, train_job
 
@@ -93,23 +93,24 @@ class Attempts:
     command: Sequence[str] = ()
 
 
-class _ClaimLost(Exception):
+class _LeaseLost(Exception):
     """Another process took the job over while this one slept."""
 
 
 def known_outcome(ticket: Ticket, *, redo: bool) -> JobOutcome | None:
     """The outcome of a job that needs no attempt, for it was over before or another command has ended it."""
-    result = recorded_result(ticket.paths)
-    state = result.get("state")
-    wanted = (*OVER, "failed") if ticket.ended_since else () if redo else OVER
-    if state not in wanted:
+    result = read_result(ticket.paths)
+    state = recorded_state(result)
+    if state is None or (redo and not ticket.ended_since):
         return None
-    if state in OVER:
+    if state.is_over:
         remove_checkpoints(ticket.paths)  # a crash right after the result was written leaves them
+    elif not ticket.ended_since:  # a failed job is tried again
+        return None
     return JobOutcome(
         ticket.job,
         ticket.paths,
-        str(state),
+        state,
         skipped=True,
         error=str(result.get("error", "")),
         val_accuracy=(result.get("final") or {}).get("val_accuracy"),
@@ -123,7 +124,7 @@ def attempt(ticket: Ticket, how: Attempts) -> JobOutcome | None:
     if outcome is not None:
         return outcome
     try:
-        with claimed(ticket.paths) as claim:
+        with leased(ticket.paths) as claim:
             if claim is None:
                 return None
             outcome = known_outcome(ticket, redo=how.redo)  # it may have ended a moment ago
@@ -152,12 +153,12 @@ def error_in_words(error: BaseException) -> str:
     return line if isinstance(error, NTeleportError) else f"{type(error).__name__}: {line}"
 
 
-def _train(ticket: Ticket, claim: HeldClaim, how: Attempts) -> JobOutcome | None:
+def _train(ticket: Ticket, claim: HeldLease, how: Attempts) -> JobOutcome | None:
     job, paths = ticket.job, ticket.paths
 
     def stop_requested() -> bool:
         if claim.lost():
-            raise _ClaimLost
+            raise _LeaseLost
         return how.stop_requested()
 
     try:
@@ -179,7 +180,7 @@ def _train(ticket: Ticket, claim: HeldClaim, how: Attempts) -> JobOutcome | None
             clock=how.clock,
             command=how.command,
         )
-    except _ClaimLost:
+    except _LeaseLost:
         return None
     except Exception as error:  # one job must not take the others with it
         outcome = _failed(ticket, error)
@@ -188,7 +189,7 @@ def _train(ticket: Ticket, claim: HeldClaim, how: Attempts) -> JobOutcome | None
     finally:
         if how.device.type == "cuda":
             torch.cuda.empty_cache()  # for jobs of other processes on this device
-    if result.state in OVER:
+    if result.state in ENDED:
         shutil.rmtree(paths.before, ignore_errors=True)
     return _outcome(job, paths, result)
 
@@ -208,7 +209,8 @@ def _set_results_aside(paths: JobPaths) -> None:
     ones; a copy is whole before the first original goes.
     """
     files = (paths.result, paths.metrics, paths.provenance, paths.log, paths.weights)
-    if recorded_result(paths).get("state") in OVER:
+    recorded = recorded_state(read_result(paths))
+    if recorded is not None and recorded.is_over:
         copy = paths.before.with_name(f".{paths.before.name}.tmp")
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir()

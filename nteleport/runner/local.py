@@ -14,8 +14,8 @@ import torch
 
 from nteleport.data import dataset_info, num_batches
 from nteleport.jobs.job import Job
+from nteleport.jobs.records import describe_new
 from nteleport.runner.attempt import Attempts, JobOutcome, RunReporter, attempt
-from nteleport.runner.descriptions import describe_new
 from nteleport.runner.queue import Queue, Ticket
 from nteleport.training.loop import Clock
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +19,9 @@ from torch.optim import lr_scheduler
 
 from nteleport.core.optimizer_state import check_transportable
 from nteleport.data.catalog import dataset_info
-from nteleport.errors import ModelError, NTeleportError, Problem, nearest
+from nteleport.errors import ExperimentError, ModelError, NTeleportError, Problem, nearest
 from nteleport.experiment.components import OptimizerChoice, Placed
-from nteleport.experiment.experiment import Experiment
+from nteleport.experiment.experiment import Experiment, read_experiment
 from nteleport.expression import compile_lambda
 from nteleport.jobs.job import Component, Scheduler
 from nteleport.networks.models import check_model, model_keywords
@@ -35,6 +36,19 @@ _COMPUTED = frozenset({"total_steps", "steps_per_epoch", "epochs", "T_max"})
 
 _DEVICE_DEPENDENT = frozenset({"capturable", "fused"})
 """What may work on the training device alone, so not tried here."""
+
+
+def load_checked(path: Path | str, *, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment file and check all of it; see `load_experiment`.
+
+    Raises:
+        ExperimentError: with all problems, in the order of the file.
+    """
+    experiment, problems = read_experiment(Path(path), overrides)
+    problems += signature_problems(experiment)
+    if problems:
+        raise ExperimentError(sorted(set(problems)))
+    return experiment
 
 
 def signature_problems(experiment: Experiment) -> list[Problem]:

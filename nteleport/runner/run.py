@@ -18,8 +18,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from nteleport.jobs.job import Job
+from nteleport.jobs.records import describe_new
 from nteleport.runner.attempt import JobOutcome, RunReporter, known_outcome
-from nteleport.runner.descriptions import describe_new
 from nteleport.runner.local import ends_run, in_order
 from nteleport.runner.options import Settings
 from nteleport.runner.places import Place

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from nteleport.errors import JobError
-from nteleport.jobs.lease import claimed
+from nteleport.jobs.lease import leased
 from nteleport.jobs.records import MetricRow
 from nteleport.runner.attempt import JobOutcome, RunReporter, record_failure
 from nteleport.runner.options import Message, Settings, receive, send, ticket_as_json
@@ -135,7 +135,7 @@ class Slot:
         if not self.ready:
             raise JobError(f"a worker process died {how} before it could begin; what it said is above")
         outcome = JobOutcome(ticket.job, ticket.paths, "failed", error=f"worker died {how}")
-        with contextlib.suppress(OSError), claimed(ticket.paths) as claim:  # which was that of the worker
+        with contextlib.suppress(OSError), leased(ticket.paths) as claim:  # which was that of the worker
             if claim is None:
                 return None
             record_failure(outcome, self._clock)

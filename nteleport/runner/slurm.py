@@ -25,9 +25,10 @@ from typing import Any
 
 from nteleport.errors import SlurmError
 from nteleport.extras import import_extra
+from nteleport.jobs.atomic import write_json_atomic
 from nteleport.jobs.job import Job
-from nteleport.jobs.paths import JobPaths, write_json_atomic
-from nteleport.runner.descriptions import describe
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.records import describe
 
 __all__ = ["Resources", "array_limit", "batch_scripts", "minutes", "split", "submit", "tasks_in_queue"]
 

@@ -1,20 +1,26 @@
-"""The vocabulary of checks that an experiment file is read with.
+"""The vocabulary of checks that files are read with, and fields that carry their check.
 
 A *check* turns one node into a value or raises `Refused` with what was expected. A *collector* (`fields`,
 `axis`) goes through many nodes, keeps the values that pass and notes every refusal with its place, so that
 one reading finds all problems of a file.
+
+A dataclass field made by `option(default, check)` declares its bounds once: what reads a file, and the
+command line where it has a flag, follow from it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nteleport.errors import NTeleportError, nearest
 from nteleport.schema.yaml_source import Node, Problems
 
 T = TypeVar("T")
+Word = TypeVar("Word", bound=str)
 Check = Callable[[Node], T]
 
 
@@ -56,12 +62,12 @@ def boolean(node: Node) -> bool:
     raise Refused(f"{node.described()}, expected true or false")
 
 
-def one_of(*choices: str) -> Check[str]:
+def one_of(*choices: Word) -> Check[Word]:
     """One of a few words."""
 
-    def check(node: Node) -> str:
+    def check(node: Node) -> Word:
         if node.value in choices:
-            return str(node.value)
+            return choices[choices.index(node.value)]
         hint = nearest(node.value, choices) if isinstance(node.value, str) else ""
         expected = " or ".join(choices) if len(choices) < 3 else f"one of {', '.join(choices)}"
         raise Refused(f"{node.described()}, expected {expected}{hint}")
@@ -147,3 +153,77 @@ def axis(node: Node, check: Check[T], problems: Problems, what: str) -> list[tup
         except Refused as refusal:
             problems.add(item.mark, f"{what}: {refusal}")
     return passed
+
+
+_KEY = "option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """How one field is checked and shown.
+
+    Attributes:
+        check: turns a YAML node into a value of the field, or into one item of it if there are several.
+        help: one sentence, for the command line; none where the field has no option there.
+        several: the field is a tuple, given as a list.
+        flag: the long option without dashes; the name of the field unless given.
+        metavar: what stands for the value in the help.
+    """
+
+    check: Check[Any]
+    help: str
+    several: bool = False
+    flag: str = ""
+    metavar: str = "VALUE"
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is true or false, a pair of options without a value on the command line."""
+        return self.check is boolean
+
+
+def option(
+    default: Any,
+    check: Check[Any],
+    help: str = "",
+    *,
+    several: bool = False,
+    flag: str = "",
+    metavar: str = "VALUE",
+) -> Any:
+    """A field of a dataclass; see `Option`."""
+    metadata = {_KEY: Option(check, help, several, flag, metavar)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def redefault(settings: Any, name: str, default: Any) -> Any:
+    """The field `name` of a settings class with another default, for a subclass."""
+    return dataclasses.field(default=default, metadata=dict(settings.__dataclass_fields__[name].metadata))
+
+
+def options_of(settings: type) -> dict[str, tuple[Option, Any]]:
+    """Name, option and default of every field of a settings class."""
+    return {
+        each.name: (each.metadata[_KEY], each.default)
+        for each in dataclasses.fields(settings)
+        if _KEY in each.metadata
+    }
+
+
+def read_options(settings: type, node: Node, problems: Problems, what: str) -> dict[str, Any]:
+    """The fields of `settings` that a mapping gives, checked; what is wrong goes to `problems`."""
+    entries = mapping(node, problems, what)
+    known = {name: each for name, (each, _) in options_of(settings).items()}
+    checks = {name: _axis_check(name, each) if each.several else each.check for name, each in known.items()}
+    return fields(entries, checks, problems, what)
+
+
+def _axis_check(name: str, each: Option) -> Check[tuple[Any, ...]]:
+    def check(node: Node) -> tuple[Any, ...]:
+        problems = Problems()
+        values = tuple(value for value, _ in axis(node, each.check, problems, name))
+        if problems:
+            raise Refused(problems[0].message.removeprefix(f"{name}: "))
+        return values
+
+    return check

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from nteleport.core.preserving import keeping_modes
 from nteleport.data import Split, batches
 from nteleport.studies.study import Progress, no_progress
 from nteleport.training.metrics import Scores, score_sums
@@ -115,7 +116,8 @@ class PointScorer:
     @torch.no_grad()
     def _scores(self, state: dict[str, Tensor], count: int) -> list[PointScores]:
         """The scores at one point, or at ``count`` points whose tensors are stacked."""
-        with _evaluating(self.network):
+        with keeping_modes(self.network):
+            self.network.eval()
             if self.evaluation.calibration is not None and self._normalisations:
                 state = {**state, **self._fresh_statistics(state, count, self.evaluation.calibration)}
             return self._scores_at(state, count)
@@ -169,18 +171,6 @@ def first_images(split: Split, most: int | None) -> Split:
 
 def _has_statistics(module: nn.Module) -> bool:
     return isinstance(getattr(module, "running_mean", None), Tensor)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode; each module's own mode afterwards."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

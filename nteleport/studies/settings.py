@@ -1,15 +1,72 @@
-"""The settings that all studies share."""
+"""The settings that studies share, and the checks of their values.
+
+Each field declares its default, check and help once, by `option`. The command line (`--cob-range`), the
+entries of a `study.yml` and their checks follow from that. No torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from nteleport.errors import StudyError
+from nteleport.data.catalog import DATASETS, dataset_info
+from nteleport.errors import StudyError, UnknownNameError, nearest
+from nteleport.experiment.components import read_models, read_optimizers
 from nteleport.jobs.job import Component
-from nteleport.sampling import SAMPLINGS, sampling_problem
-from nteleport.schema.fields import number, one_of, optional, whole_number
-from nteleport.studies.options import dataset, model, option, options_of, path, text
+from nteleport.schema.fields import (
+    Refused,
+    known_name,
+    number,
+    one_of,
+    option,
+    optional,
+    options_of,
+    whole_number,
+)
+from nteleport.schema.yaml_source import Node, Problems
+from nteleport.vocabulary import SAMPLINGS, sampling_problem
+
+
+def path(node: Node) -> Path:
+    """A file or folder."""
+    if isinstance(node.value, (str, int, float)) and not isinstance(node.value, bool):
+        return Path(str(node.value))
+    raise Refused(f"{node.described()}, expected a path")
+
+
+def text(node: Node) -> str:
+    """Any word."""
+    if isinstance(node.value, (str, int, float)) and not isinstance(node.value, bool):
+        return str(node.value)
+    raise Refused(f"{node.described()}, expected a word")
+
+
+def model(node: Node) -> Component:
+    """A model as in an experiment file: a name, or `{cls: name, …}`."""
+    problems = Problems()
+    found = read_models(node, problems)
+    if problems or len(found) != 1:
+        raise Refused(problems[0].message.removeprefix("models: ") if problems else "expected one model")
+    return found[0].value
+
+
+def _study_dataset(name: str) -> str:
+    """The canonical name of a data set of a study: one of the catalogue, `random` or `random:NAME`."""
+    lowered = name.strip().lower()
+    kind, _, like = lowered.partition(":")
+    if kind == "random":
+        return f"random:{dataset_info(like).name}" if like else "random"
+    if lowered not in DATASETS:
+        known = (*DATASETS, "random")
+        expected = f"expected one of {', '.join(known)}{nearest(lowered, known)}"
+        raise UnknownNameError(f"unknown data set {name!r}: {expected}")
+    return lowered
+
+
+dataset: Callable[[Node], str] = known_name(_study_dataset, "the name of a data set, or random")
+"""A data set of the catalogue, or random data of its shape: `random:mnist`; `random` is like CIFAR-10."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,3 +135,79 @@ class StudySettings:
         if len(self.datasets) != 1:
             raise StudyError(f"this study takes one data set, got {', '.join(self.datasets)}")
         return self.datasets[0]
+
+
+SGD = Component("SGD", {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4})
+
+
+def optimizer(node: Node) -> Component:
+    """An optimizer as in an experiment file, a name or `{cls: NAME, argument: value, …}`; no scheduler."""
+    problems = Problems()
+    found = read_optimizers(node, problems)
+    if problems or len(found) != 1:
+        raise Refused(
+            problems[0].message.removeprefix("optimizers: ") if problems else "expected one optimizer"
+        )
+    if found[0].value.scheduler is not None:
+        raise Refused(
+            "lr_scheduler: a study trains at a constant rate, expected an optimizer without a scheduler"
+        )
+    return found[0].value.optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(StudySettings):
+    """What a study that trains can be told besides."""
+
+    epochs: int = option(10, whole_number(0), "Epochs of training.", metavar="N")
+
+    def problem(self) -> str | None:
+        """Why these settings cannot run, or None."""
+        if len(self.models) > 1 or len(self.datasets) > 1:
+            return "this study takes one model and one data set"
+        return super().problem()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneTrainingSettings(TrainingSettings):
+    """What a study can be told that trains with one optimizer."""
+
+    batch_size: int = option(64, whole_number(1), "Images a batch.", metavar="N")
+    optimizer: Component = option(
+        SGD, optimizer, "The optimizer, as in an experiment file: {cls: SGD, lr: 0.01}.", metavar="OPTIMIZER"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangesSettings(StudySettings):
+    """Evenly spaced ranges of the CoB, and how often each is drawn from."""
+
+    cob_range: float = option(0.9, number("above 0", lambda r: r > 0), "The largest range.")
+    smallest_cob_range: float = option(0.01, number("above 0", lambda r: r > 0), "The smallest range.")
+    ranges: int = option(15, whole_number(1), "Ranges, evenly spaced between the two.", metavar="N")
+    teleportations: int = option(10, whole_number(1), "Teleportations at each range.", metavar="N")
+
+    def problem(self) -> str | None:
+        if self.smallest_cob_range > self.cob_range:
+            return f"smallest_cob_range {self.smallest_cob_range:g} is above cob_range {self.cob_range:g}"
+        return super().problem() or sampling_problem(self.cob_sampling, self.smallest_cob_range)
+
+    def spaced_ranges(self) -> list[float]:
+        """The ranges, smallest first; one alone is `cob_range`."""
+        if self.ranges == 1:
+            return [self.cob_range]
+        step = (self.cob_range - self.smallest_cob_range) / (self.ranges - 1)
+        return [*(self.smallest_cob_range + step * k for k in range(self.ranges - 1)), self.cob_range]
+
+
+def plain_settings(settings: Any) -> dict[str, Any]:
+    """The fields as plain data, as `read_options` reads them back."""
+    return {name: _plain(getattr(settings, name)) for name in options_of(type(settings))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Component):
+        return value.settings() if value.kwargs else value.cls
+    return str(value) if isinstance(value, Path) else value

@@ -20,11 +20,10 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from nteleport.errors import ExperimentError, Problem, StudyError, nearest
-from nteleport.jobs.paths import replacing, write_text_atomic
-from nteleport.schema.fields import Refused
+from nteleport.jobs.atomic import replacing, write_text_atomic
+from nteleport.schema.fields import Refused, read_options
 from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
-from nteleport.studies.options import plain_settings, read_options, text
-from nteleport.studies.settings import StudySettings
+from nteleport.studies.settings import StudySettings, plain_settings, text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,6 @@ to one part of a study changes no other part, and all studies of one seed look a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -24,12 +23,12 @@ from nteleport.data import (
     DatasetInfo,
     batches,
     dataset_info,
-    epoch_generator,
     load_dataset,
     random_split,
 )
 from nteleport.jobs.job import Component
 from nteleport.networks.models import seeded_model
+from nteleport.randomness import generator_for, seed_of, wide_dtype
 from nteleport.studies.settings import StudySettings
 from nteleport.studies.weight_files import load_weights
 from nteleport.training.device import find_device
@@ -74,10 +73,10 @@ class Subject:
 
         Images are cropped and flipped as in training. The sequence follows from the seed and `purpose`.
         """
-        seed = named_seed(self.seed, purpose)
+        seed = seed_of("study", self.seed, purpose)
         for epoch in count():
             yield from batches(
-                self.data.train, batch_size=batch_size, generator=epoch_generator(seed, epoch),
+                self.data.train, batch_size=batch_size, generator=generator_for("epoch", seed, epoch),
                 augment=self.data.augmented, drop_last=True,
             )  # fmt: skip
 
@@ -119,7 +118,7 @@ def build_network(model: Component, info: DatasetInfo, seed: int) -> nn.Module:
     """A network with the first weights that follow from `seed`, on the CPU."""
     return seeded_model(
         model.cls, model.kwargs, input_shape=info.input_shape, num_classes=info.num_classes,
-        seed=named_seed(seed, "weights"),
+        seed=seed_of("study", seed, "weights"),
     )  # fmt: skip
 
 
@@ -132,7 +131,7 @@ def load_data(dataset: str, settings: StudySettings) -> Dataset:
     train, test = RANDOM_IMAGES
     model = dataset_info(like or _RANDOM_LIKE)
     info = replace(model, name=dataset, train_size=train, test_size=test, augmented=False)
-    generator = named_generator(settings.seed, f"data {dataset}")
+    generator = generator_for("study", settings.seed, f"data {dataset}")
     splits = (random_split(info.input_shape, info.num_classes, n, generator, device) for n in RANDOM_IMAGES)
     return Dataset(info, *splits)
 
@@ -153,23 +152,7 @@ def seeded(compute: _Compute) -> _Compute:
     def computed(settings: StudySettings, **kwargs: Any) -> Any:
         device = find_device(settings.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(named_seed(settings.seed, "dropout"))
+            torch.manual_seed(seed_of("study", settings.seed, "dropout"))
             return compute(settings, **kwargs)
 
     return cast(_Compute, computed)
-
-
-def wide_dtype(device: torch.device) -> torch.dtype:
-    """float64 where the device has it."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def named_seed(seed: int, purpose: str) -> int:
-    """A 63-bit seed of its own for each purpose."""
-    digest = hashlib.sha256(f"study {seed} {purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def named_generator(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator of its own for each purpose."""
-    return torch.Generator().manual_seed(named_seed(seed, purpose))

@@ -11,17 +11,17 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from nteleport.data import Split, batches, epoch_generator
+from nteleport.data import Split, batches
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
-from nteleport.studies.subject import Subject, named_seed
-from nteleport.studies.vectors import takes_batches
+from nteleport.randomness import generator_for, seed_of
+from nteleport.studies.angles import takes_batches
+from nteleport.studies.subject import Subject
 from nteleport.training.assembly import build_optimizer
-from nteleport.training.learner import Learner
-from nteleport.training.metrics import Scores, ScoreSums
+from nteleport.training.learner import Learner, evaluate, leaves_lone_image, train_epoch
+from nteleport.training.metrics import Scores
 
 _EVALUATION_BATCH = 256
 
@@ -50,9 +50,8 @@ class Training:
     def __init__(self, subject: Subject, optimizer: Component, batch_size: int, purpose: str) -> None:
         self.subject = subject
         self.batch_size = min(batch_size, len(subject.data.train))
-        self._seed = named_seed(subject.seed, purpose)
-        # BatchNorm has no variance of a single image.
-        self._drops_last = self.batch_size > 1 and len(subject.data.train) % self.batch_size == 1
+        self._seed = seed_of("study", subject.seed, purpose)
+        self._drops_last = leaves_lone_image(subject.network, len(subject.data.train), self.batch_size)
         self.learner = Learner(
             subject.network, build_optimizer(optimizer, subject.network, subject.quiver), subject.network
         )
@@ -73,29 +72,20 @@ class Training:
             Diverged: the loss is no number any more.
             StudyError: the network takes no batch of this size.
         """
-        data, sums = self.subject.data, ScoreSums()
-        self.learner.network.train()
+        data = self.subject.data
         passes = batches(
-            data.train, batch_size=self.batch_size, generator=epoch_generator(self._seed, epoch),
+            data.train, batch_size=self.batch_size, generator=generator_for("epoch", self._seed, epoch),
             augment=data.augmented, drop_last=self._drops_last,
         )  # fmt: skip
-        for images, labels in passes:
-            with takes_batches(len(images)):
-                sums.add(self.learner.backward(images, labels), labels)
-            self.learner.step(images, labels)
-        found = sums.read()
+        with takes_batches(self.batch_size):
+            found = train_epoch(self.learner, passes).sums.read()
         if found.loss != found.loss:
             raise Diverged(f"the training diverged in epoch {epoch}; a smaller learning rate may help")
         return found
 
     def scores(self, split: Split) -> Scores:
         """The scores of the network as it is, in evaluation mode."""
-        sums = ScoreSums()
-        self.learner.network.eval()
-        with torch.no_grad():
-            for images, labels in batches(split, batch_size=_EVALUATION_BATCH):
-                sums.add(self.learner.forward(images), labels)
-        return sums.read()
+        return evaluate(self.learner, batches(split, batch_size=_EVALUATION_BATCH)).read()
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that changes while training."""

@@ -17,20 +17,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from nteleport.core.analysis import analyze
 from nteleport.core.optimizer import TeleportedOptimizer
 from nteleport.core.optimizer_state import check_transportable
+from nteleport.core.preserving import keeping_random_states
 from nteleport.core.quiver import Quiver
-from nteleport.data import Dataset, Split, batches, epoch_generator, hold_out, load_dataset, num_batches
+from nteleport.data import Dataset, Split, batches, hold_out, load_dataset, num_batches
 from nteleport.errors import JobError, nearest
 from nteleport.expression import compile_lambda
 from nteleport.jobs.job import Component, Job
 from nteleport.networks.models import build_model, seeded_model
-from nteleport.training.checkpoint import keeping_random_states
+from nteleport.randomness import generator_for
 from nteleport.training.device import forward_of
-from nteleport.training.learner import Learner
+from nteleport.training.learner import Learner, leaves_lone_image
 from nteleport.training.learning_rate import LearningRate, build_learning_rate
 
 _EVALUATION_BATCH = 256
@@ -70,7 +70,7 @@ class Assembly:
         return batches(
             self.train,
             batch_size=params.batch_size,
-            generator=epoch_generator(seed, epoch),
+            generator=generator_for("epoch", seed, epoch),
             shuffle=params.shuffle_batches,
             augment=self.augmented,
             drop_last=self.drops_last,
@@ -96,7 +96,7 @@ def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembl
     network = _network(job, dataset).to(device)
     if params.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    drops_last = params.drop_last_batch or _leaves_one_image(network, len(train), params.batch_size)
+    drops_last = params.drop_last_batch or leaves_lone_image(network, len(train), params.batch_size)
     steps = num_batches(train, batch_size=params.batch_size, drop_last=drops_last, max_batch=params.max_batch)
     optimizer = _optimizer(job, network, _quiver(job, dataset).to(device))
     learning_rate = build_learning_rate(
@@ -194,9 +194,3 @@ def _architecture(model: _ModelKey, input_shape: tuple[int, int, int], num_class
 @lru_cache(maxsize=1)
 def _dataset(name: str, data_dir: str, device: str) -> Dataset:
     return load_dataset(name, data_dir, device)
-
-
-def _leaves_one_image(network: nn.Module, images: int, batch_size: int) -> bool:
-    """Whether the last batch of an epoch would be a single image that BatchNorm cannot train on."""
-    normalised = any(isinstance(module, _BatchNorm) for module in network.modules())
-    return normalised and batch_size > 1 and images > 1 and images % batch_size == 1

@@ -13,24 +13,19 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from nteleport.core.preserving import RandomStates
 from nteleport.jobs.atomic import replacing
-
-if TYPE_CHECKING:
-    from nteleport.jobs.paths import JobPaths
-
+from nteleport.jobs.paths import JobPaths
 
 FORMAT = 1
 """Raised when the content of a checkpoint changes in a way that an older reader would misunderstand."""
-
-RandomStates = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,35 +83,6 @@ def remove_checkpoints(paths: JobPaths) -> None:
     """Remove the checkpoints of a job that is over."""
     paths.checkpoint.unlink(missing_ok=True)
     paths.checkpoint_before.unlink(missing_ok=True)
-
-
-def random_states(device: torch.device) -> RandomStates:
-    """The states of torch's default generators: of the CPU and of `device`."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def restore_random_states(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Put the default generators back where `random_states` found them."""
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
-    elif device.type == "mps" and "mps" in states:
-        torch.mps.set_rng_state(states["mps"])
-
-
-@contextmanager
-def keeping_random_states(device: torch.device) -> Iterator[None]:
-    """Leave torch's default generators as they were before the block."""
-    states = random_states(device)
-    try:
-        yield
-    finally:
-        restore_random_states(states, device)
 
 
 def _read(path: Path, job: str) -> Checkpoint:

@@ -1,18 +1,23 @@
-"""A network with its optimizer, as the modes of teleportation and the loop see it."""
+"""A network with its optimizer, and the passes over an epoch that train and evaluate it."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nteleport.core.optimizer import TeleportedOptimizer
 from nteleport.core.quiver import compact_scales
-from nteleport.training.metrics import teleported_norms
+from nteleport.training.metrics import ScoreSums, teleported_norms
+
+Batch = tuple[Tensor, Tensor]
+"""Images and labels."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +82,88 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def _evaluates_loss(optimizer: torch.optim.Optimizer) -> bool:
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
+
+
+class StopRequested(Exception):  # a request, not an error
+    """The training was asked to stop, at a batch boundary."""
+
+
+class EpochProgress:
+    """How far the training pass of an epoch has come.
+
+    Attributes:
+        steps: batches that are completed.
+        sums: the scores of these.
+        norms: the teleported norms of gradient and weights at the first of them, a tensor of 2.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.sums = ScoreSums()
+        self.norms = torch.zeros(2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as tensors and numbers."""
+        return {"steps": self.steps, "sums": self.sums.state_dict(), "norms": self.norms}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Take up what `state_dict` gave."""
+        self.steps, self.norms = state["steps"], state["norms"].to(device)
+        self.sums.load_state_dict(state["sums"], device)
+
+
+def train_epoch(
+    learner: Learner,
+    batches: Iterable[Batch],
+    *,
+    step_finished: Callable[[], None] = lambda: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+    progress: EpochProgress | None = None,
+) -> EpochProgress:
+    """Train on every batch of an epoch, or on those that `progress` has not completed.
+
+    Inside the pass the host never waits for the device; each batch is scored before its step.
+
+    Args:
+        learner: what to train.
+        batches: pairs of images and labels, on the device of the network; always all of the epoch's.
+        step_finished: called after each step, for the learning rate.
+        stop_requested: asked before each batch.
+        progress: of an epoch that was begun before; updated in place.
+
+    Raises:
+        StopRequested: `stop_requested` said so before a batch. `progress` says which.
+    """
+    progress = progress or EpochProgress()
+    learner.network.train()
+    for step, (images, labels) in enumerate(batches):
+        if step < progress.steps:
+            continue
+        if stop_requested():
+            raise StopRequested
+        progress.sums.add(learner.backward(images, labels), labels)
+        if step == 0:
+            progress.norms = learner.norms()
+        learner.step(images, labels)
+        step_finished()
+        progress.steps = step + 1
+    return progress
+
+
+def evaluate(learner: Learner, batches: Iterable[Batch]) -> ScoreSums:
+    """The sums of the scores on all batches, in evaluation mode."""
+    sums = ScoreSums()
+    learner.network.eval()
+    with torch.no_grad():
+        for images, labels in batches:
+            sums.add(learner.forward(images), labels)
+    return sums
+
+
+def leaves_lone_image(network: nn.Module, images: int, batch_size: int) -> bool:
+    """Whether the last batch of an epoch would be one image, of which BatchNorm has no variance.
+
+    Such a batch is dropped, in `train` and in studies alike.
+    """
+    normalized = any(isinstance(module, _BatchNorm) for module in network.modules())
+    return normalized and batch_size > 1 and images > 1 and images % batch_size == 1

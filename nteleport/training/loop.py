@@ -13,31 +13,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 
+from nteleport.core.preserving import keeping_random_states, random_states, restore_random_states
+from nteleport.data import Split
 from nteleport.jobs.atomic import replacing
-from nteleport.jobs.job import Job
+from nteleport.jobs.job import Job, teleports_at
+from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import MetricRow, TrainingResult, log_line, write_metrics, write_result
+from nteleport.randomness import generator_for
 from nteleport.training.assembly import Assembly, assemble
 from nteleport.training.checkpoint import (
     Checkpoint,
-    keeping_random_states,
     load_checkpoint,
-    random_states,
     remove_checkpoints,
-    restore_random_states,
     save_checkpoint,
 )
 from nteleport.training.device import arithmetic
-from nteleport.training.epoch import EpochProgress, StopRequested, evaluate, train_epoch
-from nteleport.training.modes import Occasion, teleport, teleport_generator, teleport_seed
+from nteleport.training.learner import EpochProgress, StopRequested, evaluate, train_epoch
+from nteleport.training.metrics import Scores
+from nteleport.training.modes import teleport, teleport_seed
 from nteleport.training.provenance import begin_provenance, end_provenance, versions
-from nteleport.training.schedule import teleports_at
-
-if TYPE_CHECKING:
-    from nteleport.jobs.paths import JobPaths
 
 
 def _local_time() -> datetime:
@@ -215,14 +213,20 @@ class _Training:
         begun = self.begun = self.begun or self._begin(epoch)
         started, behind = self.clock.seconds() - begun.seconds, begun.progress.steps
         try:
-            sums, norms = train_epoch(self.assembly, epoch, stop_requested, begun.progress)
+            train_epoch(
+                self.assembly.learner,
+                self.assembly.training_batches(self.job.seed, epoch),
+                step_finished=self.assembly.learning_rate.step_finished,
+                stop_requested=stop_requested,
+                progress=begun.progress,
+            )
         except StopRequested:
             begun.seconds = self.clock.seconds() - started
             if begun.progress.steps > behind:
                 save_checkpoint(self.paths, self._checkpoint())
             raise
-        train, val = sums.read(), evaluate(self.assembly, self.assembly.validation).read()
-        grad_norm, weight_norm = norms.tolist()
+        train, val = begun.progress.sums.read(), self._scores(self.assembly.validation)
+        grad_norm, weight_norm = begun.progress.norms.tolist()
         self.assembly.learning_rate.epoch_finished(val.accuracy)
         self.begun = None
         return MetricRow(
@@ -250,14 +254,14 @@ class _Training:
         if not teleports_at(epoch, job.teleportation, job.training.epochs):
             return False
         mode = job.teleportation.mode
-        occasion = Occasion(
-            learner=self.assembly.learner,
-            teleportation=job.teleportation,
-            optimizer_state=job.training.optimizer_state,
-            generator=teleport_generator(job.seed, mode, epoch),
-            batches=lambda count: self.assembly.training_batches(teleport_seed(job.seed, mode), epoch, count),
+        seed = teleport_seed(job.seed, mode)
+        return teleport(
+            self.assembly.learner,
+            job.teleportation,
+            job.training.optimizer_state,
+            generator_for(seed, epoch),
+            lambda count: self.assembly.training_batches(seed, epoch, count),
         )
-        return teleport(occasion)
 
     def _test_scores(self) -> dict[str, float]:
         """Loss and accuracies on the test split. A job that validates on it knows them already."""
@@ -268,7 +272,10 @@ class _Training:
                 "accuracy": last.val_accuracy,
                 "accuracy_top5": last.val_accuracy_top5,
             }
-        return asdict(evaluate(self.assembly, self.assembly.test).read())
+        return asdict(self._scores(self.assembly.test))
+
+    def _scores(self, split: Split) -> Scores:
+        return evaluate(self.assembly.learner, self.assembly.evaluation_batches(split)).read()
 
     def _checkpoint(self) -> Checkpoint:
         learner, begun = self.assembly.learner, self.begun

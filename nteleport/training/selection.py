@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from nteleport.core.norms import TeleportedNorms
-from nteleport.training.checkpoint import keeping_random_states, random_states, restore_random_states
-from nteleport.training.learner import Learner
-
-Batch = tuple[Tensor, Tensor]
+from nteleport.core.preserving import (
+    keeping_modes,
+    keeping_random_states,
+    random_states,
+    restore_random_states,
+)
+from nteleport.training.learner import Batch, Learner
 
 
 def score_candidates(
@@ -107,16 +110,13 @@ def keeping_all_but_weights(learner: Learner) -> Iterator[None]:
     """Restore buffers, training mode and random states, and clear the gradients."""
     buffers = list(learner.network.buffers())
     values = [buffer.clone() for buffer in buffers]
-    modes = {module: module.training for module in learner.network.modules()}
-    with keeping_random_states(learner.device):
+    with keeping_random_states(learner.device), keeping_modes(learner.network):
         try:
             yield
         finally:
             for buffer, value in zip(buffers, values, strict=True):
                 buffer.copy_(value)
             learner.optimizer.zero_grad()
-            for module, training in modes.items():
-                module.training = training
 
 
 _METRICS: dict[str, Callable[[Learner, Tensor, Batch, str], Tensor]] = {

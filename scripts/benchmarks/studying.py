@@ -7,10 +7,10 @@ from functools import partial
 from unittest import mock
 
 from nteleport.jobs.job import Component
+from nteleport.studies.angles import loss_gradients
 from nteleport.studies.gradients import GradientsSettings
 from nteleport.studies.gradients.compute import compute as gradients
 from nteleport.studies.subject import Subject, subjects
-from nteleport.studies.vectors import loss_gradients
 
 from .networks import BATCH_SIZES
 from .timing import Figure, Setting, compare, take_turns

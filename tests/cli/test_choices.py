@@ -134,7 +134,7 @@ def test_a_choice_of_nothing_is_told(config: Path) -> None:
     assert train(config, "--only", "failed").stdout == "none of 4 jobs is failed\n"
     unknown = train(config, "--only", "faild")
     assert unknown.exit_code == 2
-    assert "none of 4 jobs; expected a state (pending, " in unknown.stderr
+    assert "none of 4 jobs; expected a state (running, " in unknown.stderr
     assert not (config.parent / "out").exists()
 
 

@@ -11,8 +11,8 @@ import yaml
 from click.testing import CliRunner
 
 from nteleport.cli.app import nteleport
+from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
-from nteleport.runner.loading import load_experiment
 
 OPTIMIZERS = [{"cls": "SGD", "lr": 0.01}, {"cls": "SGD", "lr": 0.01, "momentum": 0.9}]
 MATRIX = {

@@ -17,7 +17,6 @@ from nteleport.data import (
     batches,
     batching,
     dataset_info,
-    epoch_generator,
     hold_out,
     load_dataset,
     num_batches,
@@ -25,6 +24,7 @@ from nteleport.data import (
 )
 from nteleport.data.files import read_digits
 from nteleport.errors import DatasetError, UnknownNameError
+from nteleport.randomness import generator_for
 
 
 def numbered_split(count: int, shape: tuple[int, int, int] = (1, 2, 2)) -> Split:
@@ -131,7 +131,9 @@ def test_augmentation_draws_every_place_and_flip_equally_often() -> None:
     images = torch.zeros(16_200, 1, 32, 32, dtype=torch.uint8)
     images[:, 0, 10, 10] = 255
     split = Split(images, torch.zeros(len(images), dtype=torch.int64))
-    stream = batches(split, batch_size=500, generator=epoch_generator(0, 0), shuffle=False, augment=True)
+    stream = batches(
+        split, batch_size=500, generator=generator_for("epoch", 0, 0), shuffle=False, augment=True
+    )
     seen = torch.cat([batch for batch, _ in stream])
     places = seen.flatten(1).argmax(1)
     counts = torch.bincount(places, minlength=1024).view(32, 32)
@@ -146,7 +148,7 @@ def test_augmentation_draws_every_place_and_flip_equally_often() -> None:
 
 def test_augmentation_keeps_labels_with_their_images() -> None:
     split = numbered_split(200, (1, 32, 32))
-    stream = batches(split, batch_size=16, generator=epoch_generator(1, 0), augment=True)
+    stream = batches(split, batch_size=16, generator=generator_for("epoch", 1, 0), augment=True)
     for images, labels in stream:
         # Padding is black and the crop keeps at least 28×28 of the image.
         assert torch.equal((images.amax((1, 2, 3)) * 255).round().long(), labels)
@@ -157,7 +159,9 @@ def test_augmentation_keeps_labels_with_their_images() -> None:
 
 @pytest.mark.parametrize("augment", [False, True])
 def test_a_shuffled_epoch_shows_every_image_once(augment: bool) -> None:
-    seen = labels_of(numbered_split(103), batch_size=8, generator=epoch_generator(0, 0), augment=augment)
+    seen = labels_of(
+        numbered_split(103), batch_size=8, generator=generator_for("epoch", 0, 0), augment=augment
+    )
     assert sorted(seen) == list(range(103))
     assert seen != list(range(103))
 
@@ -165,7 +169,7 @@ def test_a_shuffled_epoch_shows_every_image_once(augment: bool) -> None:
 def test_order_depends_on_seed_and_epoch_alone() -> None:
     def order(seed: int, epoch: int, batch_size: int = 8) -> tuple[int, ...]:
         torch.rand(3)
-        generator = epoch_generator(seed, epoch)
+        generator = generator_for("epoch", seed, epoch)
         return tuple(labels_of(numbered_split(50), batch_size=batch_size, generator=generator))
 
     assert order(5, 2) == order(5, 2) == order(5, 2, batch_size=50)
@@ -179,7 +183,7 @@ def test_without_a_generator_the_order_is_that_of_the_data() -> None:
 
 
 def test_shuffle_and_augmentation_are_independent() -> None:
-    generator = epoch_generator(0, 0)
+    generator = generator_for("epoch", 0, 0)
     assert labels_of(
         numbered_split(20), batch_size=6, generator=generator, shuffle=False, augment=True
     ) == list(range(20))
@@ -219,7 +223,7 @@ def test_batches_do_not_depend_on_how_many_are_prepared_at_once(monkeypatch: pyt
     split = noise_split(45, (3, 8, 8))
 
     def epoch() -> list[tuple[Tensor, Tensor]]:
-        return list(batches(split, batch_size=4, generator=epoch_generator(0, 0), augment=True))
+        return list(batches(split, batch_size=4, generator=generator_for("epoch", 0, 0), augment=True))
 
     together = epoch()
     for elements in (1, 3 * 64 * 4 * 2):
@@ -248,7 +252,7 @@ def test_an_epoch_reads_nothing_back_and_handles_no_image_alone() -> None:
             stream = batches(
                 noise_split(images, (3, 8, 8)),
                 batch_size=images,
-                generator=epoch_generator(0, 0),
+                generator=generator_for("epoch", 0, 0),
                 augment=True,
             )
             for _ in stream:

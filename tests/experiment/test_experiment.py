@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from nteleport.errors import ExperimentError
-from nteleport.experiment.experiment import Experiment
+from nteleport.experiment.experiment import Experiment, load_experiment
 from nteleport.jobs.job import Component, Scheduler, Teleportation, TrainingParams
-from nteleport.runner.loading import load_experiment
 
 MINIMAL = "datasets: digits\nmodels: mlp\noptimizers: SGD\n"
 

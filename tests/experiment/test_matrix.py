@@ -8,10 +8,9 @@ import pytest
 from support import CONFIGS
 
 from nteleport.errors import JobError
-from nteleport.experiment.experiment import Experiment
+from nteleport.experiment.experiment import Experiment, load_experiment
 from nteleport.experiment.matrix import cells, expand, unravel
 from nteleport.jobs.job import Job, Scheduler, Teleportation, TrainingParams
-from nteleport.runner.loading import load_experiment
 from nteleport.schema.yaml_source import to_yaml
 
 MATRIX = """

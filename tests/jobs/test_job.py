@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from nteleport.jobs.job import (
-    MODE_OPTIONS,
     Component,
     Job,
     Scheduler,
     Teleportation,
     TrainingParams,
 )
-from nteleport.sampling import SAMPLINGS, sampling_problem
+from nteleport.vocabulary import MODES, SAMPLINGS, sampling_problem
 
 BASELINE = Job(
     dataset="digits",
@@ -197,9 +196,9 @@ def test_a_baseline_has_no_hyper_parameters_of_teleportation() -> None:
 
 
 def test_each_mode_keeps_the_options_that_act_in_it() -> None:
-    for mode, options in MODE_OPTIONS.items():
+    for mode, about in MODES.items():
         chosen = Teleportation(mode, cob_sampling="centered").settings()
-        assert set(chosen) == {"mode", *options}
+        assert set(chosen) == {"mode", *about.options}
 
 
 @pytest.mark.parametrize(

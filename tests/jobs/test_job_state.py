@@ -7,17 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from nteleport.jobs.atomic import write_json_atomic
 from nteleport.jobs.job import Component, Job, Teleportation, TrainingParams
-from nteleport.jobs.lease import claimed
-from nteleport.jobs.paths import JobPaths, write_json_atomic
+from nteleport.jobs.lease import leased
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.state import JobState, job_state, matching, read_status
+from nteleport.jobs.table import read_results
 from nteleport.runner.queue import PATIENCE, Queue, Ticket
-from nteleport.runner.states import STATES, job_state, matching
 
 FIRST = Job(
     "digits", TrainingParams(), Component("mlp"), Component("none"), Component("SGD", {"lr": 0.1}),
     teleportation=Teleportation("random"),
 )  # fmt: skip
-JOBS = {state: replace(FIRST, run=run) for run, state in enumerate(STATES)}
+JOBS = {
+    state: replace(FIRST, run=run)
+    for run, state in enumerate(state for state in JobState if state != "stale")
+}
 
 
 @pytest.fixture
@@ -34,40 +39,57 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_the_state_of_a_job_is_read_from_its_files(out: Path) -> None:
-    with claimed(JobPaths(out, JOBS["running"].name)):
+    with leased(JobPaths(out, JOBS[JobState.RUNNING].name)):
         assert {job_state(JobPaths(out, job.name)): job for job in JOBS.values()} == JOBS
 
 
 def test_a_result_that_is_damaged_is_none(out: Path) -> None:
-    paths = JobPaths(out, JOBS["finished"].name)
+    paths = JobPaths(out, JOBS[JobState.FINISHED].name)
     paths.result.write_text('{"state": "finis')
     assert job_state(paths) == "unfinished"
 
 
-def test_a_claim_of_the_dead_does_not_run(out: Path) -> None:
-    paths = JobPaths(out, JOBS["unfinished"].name)
-    with claimed(paths):
-        file = next(paths.claim.iterdir())
+def leave_lease_of_the_dead(paths: JobPaths) -> None:
+    with leased(paths):
+        file = next(paths.lease.iterdir())
         host, pid, _, machine, nonce = file.name.split(",")
-        file.rename(paths.claim / f"{host},{pid},12,{machine},{nonce}")
-    assert paths.claim.exists()
-    assert job_state(paths) == "unfinished"
+        file.rename(paths.lease / f"{host},{pid},12,{machine},{nonce}")
+    assert paths.lease.exists()
+
+
+def test_a_job_whose_lease_outlived_its_process_is_stale_and_chosen_as_unfinished(out: Path) -> None:
+    job = JOBS[JobState.UNFINISHED]
+    leave_lease_of_the_dead(JobPaths(out, job.name))
+    assert job_state(JobPaths(out, job.name)) == "stale"
+    assert matching([job], out, ["unfinished"]) == matching([job], out, ["stale"]) == [job]
+
+
+def test_a_failed_job_whose_lease_outlived_its_process_has_failed_everywhere(out: Path) -> None:
+    job = JOBS[JobState.FAILED]
+    paths = JobPaths(out, job.name)
+    leave_lease_of_the_dead(paths)
+    paths.config.touch()
+    paths.hparams.write_text("training.epochs: 1\n")
+    assert job_state(paths) == "failed"
+    assert [status.state for status in read_status(out)] == ["failed"]
+    assert [result.state for result in read_results(out).jobs] == ["failed"]
+    assert matching([job], out, ["failed"]) == [job]
 
 
 CHOICES: list[tuple[list[str], set[str]]] = [
     (["failed"], {"failed"}),
     (["pending"], {"pending", "running", "unfinished"}),
     (["failed", "diverged"], {"failed", "diverged"}),
-    (["*-run3-*"], {"finished"}),
-    (["*-run[45]-*", "pending"], {"pending", "running", "unfinished", "diverged", "failed"}),
+    (["*-run5-*"], {"finished"}),
+    (["*-run[34]-*", "pending"], {"pending", "running", "unfinished", "diverged", "failed"}),
     (["nothing"], set()),
-    (["digits*"], set(STATES)),
+    (["digits*"], set(JOBS)),
 ]
 
 
 @pytest.mark.parametrize(("wanted", "expected"), CHOICES)
 def test_jobs_are_chosen_by_state_and_by_name(wanted: list[str], expected: set[str], out: Path) -> None:
-    with claimed(JobPaths(out, JOBS["running"].name)):
+    with leased(JobPaths(out, JOBS[JobState.RUNNING].name)):
         chosen = matching(JOBS.values(), out, wanted)
     assert chosen == [job for state, job in JOBS.items() if state in expected]
 

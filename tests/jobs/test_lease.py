@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from nteleport.jobs import lease as claims
-from nteleport.jobs.lease import SILENCE, HeldClaim, Owner, claimed, read_claim
+from nteleport.jobs import lease
+from nteleport.jobs.lease import SILENCE, HeldLease, Owner, leased, read_lease
 from nteleport.jobs.paths import JobPaths
 
 HOLD = (
     "import sys, time; from pathlib import Path\n"
-    "from nteleport.jobs.lease import claimed; from nteleport.jobs.paths import JobPaths\n"
-    "with claimed(JobPaths(Path(sys.argv[1]), 'job')) as claim:\n"
+    "from nteleport.jobs.lease import leased; from nteleport.jobs.paths import JobPaths\n"
+    "with leased(JobPaths(Path(sys.argv[1]), 'job')) as claim:\n"
     "    print('held' if claim else 'busy', flush=True)\n"
     "    sys.stdin.readline()"
 )
@@ -45,8 +45,8 @@ def answer(process: subprocess.Popen[str]) -> str:
 def on_another_machine(paths: JobPaths, *, silent_for: float) -> Owner:
     """Leave a claim whose owner cannot be seen from here; returns that owner."""
     owner = replace(Owner.myself(), host="node, 7", pid=1)
-    paths.claim.mkdir(parents=True)
-    file = paths.claim / owner.file_name
+    paths.lease.mkdir(parents=True)
+    file = paths.lease / owner.file_name
     file.touch()
     heartbeat = time.time() - silent_for
     os.utime(file, (heartbeat, heartbeat))
@@ -55,7 +55,7 @@ def on_another_machine(paths: JobPaths, *, silent_for: float) -> Owner:
 
 def has(paths: JobPaths) -> bool:
     """Whether the claim can be had."""
-    with claimed(paths) as claim:
+    with leased(paths) as claim:
         return claim is not None
 
 
@@ -67,7 +67,7 @@ def test_of_two_processes_one_has_the_claim_until_it_gives_it_back(paths: JobPat
     process.communicate("go\n")
 
     assert has(paths)
-    assert not paths.claim.exists()
+    assert not paths.lease.exists()
 
 
 def test_the_claim_of_a_killed_process_is_taken_over_at_once(paths: JobPaths) -> None:
@@ -75,19 +75,19 @@ def test_the_claim_of_a_killed_process_is_taken_over_at_once(paths: JobPaths) ->
     assert answer(process) == "held"
     process.kill()
     while (
-        found := read_claim(paths)
+        found := read_lease(paths)
     ) and found.is_alive():  # a zombie counts as dead: nobody waited for it yet
         time.sleep(0.01)
 
-    assert paths.claim.exists()
+    assert paths.lease.exists()
     assert has(paths)
     process.communicate()
 
 
 def test_a_process_with_the_number_of_the_dead_owner_is_not_the_owner(paths: JobPaths) -> None:
     earlier = replace(Owner.myself(), started="12")
-    paths.claim.mkdir(parents=True)
-    (paths.claim / earlier.file_name).touch()
+    paths.lease.mkdir(parents=True)
+    (paths.lease / earlier.file_name).touch()
 
     assert has(paths)
 
@@ -105,9 +105,9 @@ def test_an_owner_elsewhere_is_dead_when_its_heartbeat_stopped(
 def test_a_claim_whose_maker_died_before_signing_it_is_cleared_away(
     paths: JobPaths, silence: float, free: bool
 ) -> None:
-    paths.claim.mkdir(parents=True)
+    paths.lease.mkdir(parents=True)
     made = time.time() - silence
-    os.utime(paths.claim, (made, made))
+    os.utime(paths.lease, (made, made))
 
     assert has(paths) is free
 
@@ -116,12 +116,12 @@ def test_an_owner_who_comes_back_finds_that_the_claim_is_lost(
     paths: JobPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = on_another_machine(paths, silent_for=SILENCE * 2)
-    sleeper = HeldClaim(paths, owner)
+    sleeper = HeldLease(paths, owner)
 
-    with claimed(paths) as taken:
+    with leased(paths) as taken:
         assert taken is not None
         now = time.time()
-        monkeypatch.setattr(claims.time, "time", lambda: now + SILENCE)
+        monkeypatch.setattr(lease.time, "time", lambda: now + SILENCE)
         assert sleeper.lost()
         assert not taken.lost()
         sleeper.release()  # does no harm to the new owner
@@ -133,18 +133,18 @@ def test_only_one_of_many_takes_over(tmp_path: Path) -> None:
     """Four processes, let loose at once on 40 claims of the dead; who holds one makes a file that is new."""
     dead = replace(Owner.myself(), started="12")
     for number in range(40):
-        claim = JobPaths(tmp_path, f"job{number}").claim
+        claim = JobPaths(tmp_path, f"job{number}").lease
         claim.mkdir(parents=True)
         (claim / dead.file_name).touch()
     rush = (
         "import sys, time; from pathlib import Path\n"
-        "from nteleport.jobs.lease import claimed; from nteleport.jobs.paths import JobPaths\n"
+        "from nteleport.jobs.lease import leased; from nteleport.jobs.paths import JobPaths\n"
         "print(flush=True); sys.stdin.readline()\n"
         "for number in range(40):\n"
         "    paths = JobPaths(Path(sys.argv[1]), f'job{number}')\n"
         "    done = paths.directory / 'done'\n"
         "    while not done.exists():\n"
-        "        with claimed(paths) as claim:\n"
+        "        with leased(paths) as claim:\n"
         "            if claim and not done.exists():\n"
         "                (paths.directory / 'mine').touch(exist_ok=False); time.sleep(0.002); done.touch()\n"
     )
@@ -167,9 +167,9 @@ def test_only_one_of_many_takes_over(tmp_path: Path) -> None:
 
 
 def test_the_heart_beats_while_the_claim_is_held(paths: JobPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "HEARTBEAT", 0.01)
-    with claimed(paths):
-        file = next(paths.claim.iterdir())
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.01)
+    with leased(paths):
+        file = next(paths.lease.iterdir())
         os.utime(file, (0, 0))
         deadline = time.monotonic() + 10
         while file.stat().st_mtime == 0 and time.monotonic() < deadline:
@@ -178,10 +178,10 @@ def test_the_heart_beats_while_the_claim_is_held(paths: JobPaths, monkeypatch: p
 
 
 def test_reading_tells_the_owner_and_leaves_no_trace(paths: JobPaths) -> None:
-    assert read_claim(paths) is None
+    assert read_lease(paths) is None
     owner = on_another_machine(paths, silent_for=5)
 
-    found = read_claim(paths)
+    found = read_lease(paths)
 
     assert found is not None
     assert found.owner == owner

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nteleport.jobs.paths import JobPaths, replacing, write_json_atomic, write_text_atomic
+from nteleport.jobs.atomic import replacing, write_json_atomic, write_text_atomic
+from nteleport.jobs.paths import JobPaths
 
 
 def test_every_file_of_a_job_has_its_own_name_in_the_job_s_folder(tmp_path: Path) -> None:

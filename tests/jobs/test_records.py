@@ -10,7 +10,7 @@ from support.training_jobs import small_job
 
 from nteleport.errors import JobError
 from nteleport.jobs.paths import JobPaths
-from nteleport.runner.descriptions import describe_new
+from nteleport.jobs.records import describe_new
 
 JOBS = [small_job(), small_job("optim"), small_job("pseudo")]
 

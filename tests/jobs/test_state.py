@@ -20,7 +20,7 @@ from support.synthetic_results import learning_curve, make_job, matrix, write_jo
 from nteleport.cli.collect import collect
 from nteleport.cli.status import duration, status
 from nteleport.errors import ResultsError
-from nteleport.jobs.lease import SILENCE, Owner, claimed
+from nteleport.jobs.lease import SILENCE, Owner, leased
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.state import read_status, summarize
 
@@ -36,8 +36,8 @@ def begun(out: Path, run: int, epochs: int) -> JobPaths:
 
 def killed_elsewhere(paths: JobPaths) -> None:
     """A claim of another machine that has been silent for too long."""
-    paths.claim.mkdir()
-    file = paths.claim / replace(Owner.myself(), host="node7", pid=41).file_name
+    paths.lease.mkdir()
+    file = paths.lease / replace(Owner.myself(), host="node7", pid=41).file_name
     file.touch()
     silent_since = time.time() - 2 * SILENCE
     os.utime(file, (silent_since, silent_since))
@@ -66,7 +66,7 @@ def run(command: object, *arguments: object) -> Result:
 
 
 def test_every_state_is_told_apart(out: Path) -> None:
-    with claimed(running(out)):
+    with leased(running(out)):
         found = {status.job.split("-run")[1][0]: status for status in read_status(out)}
     assert {run: status.state for run, status in found.items()} == {
         "0": "finished",
@@ -93,7 +93,7 @@ def test_every_state_is_told_apart(out: Path) -> None:
 
 
 def test_the_time_left_follows_from_the_last_epochs(out: Path) -> None:
-    with claimed(running(out)):
+    with leased(running(out)):
         found = read_status(out)
         (going,) = [status for status in found if status.state == "running"]
         assert going.eta_seconds == pytest.approx(2 * 0.25)  # two epochs of a quarter of a second are left
@@ -115,7 +115,7 @@ def test_a_half_written_row_does_not_count(out: Path) -> None:
 
 
 def test_text_shows_what_asks_for_attention(out: Path) -> None:
-    with claimed(running(out)):
+    with leased(running(out)):
         lines = run(status, out).stdout.splitlines()
     assert lines[0].startswith(
         "7 jobs: 1 running, 1 stale, 1 unfinished, 1 pending, 1 failed, 1 diverged, 1 finished; all over in"

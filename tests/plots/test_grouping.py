@@ -21,8 +21,7 @@ from nteleport.errors import ResultsError
 from nteleport.jobs.job import Component, Job, Scheduler
 from nteleport.jobs.table import read_results
 from nteleport.plots.grouping import arrange
-from nteleport.plots.hyper_parameters import default_group_by
-from nteleport.plots.panels import Panel
+from nteleport.plots.panels import Panel, default_group_by
 from nteleport.plots.wording import metric_label, model_name
 
 Arrange = Callable[[Sequence[Job], str], list[Panel]]

@@ -15,20 +15,18 @@ from click.testing import CliRunner
 from support import CONFIGS
 
 from nteleport.cli.app import nteleport
+from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
-from nteleport.jobs.job import Component, Job, Teleportation, TrainingParams
+from nteleport.jobs.job import Component, Job, Teleportation, TrainingParams, teleports_at
 from nteleport.reproduction.answers import DOES_NOT_HOLD, HOLDS, NOT_RUN, answers
 from nteleport.reproduction.claims import CPU, PAPER, REACH, StudyClaim, TrainingClaim
 from nteleport.reproduction.folder import Layout
 from nteleport.reproduction.measures import grows, orthogonal, sharper, wider
-from nteleport.reproduction.pictures import draw_pictures
-from nteleport.reproduction.report import markdown
+from nteleport.reproduction.report import draw_pictures, markdown
 from nteleport.reproduction.run import missing_studies, run_studies
 from nteleport.reproduction.trainings import Pair, compare, epochs_until, pairs_of, rows_of
-from nteleport.runner.loading import load_experiment
 from nteleport.studies import find_study
 from nteleport.studies.study import Progress
-from nteleport.training.schedule import teleports_at
 
 RANDOM = Teleportation(mode="random", every_n_epochs=0, teleport_only_once=True)
 EXPERIMENT = """

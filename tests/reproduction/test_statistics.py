@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from nteleport.reproduction.statistics import t_interval, t_probability, t_quantile
+from nteleport.reproduction.measures import t_interval, t_probability, t_quantile
 
 # From the tables of Student's t (two-sided 95 % and 99 %), rounded as printed there.
 PUBLISHED = {

@@ -15,9 +15,9 @@ import pytest
 from support.training_jobs import CPU, STANDING_CLOCK, Quiet, small_job
 
 from nteleport.errors import JobError
-from nteleport.jobs import lease as claims
+from nteleport.jobs import lease
 from nteleport.jobs.job import Component, Job
-from nteleport.jobs.lease import claimed
+from nteleport.jobs.lease import leased
 from nteleport.jobs.paths import JobPaths
 from nteleport.runner.attempt import Attempts, JobOutcome, attempt, error_in_words
 from nteleport.runner.queue import Ticket
@@ -49,7 +49,7 @@ def content(paths: JobPaths) -> dict[str, bytes]:
 
 def test_a_job_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
     paths = JobPaths(tmp_path, JOB.name)
-    with claimed(paths):
+    with leased(paths):
         assert try_it(JOB, tmp_path) is None
         assert content(paths) == {}
 
@@ -57,7 +57,7 @@ def test_a_job_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None
 def test_no_claim_is_left_behind(tmp_path: Path) -> None:
     for job in (JOB, BAD):
         try_it(job, tmp_path)
-        assert not JobPaths(tmp_path, job.name).claim.exists()
+        assert not JobPaths(tmp_path, job.name).lease.exists()
 
 
 @pytest.mark.parametrize(("job", "state"), [(JOB, "finished"), (BAD, "failed")])
@@ -149,16 +149,16 @@ def test_a_process_that_lost_its_claim_leaves_the_job_alone(
 
     class Suspended(Quiet):
         def epoch_finished(self, row: Any) -> None:
-            for file in paths.claim.iterdir():
-                file.rename(paths.claim / "another,1,2,3,4")
-            monkeypatch.setattr(claims.time, "time", lambda: now + 1000)
+            for file in paths.lease.iterdir():
+                file.rename(paths.lease / "another,1,2,3,4")
+            monkeypatch.setattr(lease.time, "time", lambda: now + 1000)
 
     outcome = attempt(Ticket.issue(JOB, tmp_path), replace(how(tmp_path), report=Suspended()))
 
     assert outcome is None
     assert not paths.result.exists()
     assert len(paths.metrics.read_text().splitlines()) == 1 + 1
-    assert [path.name for path in paths.claim.iterdir()] == ["another,1,2,3,4"]
+    assert [path.name for path in paths.lease.iterdir()] == ["another,1,2,3,4"]
 
 
 def chained(error: BaseException, cause: BaseException) -> BaseException:

@@ -9,8 +9,8 @@ import torch
 from support import CONFIGS
 
 from nteleport.errors import ExperimentError
-from nteleport.runner.loading import load_experiment
-from nteleport.runner.preflight import signature_problems
+from nteleport.experiment.experiment import load_experiment
+from nteleport.runner.preflight import load_checked, signature_problems
 
 
 def complaints(tmp_path: Path, *, models: str = "mlp", optimizers: str = "SGD", more: str = "") -> list[str]:
@@ -18,7 +18,7 @@ def complaints(tmp_path: Path, *, models: str = "mlp", optimizers: str = "SGD", 
     path = tmp_path / "e.yml"
     path.write_text(f"datasets: [digits, cifar10]\nmodels: [{models}]\noptimizers: [{optimizers}]\n{more}\n")
     try:
-        load_experiment(path, signatures=True)
+        load_checked(path)
     except ExperimentError as error:
         return [str(problem).removeprefix(f"{path}:") for problem in error.problems]
     return []

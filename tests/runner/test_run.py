@@ -11,11 +11,11 @@ import pytest
 from support.training_jobs import CPU, STANDING_CLOCK, small_job, stop_after
 
 from nteleport.errors import DatasetError
+from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
 from nteleport.jobs.job import Component, Job
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.state import read_status
-from nteleport.runner.loading import load_experiment
 from nteleport.runner.local import JobOutcome, check_trainable, run_jobs
 
 GOOD = small_job(epochs=1)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
 from nteleport.jobs.paths import JobPaths
-from nteleport.runner.loading import load_experiment
 
 EXPERIMENT = {
     "runs_per_config": 60,

@@ -17,9 +17,10 @@ import yaml
 from support.training_jobs import small_job
 
 from nteleport.errors import JobError
+from nteleport.jobs.atomic import write_text_atomic
 from nteleport.jobs.job import Component, Job
-from nteleport.jobs.lease import Owner, read_claim
-from nteleport.jobs.paths import JobPaths, write_text_atomic
+from nteleport.jobs.lease import Owner, read_lease
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.attempt import JobOutcome
 from nteleport.runner.options import Settings
 from nteleport.runner.places import Place
@@ -71,9 +72,9 @@ def run(
     return run_in_slots(jobs, places, settings, **options), events
 
 
-def is_claimed(out: Path, job: Job) -> int | None:
+def is_leased(out: Path, job: Job) -> int | None:
     """The number of the process that trains a job, None while there is none."""
-    claim = read_claim(JobPaths(out, job.name))
+    claim = read_lease(JobPaths(out, job.name))
     return claim.owner.pid if claim and claim.owner else None
 
 
@@ -109,7 +110,7 @@ def test_one_worker_serves_many_jobs_and_a_failure_stops_none(
     assert "Traceback" in outcomes[1].paths.log.read_text()
     assert events[:6] == ["5 jobs", "start", "epoch 0", "finished", "start", "failed"]
     assert outcomes[0].val_accuracy is not None
-    assert not any(is_claimed(outcome.paths.out, outcome.job) for outcome in outcomes)
+    assert not any(is_leased(outcome.paths.out, outcome.job) for outcome in outcomes)
 
 
 def in_a_fresh_process(job: Job, folder: Path) -> JobPaths:
@@ -154,7 +155,7 @@ def test_a_worker_that_dies_fails_its_job_alone(tmp_path: Path) -> None:
     class Murderer(Events):
         def epoch_finished(self, row: Any) -> None:
             if not environments:
-                pid = is_claimed(tmp_path, LONG)
+                pid = is_leased(tmp_path, LONG)
                 assert pid is not None
                 environments.append(Path(f"/proc/{pid}/environ").read_bytes())
                 os.kill(pid, signal.SIGKILL)
@@ -166,7 +167,7 @@ def test_a_worker_that_dies_fails_its_job_alone(tmp_path: Path) -> None:
     assert outcomes[0].error == "worker died (signal 9, SIGKILL; did memory run out?)"
     assert json.loads(outcomes[0].paths.result.read_text())["error"] == outcomes[0].error
     assert "worker died" in outcomes[0].paths.log.read_text()
-    assert not outcomes[0].paths.claim.exists()
+    assert not outcomes[0].paths.lease.exists()
     assert outcomes[0].paths.checkpoint.exists()  # the job goes on from here when it is tried again
     assert b"CUDA_VISIBLE_DEVICES=7" in environments[0].split(b"\0")  # since before torch was imported
 
@@ -200,7 +201,7 @@ def command(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def workers(out: Path) -> list[Owner]:
-    claims = [read_claim(JobPaths(out, folder.name)) for folder in out.iterdir()]
+    claims = [read_lease(JobPaths(out, folder.name)) for folder in out.iterdir()]
     return [claim.owner for claim in claims if claim and claim.owner]
 
 

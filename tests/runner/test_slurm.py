@@ -16,7 +16,8 @@ from support.training_jobs import small_job
 
 from nteleport.cli.submit import submit
 from nteleport.errors import SlurmError
-from nteleport.jobs.paths import JobPaths, write_json_atomic
+from nteleport.jobs.atomic import write_json_atomic
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.slurm import Resources, batch_scripts, minutes, split
 
 JOBS = [small_job(epochs=2, batch_size=size) for size in range(32, 39)]

@@ -14,7 +14,8 @@ import torch
 from support.training_jobs import run, small_job
 
 from nteleport.cli.submit import TrainTask
-from nteleport.jobs.paths import JobPaths, write_text_atomic
+from nteleport.jobs.atomic import write_text_atomic
+from nteleport.jobs.paths import JobPaths
 from nteleport.runner.slurm_task import Scontrol, reason_to_requeue, run_task
 from nteleport.schema.yaml_source import to_yaml
 

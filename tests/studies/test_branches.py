@@ -10,14 +10,15 @@ from matplotlib.collections import LineCollection
 from torch.nn import functional
 
 from nteleport import TeleportableModel
-from nteleport.data import batches, epoch_generator
+from nteleport.data import batches
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
+from nteleport.randomness import generator_for, seed_of
 from nteleport.studies import training as training_module
 from nteleport.studies.branches import BranchesSettings
 from nteleport.studies.branches.compute import BASELINE, ROOT, branched_training, leaves
 from nteleport.studies.branches.picture import draw
-from nteleport.studies.subject import draw_cob, named_generator, named_seed, one_subject
+from nteleport.studies.subject import draw_cob, one_subject
 
 SMALL = (Component("mlp", {"hidden_layers": [12, 12]}),)
 SGD = Component("SGD", {"lr": 0.02, "momentum": 0.9})
@@ -64,7 +65,7 @@ def test_a_branch_is_what_plain_torch_makes_of_the_teleported_network() -> None:
 
     def run_epoch(epoch: int) -> None:
         optimizer = torch.optim.SGD(model.network.parameters(), **SGD.kwargs)
-        generator = epoch_generator(named_seed(settings.seed, "branches"), epoch)
+        generator = generator_for("epoch", seed_of("study", settings.seed, "branches"), epoch)
         for images, labels in batches(subject.data.train, batch_size=200, generator=generator):
             optimizer.zero_grad()
             functional.cross_entropy(model(images), labels).backward()
@@ -77,7 +78,7 @@ def test_a_branch_is_what_plain_torch_makes_of_the_teleported_network() -> None:
 
     run_epoch(0)
     assert found.loc[(ROOT, 0), "val_loss"] == pytest.approx(validation_loss(), rel=1e-4)
-    generator = named_generator(settings.seed, "branches root/1")
+    generator = generator_for("study", settings.seed, "branches root/1")
     model.teleport(draw_cob(subject, settings.cob_range, settings.cob_sampling, generator).float())
     run_epoch(1)
     assert found.loc[("root/1", 1), "val_loss"] == pytest.approx(validation_loss(), rel=1e-3)

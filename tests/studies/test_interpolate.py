@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nteleport import TeleportableModel, analyze, sample_cob
-from nteleport.data import batches, epoch_generator, load_dataset
+from nteleport.data import batches, load_dataset
 from nteleport.errors import JobError, StudyError
 from nteleport.jobs.job import Component
+from nteleport.randomness import generator_for, seed_of
 from nteleport.studies.interpolate import InterpolateSettings
 from nteleport.studies.interpolate.compute import (
     ITSELF,
@@ -26,7 +27,7 @@ from nteleport.studies.interpolate.compute import (
 )
 from nteleport.studies.interpolate.picture import draw
 from nteleport.studies.settings import StudySettings
-from nteleport.studies.subject import build_network, named_seed, one_subject
+from nteleport.studies.subject import build_network, one_subject
 from nteleport.studies.training import Training
 
 SMALL = (Component("mlp", {"hidden_layers": [16, 16]}),)
@@ -184,7 +185,7 @@ def test_a_training_is_that_of_plain_torch() -> None:
     optimizer = torch.optim.SGD(plain.parameters(), **SGD.kwargs)
     for epoch in range(2):
         training.run_epoch(epoch)
-        generator = epoch_generator(named_seed(3, "test"), epoch)
+        generator = generator_for("epoch", seed_of("study", 3, "test"), epoch)
         for images, labels in batches(subject.data.train, batch_size=100, generator=generator):
             optimizer.zero_grad()
             functional.cross_entropy(plain(images), labels).backward()

@@ -169,7 +169,7 @@ def test_the_teleported_surface_is_that_of_a_teleported_network() -> None:
     model.teleport(cob)
     settings = small(seed=7)
     direction = filter_normalised(
-        dict(model.network.named_parameters()), landscape.named_generator(7, "landscape x")
+        dict(model.network.named_parameters()), landscape.generator_for("study", 7, "landscape x")
     )
     subject = type("Subject", (), {"quiver": model.quiver})()
     trained = landscape.Trained(plain, cob, pd.DataFrame(), {})

@@ -15,10 +15,10 @@ from torch.nn import functional
 from nteleport import TeleportableModel
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
+from nteleport.randomness import generator_for
 from nteleport.studies import GradientsSettings, MicroSettings, gradient_changes, micro_angles
-from nteleport.studies.angles import angles, draw_candidates
+from nteleport.studies.angles import angle_of_products, angles, draw_candidates, loss_gradients
 from nteleport.studies.subject import Subject, one_subject
-from nteleport.studies.vectors import angle_of_products, loss_gradients
 
 TINY = Component("mlp", {"hidden_layers": [6, 5], "activation": "tanh"})
 RELU = Component("mlp", {"hidden_layers": [6, 5]})
@@ -134,9 +134,9 @@ def test_the_angle_of_a_micro_teleportation_is_that_of_the_weights_that_move() -
     model = doubled(subject)
     x, y = next(subject.batches(8, "micro 8"))
     gradient, before = model.get_grad(x.double(), y, functional.cross_entropy), model.get_weights()
-    from nteleport.studies.subject import draw_cob, named_generator
+    from nteleport.studies.subject import draw_cob
 
-    model.teleport(draw_cob(subject, 0.4, "intra_landscape", named_generator(0, "micro 8")))
+    model.teleport(draw_cob(subject, 0.4, "intra_landscape", generator_for("study", 0, "micro 8")))
     assert found == pytest.approx(degrees_between(gradient, model.get_weights() - before), rel=1e-5)
 
 

@@ -16,9 +16,10 @@ from torch.nn import functional
 from nteleport import TeleportableModel
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
+from nteleport.randomness import generator_for
 from nteleport.studies import DotProductSettings, WeightsSettings, weight_angles, weight_densities
 from nteleport.studies.angles import draw_candidates
-from nteleport.studies.subject import draw_cob, named_generator, one_subject
+from nteleport.studies.subject import draw_cob, one_subject
 from nteleport.studies.weight_files import load_weights
 
 TINY = Component("mlp", {"hidden_layers": [30, 20]})
@@ -54,7 +55,7 @@ def test_densities_before_and_after_are_histograms_of_a_truly_teleported_network
         edges = np.append(rows["left"], rows["right"].iloc[-1])
         expected = np.histogram(weights, edges)[0] / (weights.size * np.diff(edges))
         np.testing.assert_allclose(rows["density"], expected, atol=1.01 / (weights.size * np.diff(edges)[0]))
-        model.teleport(draw_cob(subject, 0.9, "intra_landscape", named_generator(0, "weights cob")))
+        model.teleport(draw_cob(subject, 0.9, "intra_landscape", generator_for("study", 0, "weights cob")))
 
 
 def test_the_redrawn_weights_spread_like_the_teleported_ones_and_not_like_those_before() -> None:

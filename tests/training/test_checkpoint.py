@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from nteleport.core.preserving import keeping_random_states, random_states
 from nteleport.jobs.paths import JobPaths
 from nteleport.training.checkpoint import (
     Checkpoint,
-    keeping_random_states,
     load_checkpoint,
-    random_states,
     remove_checkpoints,
     save_checkpoint,
 )

@@ -18,15 +18,16 @@ from torch.optim import lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nteleport import TeleportableModel, sample_cob
-from nteleport.data import batches, epoch_generator, hold_out, load_dataset
+from nteleport.data import batches, hold_out, load_dataset
 from nteleport.errors import NTeleportError
 from nteleport.jobs.job import Component, Job, Scheduler
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import COLUMNS, metrics_csv
 from nteleport.networks.models import seeded_model
+from nteleport.randomness import generator_for
 from nteleport.training.assembly import assemble
-from nteleport.training.epoch import evaluate, train_epoch
-from nteleport.training.modes import teleport_generator
+from nteleport.training.learner import evaluate, train_epoch
+from nteleport.training.modes import teleport_seed
 
 DIGITS = load_dataset("digits", "data", "cpu")
 
@@ -42,7 +43,7 @@ def training_batches(job: Job, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     return batches(
         DIGITS.train,
         batch_size=params.batch_size,
-        generator=epoch_generator(job.seed, epoch),
+        generator=generator_for("epoch", job.seed, epoch),
         max_batch=params.max_batch,
     )
 
@@ -104,7 +105,7 @@ def test_a_teleported_job_is_a_plain_training_of_the_teleported_network(name: st
     component, torch_optimizer = OPTIMIZERS[name]
     job = small_job("random", optimizer=component)
     model = TeleportableModel(initial_network(job), torch.zeros(2, 1, 32, 32))
-    generator = teleport_generator(job.seed, "random", 0)
+    generator = generator_for(teleport_seed(job.seed, "random"), 0)
     torch.rand((), generator=generator)  # teleport_prob
     model.teleport(sample_cob(model.cob_size, 0.5, "inter_landscape", generator=generator))
     optimizer = torch_optimizer(model.parameters())
@@ -129,7 +130,7 @@ def test_a_job_and_its_baseline_start_from_the_same_weights_and_see_the_same_bat
 def test_norms_of_a_row_are_those_right_after_the_teleportation(tmp_path: Path) -> None:
     job = small_job("random", epochs=1)
     model = TeleportableModel(initial_network(job), torch.zeros(2, 1, 32, 32))
-    generator = teleport_generator(job.seed, "random", 0)
+    generator = generator_for(teleport_seed(job.seed, "random"), 0)
     torch.rand((), generator=generator)
     model.teleport(sample_cob(model.cob_size, 0.5, "inter_landscape", generator=generator))
     images, labels = next(training_batches(job, 0))
@@ -386,10 +387,10 @@ def test_an_epoch_never_waits_for_the_device(
     cob = sample_cob(assembly.learner.optimizer.quiver.cob_size, 0.9, "inter_landscape")
     assembly.learner.optimizer.teleport(cob)
     with _Waits(monkeypatch) as waits:
-        sums, norms = train_epoch(assembly, 0, lambda: False)
-        evaluation = evaluate(assembly, assembly.test)
+        progress = train_epoch(assembly.learner, assembly.training_batches(0, 0))
+        evaluation = evaluate(assembly.learner, assembly.evaluation_batches(assembly.test))
         assert waits.count == 0
-        sums.read(), evaluation.read(), norms.tolist()
+        progress.sums.read(), evaluation.read(), progress.norms.tolist()
         assert waits.count == 3  # reading them does
 
 

@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from nteleport import Quiver, TeleportableModel, TeleportedOptimizer, analyze, sample_cob
 from nteleport.jobs.job import Teleportation
+from nteleport.randomness import generator_for
 from nteleport.training.learner import Learner
-from nteleport.training.modes import Occasion, teleport, teleport_generator
+from nteleport.training.modes import teleport, teleport_seed
 from nteleport.training.selection import score_candidates
 
 BATCHES = [(torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])) for _ in range(3)]
@@ -44,10 +45,11 @@ def a_learner(optimizer: type[torch.optim.Optimizer] = torch.optim.SGD, **hyper_
     return learner
 
 
-def occasion(learner: Learner, mode: str, *, optimizer_state: str = "reset", **options: Any) -> Occasion:
+def teleported(learner: Learner, mode: str, *, optimizer_state: str = "reset", **options: Any) -> bool:
+    """Whether the mode moved the learner."""
     settings = {"cob_sampling": "inter_landscape", "cob_range": 0.9, **options}
-    generator = teleport_generator(3, mode, 0)
-    return Occasion(learner, Teleportation(mode, **settings), optimizer_state, generator, batches)
+    generator = generator_for(teleport_seed(3, mode), 0)
+    return teleport(learner, Teleportation(mode, **settings), optimizer_state, generator, batches)
 
 
 def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -87,7 +89,7 @@ def test_only_the_controls_change_the_function(mode: str, keeps: bool) -> None:
     before = learner.forward(BATCHES[0][0])
     weights = learner.optimizer.teleported_weights()
 
-    assert teleport(occasion(learner, mode))
+    assert teleported(learner, mode)
 
     learner.network.eval()
     after = learner.forward(BATCHES[0][0])
@@ -99,7 +101,7 @@ def test_no_teleport_stays() -> None:
     learner = a_learner()
     before = everything(learner)
 
-    assert not teleport(occasion(learner, "no_teleport"))
+    assert not teleported(learner, "no_teleport")
     assert same(everything(learner), before)
 
 
@@ -109,7 +111,7 @@ def test_what_happens_depends_on_job_and_epoch_alone(mode: str) -> None:
     for noise in range(2):
         learner = a_learner()
         torch.rand(noise + 1)  # the default generator is elsewhere
-        teleport(occasion(learner, mode))
+        teleported(learner, mode)
         moved.append(learner.optimizer.teleported_weights()["0.weight"])
 
     assert torch.equal(*moved)
@@ -117,7 +119,7 @@ def test_what_happens_depends_on_job_and_epoch_alone(mode: str) -> None:
 
 def test_generators_of_epochs_modes_and_jobs_differ() -> None:
     seeds = {
-        teleport_generator(*key).initial_seed()
+        generator_for(teleport_seed(*key[:2]), key[2]).initial_seed()
         for key in [(1, "random", 0), (1, "random", 1), (1, "optim", 0), (2, "random", 0)]
     }
 
@@ -129,9 +131,9 @@ def test_random_moves_to_the_sampled_change_of_basis_with_its_probability() -> N
     moves = []
     for epoch in range(60):
         chosen = Teleportation("random", teleport_prob=0.25, cob_range=0.5)
-        generator = teleport_generator(3, "random", epoch)
+        generator = generator_for(teleport_seed(3, "random"), epoch)
         before = everything(learner)
-        moved = teleport(Occasion(learner, chosen, "keep", generator, batches))
+        moved = teleport(learner, chosen, "keep", generator, batches)
         moves.append(moved)
         if not moved:
             assert same(everything(learner), before)
@@ -232,16 +234,15 @@ def test_optim_moves_to_the_best_of_its_candidates(metric: str) -> None:
     learner = a_learner()
     learner.network[3].p = 0.0  # type: ignore[union-attr,operator,index]  # scores depend on masks
     size = learner.optimizer.quiver.cob_size
-    chosen = occasion(learner, "optim", metric=metric, num_teleportations=4, num_batches=2)
     drawn = [
         sample_cob(size, 0.9, "inter_landscape", generator=generator)
-        for generator in [teleport_generator(3, "optim", 0)]
+        for generator in [generator_for(teleport_seed(3, "optim"), 0)]
         for _ in range(4)
     ]
     cobs = torch.stack([torch.ones(size), *drawn]).double()
     scores = score_candidates(metric, learner, cobs, batches(2))
 
-    moved = teleport(chosen)
+    moved = teleported(learner, "optim", metric=metric, num_teleportations=4, num_batches=2)
 
     assert moved == (int(scores.argmax()) > 0)
     assert torch.equal(learner.optimizer.cob, cobs[scores.argmax()])
@@ -253,7 +254,7 @@ def test_optim_stays_where_the_present_change_of_basis_is_the_best() -> None:
     learner.optimizer.teleport(torch.full((size,), 1e-3), "keep")  # gradients there are enormous
     before = everything(learner)
 
-    assert not teleport(occasion(learner, "optim", cob_range=0.1, cob_sampling="intra_landscape"))
+    assert not teleported(learner, "optim", cob_range=0.1, cob_sampling="intra_landscape")
     assert same(everything(learner), before)
 
 
@@ -277,7 +278,7 @@ def test_momentum_after_a_random_teleportation_follows_the_policy(policy: str) -
     trained = learner.optimizer.optimizer.param_groups[0]["params"][0]
     before = learner.optimizer.optimizer.state[trained]["exp_avg"].clone()
 
-    teleport(occasion(learner, "random", optimizer_state=policy))
+    teleported(learner, "random", optimizer_state=policy)
 
     expected = STATES[policy](before, learner.optimizer.scales()["0.weight"])
     found = learner.optimizer.optimizer.state[trained].get("exp_avg")
@@ -295,7 +296,7 @@ def test_a_control_trains_on_from_where_it_moved_to(
     theirs = optimizer(plain.parameters(), lr=0.1)  # type: ignore[call-arg]
     theirs.load_state_dict(copy.deepcopy(learner.optimizer.optimizer.state_dict()))
 
-    teleport(occasion(learner, mode, optimizer_state=policy))
+    teleported(learner, mode, optimizer_state=policy)
     with torch.no_grad():
         for parameter, moved in zip(plain.parameters(), learner.network.parameters(), strict=True):
             parameter.copy_(moved)

@@ -21,7 +21,7 @@ from nteleport import TeleportedOptimizer, analyze, sample_cob
 from nteleport.jobs.job import Component, Job
 from nteleport.training.assembly import assemble
 from nteleport.training.device import arithmetic, find_device, forward_of
-from nteleport.training.epoch import evaluate, train_epoch
+from nteleport.training.learner import evaluate, train_epoch
 
 COMPILER = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
 CONVOLUTIONS = Component("squeezenet1_1", {})
@@ -219,10 +219,10 @@ def test_an_epoch_never_waits_for_the_gpu(optimizer: str, tmp_path: Path) -> Non
     assembly = assemble(job, data_dir=tmp_path, device=device)
     cob = sample_cob(assembly.learner.optimizer.quiver.cob_size, 0.9, "inter_landscape")
     assembly.learner.optimizer.teleport(cob.to(device))
-    train_epoch(assembly, 0, lambda: False)  # what libraries set up once may wait
+    train_epoch(assembly.learner, assembly.training_batches(0, 0))  # what libraries set up once may wait
     torch.cuda.set_sync_debug_mode("error")
     try:
-        train_epoch(assembly, 1, lambda: False)
-        evaluate(assembly, assembly.test)
+        train_epoch(assembly.learner, assembly.training_batches(0, 1))
+        evaluate(assembly.learner, assembly.evaluation_batches(assembly.test))
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nteleport.schema.fields import whole_number
-from nteleport.studies.options import option, redefault
-from nteleport.studies.training_settings import OneTrainingSettings
+from nteleport.schema.fields import option, redefault, whole_number
+from nteleport.studies.settings import OneTrainingSettings
 
 MOST_LEAVES = 1024
 

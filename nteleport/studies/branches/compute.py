@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from nteleport.randomness import generator_for
 from nteleport.studies.branches import BranchesSettings
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import draw_cob, named_generator, one_subject, seeded
+from nteleport.studies.subject import draw_cob, one_subject, seeded
 from nteleport.studies.training import Diverged, Training
 
 ROOT, BASELINE = "root", "no teleport"
@@ -104,6 +105,6 @@ class _Tree:
 
     def _teleport(self, node: str) -> None:
         settings = self.settings
-        generator = named_generator(settings.seed, f"branches {node}")
+        generator = generator_for("study", settings.seed, f"branches {node}")
         cob = draw_cob(self.training.subject, settings.cob_range, settings.cob_sampling, generator)
         self.training.teleport(cob.float())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nteleport.studies.ranges_settings import RangesSettings
+from nteleport.studies.settings import RangesSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nteleport.plots.figures import column_figure, legend_above, line_style, paper_style
-from nteleport.plots.subjects import subject_names
+from nteleport.plots.figures import column_figure, legend_above, line_style, paper_style, subject_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

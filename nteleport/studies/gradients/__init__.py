@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nteleport.schema.fields import whole_number
-from nteleport.studies.options import option
-from nteleport.studies.ranges_settings import RangesSettings
+from nteleport.schema.fields import option, whole_number
+from nteleport.studies.settings import RangesSettings
 
 
 @dataclass(frozen=True, kw_only=True)

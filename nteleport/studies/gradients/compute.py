@@ -15,11 +15,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nteleport.studies.angles import Candidates, angles, draw_candidates
+from nteleport.studies.angles import Candidates, angles, draw_candidates, loss_gradients
 from nteleport.studies.gradients import GradientsSettings
 from nteleport.studies.study import Progress, no_progress
 from nteleport.studies.subject import Subject, seeded, subjects
-from nteleport.studies.vectors import loss_gradients
 
 DIFFERENCES, ANGLES = "gradients", "gradients-angles"
 """The two tables."""

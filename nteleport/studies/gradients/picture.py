@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nteleport.plots.figures import DARK, column_figure, legend_above, line_style, paper_style
-from nteleport.plots.subjects import subject_names
+from nteleport.plots.figures import DARK, column_figure, legend_above, line_style, paper_style, subject_names
 
 _BINS = 40
 

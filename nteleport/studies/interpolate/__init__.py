@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nteleport.jobs.job import Component
-from nteleport.schema.fields import boolean, number, one_of, optional, whole_number
-from nteleport.studies.options import option, path, redefault
-from nteleport.studies.training_settings import SGD, TrainingSettings, optimizer
+from nteleport.schema.fields import boolean, number, one_of, option, optional, redefault, whole_number
+from nteleport.studies.settings import SGD, TrainingSettings, optimizer, path
 
 _LINE = number("", lambda _: True)
 

@@ -26,10 +26,11 @@ from torch import Tensor
 from nteleport.core.cob import SMALLEST_ENTRY
 from nteleport.core.quiver import Quiver, compact_scales
 from nteleport.jobs.job import Component
+from nteleport.randomness import generator_for
 from nteleport.studies.interpolate import InterpolateSettings
 from nteleport.studies.points import Evaluation, PointScorer, first_images
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import Subject, build_network, draw_cob, named_generator, one_subject, seeded
+from nteleport.studies.subject import Subject, build_network, draw_cob, one_subject, seeded
 from nteleport.studies.training import Training
 from nteleport.studies.weight_files import load_weights
 from nteleport.training.assembly import build_optimizer
@@ -220,7 +221,7 @@ def _position(subject: Subject) -> Position:
 
 def _draw_cobs(subject: Subject, settings: InterpolateSettings, number: int) -> tuple[Tensor, Tensor]:
     """The CoBs of A and B in one teleportation; that of A is the same in all lines."""
-    generator = named_generator(settings.seed, f"interpolate {number}")
+    generator = generator_for("study", settings.seed, f"interpolate {number}")
     first = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator).float()
     second = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator).float()
     return first, first if settings.cob == "same" else second

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nteleport.schema.fields import number, one_of, optional, whole_number
-from nteleport.studies.options import option
-from nteleport.studies.training_settings import OneTrainingSettings
+from nteleport.schema.fields import number, one_of, option, optional, whole_number
+from nteleport.studies.settings import OneTrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,15 +27,16 @@ import torch
 from torch import Tensor
 
 from nteleport.core.quiver import scales
-from nteleport.jobs.paths import replacing
+from nteleport.jobs.atomic import replacing
+from nteleport.randomness import generator_for
 from nteleport.schema.yaml_source import to_yaml
 from nteleport.studies.landscape import LandscapeSettings
 from nteleport.studies.landscape.directions import filter_normalised, principal_plane
 from nteleport.studies.landscape.surface import Plane, evaluate_surface, grid
-from nteleport.studies.options import plain_settings
 from nteleport.studies.points import Evaluation, PointScorer, first_images
+from nteleport.studies.settings import plain_settings
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import Subject, draw_cob, named_generator, one_subject, seeded
+from nteleport.studies.subject import Subject, draw_cob, one_subject, seeded
 from nteleport.studies.training import Training
 from nteleport.training.provenance import versions
 
@@ -142,7 +143,7 @@ def _random(
     subject: Subject, trained: Trained, settings: LandscapeSettings, coordinates: str, axis: str
 ) -> Named:
     """A filter-normalised direction in some coordinates, expressed in plain ones."""
-    generator = named_generator(settings.seed, f"landscape {axis}")
+    generator = generator_for("study", settings.seed, f"landscape {axis}")
     if coordinates == PLAIN:
         return filter_normalised(trained.weights, generator)
     scale = scales(subject.quiver, trained.cob)
@@ -179,7 +180,7 @@ def _read_training(file: Path, key: str) -> dict[str, Any] | None:
 
 
 def _train(subject: Subject, scorer: PointScorer, settings: LandscapeSettings) -> dict[str, Any]:
-    generator = named_generator(settings.seed, "landscape")
+    generator = generator_for("study", settings.seed, "landscape")
     cob = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator).float()
     training = Training(subject, settings.optimizer, settings.batch_size, "landscape")
     positions = [_flat(subject)]
@@ -196,7 +197,9 @@ def _train(subject: Subject, scorer: PointScorer, settings: LandscapeSettings) -
         ones = torch.ones_like(cob)
         for coordinates, each in ((PLAIN, ones), (TELEPORTED, cob)):
             scale = torch.cat([s.flatten() for s in scales(subject.quiver, each).values()]).cpu()
-            plane = principal_plane([scale * p for p in positions], named_generator(settings.seed, "second"))
+            plane = principal_plane(
+                [scale * p for p in positions], generator_for("study", settings.seed, "second")
+            )
             directions[coordinates] = plane.directions / scale
             for epoch, (x, y) in enumerate(plane.coordinates.tolist()):
                 at = {"epoch": epoch, "x": x, "y": y, "teleported": epoch == settings.teleports_at}

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nteleport.jobs.paths import replacing
+from nteleport.jobs.atomic import replacing
 from nteleport.studies.points import Point, Points, PointScorer
 from nteleport.studies.study import Progress, no_progress
 from nteleport.training.metrics import Scores

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nteleport.jobs.job import Component
-from nteleport.schema.fields import number, whole_number
-from nteleport.studies.options import option, redefault
+from nteleport.schema.fields import number, option, redefault, whole_number
 from nteleport.studies.settings import StudySettings
 
 _SMALL_MLP = Component("mlp", {"hidden_layers": [128]})

@@ -15,10 +15,11 @@ import pandas as pd
 import torch
 
 from nteleport.core.quiver import compact_scales
+from nteleport.randomness import generator_for
+from nteleport.studies.angles import angle_of_products, loss_gradients
 from nteleport.studies.micro import MicroSettings
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import Subject, draw_cob, named_generator, seeded, subjects
-from nteleport.studies.vectors import angle_of_products, loss_gradients
+from nteleport.studies.subject import Subject, draw_cob, seeded, subjects
 
 PAIRS = (
     "gradient, teleportation",
@@ -67,7 +68,7 @@ def micro_angles(settings: MicroSettings, *, progress: Progress = no_progress) -
 def _angles(subject: Subject, batch_size: int, settings: MicroSettings) -> Iterator[list[float]]:
     """The angles of `PAIRS`, once for each teleportation."""
     purpose = f"micro {batch_size}"
-    generator = named_generator(settings.seed, purpose)
+    generator = generator_for("study", settings.seed, purpose)
     for _, batch in zip(range(settings.teleportations), subject.batches(batch_size, purpose), strict=False):
         gradients = loss_gradients(subject.network, batch)
         cob = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator)

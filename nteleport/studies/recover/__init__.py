@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nteleport.schema.fields import number, one_of, optional
-from nteleport.studies.options import option, path, redefault
-from nteleport.studies.settings import StudySettings
+from nteleport.schema.fields import number, one_of, option, optional, redefault
+from nteleport.studies.settings import StudySettings, path
 
 METHODS = ("least_squares", "gradient")
 

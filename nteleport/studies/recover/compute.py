@@ -21,9 +21,10 @@ from nteleport.core.cob_fitting import Distance, LayerwiseFit, distance_to
 from nteleport.core.model import TeleportableModel
 from nteleport.core.quiver import Quiver, compact_scales, scales
 from nteleport.errors import StudyError, TeleportationError, nearest
+from nteleport.randomness import generator_for
 from nteleport.studies.recover import METHODS, RecoverSettings
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import Subject, draw_cob, named_generator, one_subject
+from nteleport.studies.subject import Subject, draw_cob, one_subject
 from nteleport.studies.weight_files import load_weights
 
 Weights = Mapping[str, Tensor]
@@ -216,7 +217,7 @@ def _target(
         network = copy.deepcopy(model.network)
         load_weights(network, settings.target)
         return None, {name: p.detach().cpu() for name, p in network.named_parameters()}
-    generator = named_generator(settings.seed, "recover")
+    generator = generator_for("study", settings.seed, "recover")
     true = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator).cpu()
     scale = scales(subject.quiver, true)
     exact = {name: p * scale[name] for name, p in weights.items()}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nteleport.schema.fields import boolean, whole_number
-from nteleport.studies.options import option
+from nteleport.schema.fields import boolean, option, whole_number
 from nteleport.studies.settings import StudySettings
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from nteleport.core.quiver import compact_scales
+from nteleport.randomness import generator_for
 from nteleport.studies.study import Progress, no_progress
-from nteleport.studies.subject import Subject, draw_cob, named_generator, subjects
+from nteleport.studies.subject import Subject, draw_cob, subjects
 from nteleport.studies.weights import WeightsSettings
 from nteleport.training.controls import redraw_same_distribution
 
@@ -61,13 +62,16 @@ def weight_densities(settings: WeightsSettings, *, progress: Progress = no_progr
 def _three(subject: Subject, settings: WeightsSettings) -> dict[str, Weights]:
     """The weights by layer, of the network before, after and redrawn."""
     cob = draw_cob(
-        subject, settings.cob_range, settings.cob_sampling, named_generator(settings.seed, "weights cob")
+        subject,
+        settings.cob_range,
+        settings.cob_sampling,
+        generator_for("study", settings.seed, "weights cob"),
     )
     scales = compact_scales(subject.quiver, cob)
     before = _layer_weights(subject.network)
     after = {n: w * scales[f"{n}.weight"] if f"{n}.weight" in scales else w for n, w in before.items()}
     redrawn = copy.deepcopy(subject.network)
-    redraw_same_distribution(redrawn, scales, named_generator(settings.seed, "weights redrawn"))
+    redraw_same_distribution(redrawn, scales, generator_for("study", settings.seed, "weights redrawn"))
     return {BEFORE: before, AFTER: after, REDRAWN: _layer_weights(redrawn)}
 
 

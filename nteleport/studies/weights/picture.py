@@ -9,8 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nteleport.plots.figures import COLUMN, DARK, PAGE, column_figure, paper_style
-from nteleport.plots.subjects import subject_names
+from nteleport.plots.figures import COLUMN, DARK, PAGE, column_figure, paper_style, subject_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

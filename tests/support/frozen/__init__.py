@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from nteleport import Quiver, analyze
+from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
 from nteleport.jobs.job import Job
-from nteleport.runner.loading import load_experiment
 from support import CONFIGS
 from support.training_jobs import run, small_job
 from support.zoo.networks import CONSTRUCTS, ZOO
