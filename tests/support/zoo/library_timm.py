@@ -117,7 +117,7 @@ FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
     "tnt_s_legacy_patch16_224": (224, {"depth": 3}),
     "tresnet_m": (64, {}),
     "twins_svt_small": (224, {}),
-    "vgg11_bn": (224, {}),
+    "vgg11_bn": (224, {"mlp_ratio": 0.125}),
     "visformer_tiny": (224, {}),
     "vit_relpos_small_patch16_224": (224, {"depth": 2}),
     "vit_tiny_patch16_224": (224, {"depth": 2}),
