@@ -1,46 +1,46 @@
-"""What a person sees while jobs run: bars on a terminal, plain lines elsewhere. Everything goes to stderr.
-
-There is one reporter for each slot; they share a count of all jobs. On a terminal this is a bar over the jobs
-and below it one for each slot, over the epochs of its present job.
-"""
+"""What a person sees while jobs run: bars on a terminal, plain lines elsewhere. Everything goes to stderr."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from itertools import count
+from typing import Any, TextIO
 
 import click
 from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from nteleport.jobs.job import Job
-    from nteleport.jobs.records import MetricRow
-    from nteleport.runner.attempt import JobOutcome, RunReporter
+from nteleport.jobs.events import (
+    EpochFinished,
+    Event,
+    JobEnded,
+    JobStarted,
+    Report,
+    Resumed,
+    RunStarted,
+    Warned,
+)
+from nteleport.jobs.job import Job
 
 _SECONDS_BETWEEN_LINES = 30.0
 _LONGEST_NAME = 60
 
 
 @contextmanager
-def progress_on(stream: TextIO, slots: int = 1) -> Iterator[list[RunReporter]]:
-    """Show a run on `stream`, as bars if it is a terminal, else as lines; yields a reporter for each slot."""
+def progress_on(stream: TextIO) -> Iterator[Report]:
+    """Show a run on `stream`, as bars if it is a terminal, else as lines; yields what shows its events."""
     if not stream.isatty():
-        count = Count()
-        yield [Lines(stream, count=count) for _ in range(slots)]
+        yield Lines(stream)
         return
-    total = TotalBar(stream)
-    bars = [Bars(stream, total, position) for position in range(slots)]
+    bars = Bars(stream)
     try:
-        yield [*bars]
+        yield bars
     finally:
-        for bar in bars:
-            bar.close()
-        total.close()
+        bars.close()
 
 
-def outcome_line(outcome: JobOutcome) -> str:
+def outcome_line(outcome: JobEnded) -> str:
     """The end of a job in one line."""
     name = outcome.job.name
     if outcome.state == "failed":
@@ -53,123 +53,99 @@ def outcome_line(outcome: JobOutcome) -> str:
     return " ".join(words)
 
 
-class Count:
-    """How many jobs there are and how many have ended, in all slots together."""
-
-    def __init__(self) -> None:
-        self.jobs = self.ended = 0
-
-
 class Lines:
     """A line for each job that ends, and one now and then from within a long one."""
 
-    def __init__(
-        self,
-        stream: TextIO,
-        seconds: Callable[[], float] = time.monotonic,
-        count: Count | None = None,
-    ) -> None:
-        self._stream, self._seconds, self._count = stream, seconds, count or Count()
-        self._job: Job | None = None
-        self._last = seconds()
+    def __init__(self, stream: TextIO, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._seconds = stream, seconds
+        self._jobs = self._ended = 0
+        self._last: dict[str, float] = {}
 
-    def run_started(self, jobs: Sequence[Job]) -> None:
-        self._count.jobs = len(jobs)
-
-    def job_started(self, job: Job) -> None:
-        self._job = job
-
-    def resumed(self, epochs: int) -> None:
-        if self._job is not None:
-            self._say(f"{self._job.name}: goes on after epoch {epochs} of {self._job.training.epochs}")
-
-    def epoch_finished(self, row: MetricRow) -> None:
-        if self._job is not None and self._seconds() - self._last >= _SECONDS_BETWEEN_LINES:
-            epochs = self._job.training.epochs
-            self._say(
-                f"{self._job.name}: epoch {row.epoch + 1} of {epochs}, val_accuracy {row.val_accuracy:.4f}"
-            )
-
-    def warning(self, text: str) -> None:
-        self._say(f"warning: {text}")
-
-    def job_ended(self, outcome: JobOutcome) -> None:
-        self._count.ended += outcome.state != "stopped"
-        if not outcome.skipped:
-            self._say(outcome_line(outcome))
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RunStarted(jobs):
+                self._jobs = len(jobs)
+            case JobStarted(job):
+                self._last[job.name] = self._seconds()
+            case Resumed(job, epochs):
+                self._say(f"{job.name}: continues after epoch {epochs} of {job.training.epochs}")
+            case EpochFinished(job, row):
+                now = self._seconds()
+                if now - self._last.setdefault(job.name, now) >= _SECONDS_BETWEEN_LINES:
+                    self._last[job.name] = now
+                    place = f"epoch {row.epoch + 1} of {job.training.epochs}"
+                    self._say(f"{job.name}: {place}, val_accuracy {row.val_accuracy:.4f}")
+            case Warned(text):
+                self._say(f"warning: {text}")
+            case JobEnded():
+                self._ended += event.state != "stopped"
+                if not event.skipped:
+                    self._say(outcome_line(event))
 
     def _say(self, text: str) -> None:
-        self._last = self._seconds()
-        click.echo(f"[{self._count.ended}/{self._count.jobs}] {text}", file=self._stream)
-
-
-class TotalBar:
-    """The bar over all jobs."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._bar: Any = None
-
-    def begin(self, jobs: int) -> None:
-        self._bar = _bar(self._stream, 0, total=jobs, desc="jobs", unit="job")
-
-    def add(self, outcome: JobOutcome) -> None:
-        """Count a job; one that was not trained here says nothing about how long the others take."""
-        if outcome.skipped:
-            self._bar.initial += 1
-        if outcome.state != "stopped":
-            self._bar.update()
-
-    def write(self, text: str) -> None:
-        """A line above the bars."""
-        tqdm.write(text, file=self._stream)
-
-    def close(self) -> None:
-        """Leave the bar as it is and go to a new line."""
-        if self._bar is not None:
-            self._bar.close()
+        click.echo(f"[{self._ended}/{self._jobs}] {text}", file=self._stream)
 
 
 class Bars:
-    """The bar of one slot: the job, its epochs, the accuracy and the time left."""
+    """A bar over all jobs and below it one for each that is being trained, over its epochs."""
 
-    def __init__(self, stream: TextIO, total: TotalBar, slot: int) -> None:
-        self._stream, self._total, self._slot = stream, total, slot
-        self._bar: Any = None
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._total: Any = None
+        self._bars: dict[str, Any] = {}
 
-    def run_started(self, jobs: Sequence[Job]) -> None:
-        self._total.begin(len(jobs))
-
-    def job_started(self, job: Job) -> None:
-        self.close()
-        epochs = job.training.epochs
-        self._bar = _bar(
-            self._stream, 1 + self._slot, total=epochs, desc=_short(job), unit="epoch", leave=False
-        )
-
-    def resumed(self, epochs: int) -> None:
-        self._bar.initial = epochs  # these took none of the time
-        self._bar.update(epochs)
-
-    def epoch_finished(self, row: MetricRow) -> None:
-        self._bar.set_postfix_str(f"val_accuracy {row.val_accuracy:.3f}", refresh=False)
-        self._bar.update()
-
-    def warning(self, text: str) -> None:
-        self._total.write(f"warning: {text}")
-
-    def job_ended(self, outcome: JobOutcome) -> None:
-        if not outcome.skipped:
-            self.close()
-            if outcome.state in ("failed", "diverged"):
-                self._total.write(outcome_line(outcome))
-        self._total.add(outcome)
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RunStarted(jobs):
+                self._total = _bar(self._stream, 0, total=len(jobs), desc="jobs", unit="job")
+            case JobStarted(job):
+                self._open(job)
+            case Resumed(job, epochs):
+                self._bars[job.name].initial = epochs  # these took none of the time
+                self._bars[job.name].update(epochs)
+            case EpochFinished(job, row):
+                bar = self._bars[job.name]
+                bar.set_postfix_str(f"val_accuracy {row.val_accuracy:.3f}", refresh=False)
+                bar.update()
+            case Warned(text):
+                self._write(f"warning: {text}")
+            case JobEnded():
+                self._count(event)
 
     def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """Take the bars of jobs away, leave the one over all as it is and go to a new line."""
+        for name in list(self._bars):
+            self._close(name)
+        if self._total is not None:
+            self._total.close()
+
+    def _open(self, job: Job) -> None:
+        self._close(job.name)
+        taken = {-bar.pos for bar in self._bars.values()}
+        position = next(place for place in count(1) if place not in taken)
+        self._bars[job.name] = _bar(
+            self._stream, position, total=job.training.epochs, desc=_short(job), unit="epoch", leave=False
+        )
+
+    def _close(self, name: str) -> None:
+        bar = self._bars.pop(name, None)
+        if bar is not None:
+            bar.close()
+
+    def _count(self, end: JobEnded) -> None:
+        """Count a job; one that was not trained here says nothing about how long the others take."""
+        if not end.skipped:
+            self._close(end.job.name)
+            if end.state in ("failed", "diverged"):
+                self._write(outcome_line(end))
+        if end.skipped:
+            self._total.initial += 1
+        if end.state != "stopped":
+            self._total.update()
+
+    def _write(self, text: str) -> None:
+        """A line above the bars."""
+        tqdm.write(text, file=self._stream)
 
 
 def _bar(stream: TextIO, position: int, **options: Any) -> Any:

@@ -95,12 +95,11 @@ def _run(claims: Sequence[Claim], layout: Layout, jobs: int | None, *, download:
     from nteleport.runner.signals import stopping_on_signals
 
     trainings = run.jobs_of(claims, layout, download=download)
-    slots = run.slots_for(layout.device, jobs)
     with stopping_on_signals() as flag:
         run.run_studies(run.missing_studies(claims, layout), _studying, flag)
         if trainings and not flag():
-            with progress_on(sys.stderr, slots) as reports:
-                run.train(trainings, layout, reports, flag)
+            with progress_on(sys.stderr) as report:
+                run.train(trainings, layout, jobs, report, flag)
         return flag.exit_code
 
 

@@ -15,6 +15,7 @@ import click
 from nteleport.cli.options import AliasedOption, Command, NamedPath, list_option
 from nteleport.cli.summary import counted
 from nteleport.errors import SlurmError
+from nteleport.jobs.options import RunOptions
 from nteleport.runner.slurm_task import run_task
 
 if TYPE_CHECKING:
@@ -159,15 +160,12 @@ def _print_scripts(jobs: Sequence[Job], out: Path, resources: Resources) -> None
 
 
 def _submit(jobs: Sequence[Job], out: Path, data_dir: Path, resources: Resources, task: TrainTask) -> None:
-    from nteleport.data import availability
     from nteleport.runner import slurm
-    from nteleport.runner.local import check_trainable
+    from nteleport.runner.preflight import prepare
 
     limit = slurm.array_limit()
     missing, states = _missing(jobs, out, ask_queue=True)
-    check_trainable(missing)
-    for dataset in dict.fromkeys(job.dataset for job in missing):
-        availability(dataset, data_dir)
+    prepare(missing, RunOptions(data_dir=data_dir), here=False)
     for number, group in slurm.submit(slurm.split(missing, limit), out, resources, task):
         click.echo(f"SLURM job {number}: {_plural(len(group), 'task')}")
     if missing:

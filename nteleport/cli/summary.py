@@ -12,14 +12,14 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from nteleport.runner.attempt import JobOutcome
+    from nteleport.jobs.events import JobEnded
 
 __all__ = ["command_again", "counted", "summarize"]
 
 _LOGS_SHOWN = 3
 
 
-def summarize(jobs: int, outcomes: Sequence[JobOutcome], out: Path, again: str) -> None:
+def summarize(jobs: int, outcomes: Sequence[JobEnded], out: Path, again: str) -> None:
     """Say what became of a run.
 
     Args:
@@ -78,9 +78,9 @@ def _words(parameter: click.Parameter, value: Any) -> list[str]:
     return [word for each in values for word in (parameter.opts[0], str(each))]
 
 
-def _show_failures(failed: Sequence[JobOutcome]) -> None:
+def _show_failures(failed: Sequence[JobEnded]) -> None:
     """Equal errors once, the most frequent first, each with some of the logs that tell more."""
-    groups: dict[str, list[JobOutcome]] = {}
+    groups: dict[str, list[JobEnded]] = {}
     for outcome in failed:
         kind = "out of memory" if outcome.error.startswith("out of memory") else outcome.error
         groups.setdefault(kind, []).append(outcome)

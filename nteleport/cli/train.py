@@ -6,7 +6,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,30 +14,14 @@ import click
 from nteleport.cli.options import AliasedOption, Command, NamedPath, list_option
 from nteleport.cli.summary import command_again, counted, summarize
 from nteleport.errors import JobError
+from nteleport.jobs.options import RunOptions
 
 if TYPE_CHECKING:
     from nteleport.jobs.job import Job
-    from nteleport.runner.attempt import JobOutcome, RunReporter
-    from nteleport.runner.places import Place
 
 __all__ = ["check_folder", "train"]
 
 SOME_JOB_FAILED = 1
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of the command that say how jobs are trained; the fields are named after them."""
-
-    data_dir: Path
-    device: str
-    devices: tuple[int, ...]
-    slots: int | None
-    jobs_per_device: int
-    save_weights: bool
-    trackers: tuple[str, ...]
-    force: bool
-    fail_fast: bool
 
 
 @click.command(cls=Command)
@@ -72,7 +55,7 @@ class Options:
     help="Only jobs that failed, that are neither over nor failed, or whose name matches; may be repeated.",
 )  # fmt: skip
 @click.option(
-    "--force", is_flag=True,
+    "--force", "redo", is_flag=True,
     help="Train from the start, jobs that are over too; old results are kept until there are new ones.",
 )  # fmt: skip
 @click.option("--fail-fast", is_flag=True, help="Stop all when a job fails.")
@@ -126,8 +109,8 @@ def train(
     if dry_run:
         _list_jobs(jobs, out)
         return 0
-    again = command_again(ctx, without=("only", "force", "fail_fast"), more=("--only", "failed"))
-    return _run(jobs, out, Options(**options), again) if jobs else 0
+    again = command_again(ctx, without=("only", "redo", "fail_fast"), more=("--only", "failed"))
+    return _run(jobs, out, RunOptions(command=tuple(sys.argv), **options), again) if jobs else 0
 
 
 def check_folder(folder: Path, *, writable: bool = True) -> None:
@@ -175,88 +158,15 @@ def _list_jobs(jobs: Sequence[Job], out: Path) -> None:
     click.echo(f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}: {counted(states)}")
 
 
-def _run(jobs: Sequence[Job], out: Path, options: Options, again: str) -> int:
-    """Check what only torch can tell, train, and say what became of it; returns the exit code."""
+def _run(jobs: Sequence[Job], out: Path, options: RunOptions, again: str) -> int:
+    """Train, and say what became of it; returns the exit code."""
     from nteleport.cli.progress import progress_on
-    from nteleport.data import availability
-    from nteleport.runner.local import check_trainable
-    from nteleport.runner.places import places
+    from nteleport.runner.run import run
     from nteleport.runner.signals import stopping_on_signals
-    from nteleport.trackers.tracker import load_trackers
 
-    load_trackers(options.trackers)
-    slots = places(
-        jobs=options.slots,
-        device=options.device,
-        devices=options.devices,
-        jobs_per_device=options.jobs_per_device,
-        environment=os.environ,
-    )
-    check_trainable(jobs)
-    _check_devices(options)
-    for dataset in dict.fromkeys(job.dataset for job in jobs):
-        availability(dataset, options.data_dir)
-    with stopping_on_signals() as flag, progress_on(sys.stderr, len(slots)) as reports:
-        if len(slots) == 1 and slots[0].visible is None:
-            outcomes = _train_here(jobs, out, options, reports[0], flag)
-        else:
-            outcomes = _train_in_slots(jobs, out, options, list(zip(slots, reports, strict=True)), flag)
+    with stopping_on_signals() as flag, progress_on(sys.stderr) as report:
+        outcomes = run(jobs, out, options, report, stop_requested=flag)
     summarize(len(jobs), outcomes, out, again)
     if flag():
         return int(flag.exit_code)
     return SOME_JOB_FAILED if any(outcome.state == "failed" for outcome in outcomes) else 0
-
-
-def _check_devices(options: Options) -> None:
-    """Check that the devices are there, before anything is written, and without using any of them."""
-    from nteleport.training.device import find_device
-
-    named = "cuda:0" if options.device == "cuda" else options.device
-    for name in [f"cuda:{number}" for number in options.devices] or [named]:
-        if name != "auto":
-            find_device(name)
-
-
-def _train_here(
-    jobs: Sequence[Job], out: Path, options: Options, report: RunReporter, flag: Any
-) -> list[JobOutcome]:
-    from nteleport.runner.local import run_jobs
-    from nteleport.trackers.reporting import TrackingReporter
-    from nteleport.trackers.tracker import load_trackers
-    from nteleport.training.device import find_device
-
-    trackers = load_trackers(options.trackers)
-    return run_jobs(
-        jobs,
-        out,
-        data_dir=options.data_dir,
-        device=find_device(options.device),
-        report=TrackingReporter(report, trackers, out) if trackers else report,
-        save_weights=options.save_weights,
-        redo=options.force,
-        fail_fast=options.fail_fast,
-        stop_requested=flag,
-        command=sys.argv,
-    )
-
-
-def _train_in_slots(
-    jobs: Sequence[Job],
-    out: Path,
-    options: Options,
-    slots: Sequence[tuple[Place, RunReporter]],
-    flag: Any,
-) -> list[JobOutcome]:
-    from nteleport.runner.options import Settings
-    from nteleport.runner.run import run_in_slots
-
-    settings = Settings(
-        out=str(out),
-        data_dir=str(options.data_dir),
-        device=options.device,
-        save_weights=options.save_weights,
-        redo=options.force,
-        trackers=options.trackers,
-        command=tuple(sys.argv),
-    )
-    return run_in_slots(jobs, slots, settings, fail_fast=options.fail_fast, stop_requested=flag)

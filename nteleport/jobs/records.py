@@ -174,6 +174,17 @@ def read_rows(path: Path, problems: list[str], *, complete: bool) -> MetricRows:
     return MetricRows(header, whole)
 
 
+def metric_rows(paths: JobPaths) -> list[dict[str, float]]:
+    """The whole rows of a job's `metrics.csv` as numbers; those with anything else in them are left out."""
+    found = read_rows(paths.metrics, [], complete=False)
+    names = found.header.split(",")
+    rows = []
+    for line in found.lines:
+        with contextlib.suppress(ValueError):
+            rows.append(dict(zip(names, map(float, line.split(",")), strict=True)))
+    return rows
+
+
 def read_result(paths: JobPaths) -> dict[str, Any]:
     """The content of a job's `result.json`; empty when there is none that can be read."""
     try:

@@ -5,7 +5,6 @@ Only a job that is not over has its `metrics.csv` read, so that thousands of fin
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import statistics
@@ -21,7 +20,7 @@ from nteleport.errors import ResultsError
 from nteleport.jobs.job import Job
 from nteleport.jobs.lease import Lease, read_lease
 from nteleport.jobs.paths import JobPaths
-from nteleport.jobs.records import read_result, read_rows
+from nteleport.jobs.records import metric_rows, read_result
 
 
 class JobState(StrEnum):
@@ -154,15 +153,15 @@ def _job_status(paths: JobPaths) -> JobStatus:
         )
     lease = read_lease(paths)
     state = _state_until_over(paths, recorded, lease)
-    rows = _rows(paths)
-    seconds = [float(row["seconds"]) for row in rows]
+    rows = metric_rows(paths)
+    seconds = [row["seconds"] for row in rows]
     left = max(0, (of_epochs or 0) - len(rows))
     return JobStatus(
         paths.name,
         state,
         len(rows),
         of_epochs,
-        val_accuracy=float(rows[-1]["val_accuracy"]) if rows else None,
+        val_accuracy=rows[-1]["val_accuracy"] if rows else None,
         seconds=sum(seconds),
         eta_seconds=statistics.fmean(seconds[-_RECENT_EPOCHS:]) * left if rows and of_epochs else None,
         owner=f"{lease.owner.host}:{lease.owner.pid}" if lease and lease.owner else "",
@@ -177,21 +176,6 @@ def _planned_epochs(paths: JobPaths) -> int | None:
     except OSError:
         return None
     return int(found[1]) if found else None
-
-
-def _rows(paths: JobPaths) -> list[dict[str, str]]:
-    """The rows of a `metrics.csv` that say what a status needs."""
-    found = read_rows(paths.metrics, [], complete=False)
-    rows = csv.DictReader([found.header, *found.lines])
-    return [row for row in rows if _is_number(row.get("seconds")) and _is_number(row.get("val_accuracy"))]
-
-
-def _is_number(text: str | None) -> bool:
-    try:
-        float(text or "")
-    except ValueError:
-        return False
-    return True
 
 
 def as_table(jobs: Iterable[JobStatus]) -> list[dict[str, Any]]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from nteleport.data import availability, is_present
+from nteleport.jobs.events import Report
 from nteleport.jobs.job import Job
+from nteleport.jobs.options import RunOptions
 from nteleport.reproduction.claims import Claim, StudyClaim, TrainingClaim
 from nteleport.reproduction.folder import Layout, StudyRun
 from nteleport.reproduction.trainings import pairs_of
-from nteleport.runner.attempt import RunReporter
-from nteleport.runner.local import check_trainable, run_jobs
-from nteleport.runner.options import Settings
-from nteleport.runner.places import available_cores, places
-from nteleport.runner.run import run_in_slots
+from nteleport.runner.places import available_cores
+from nteleport.runner.run import run
 from nteleport.studies.study import Progress, run_study
 from nteleport.training.device import find_device
 
@@ -31,7 +29,7 @@ def missing_studies(claims: Sequence[Claim], layout: Layout) -> list[StudyRun]:
         if isinstance(claim, StudyClaim)
         for seed in range(claim.seeds)
     ]
-    return [run for run in runs if run.tables() is None]
+    return [each for each in runs if each.tables() is None]
 
 
 def run_studies(
@@ -45,11 +43,13 @@ def run_studies(
     Args:
         progress_for: gives the progress of what has this name.
     """
-    for run in runs:
-        run.clear()
+    for each in runs:
+        each.clear()
         try:
-            with progress_for(run.folder.name) as progress:
-                run_study(run.study, run.settings, run.folder, progress=_stoppable(progress, stop_requested))
+            with progress_for(each.folder.name) as progress:
+                run_study(
+                    each.study, each.settings, each.folder, progress=_stoppable(progress, stop_requested)
+                )
         except _Stopped:
             return
 
@@ -87,25 +87,15 @@ def jobs_of(claims: Sequence[Claim], layout: Layout, *, download: bool) -> list[
     return list(dict.fromkeys(job for job in jobs if job.dataset in present))
 
 
-def slots_for(device: str, jobs: int | None) -> int:
-    """How many jobs to train side by side: as asked for, or one for each core if there is no GPU."""
-    return jobs or (available_cores() if find_device(device).type == "cpu" else 1)
-
-
 def train(
-    jobs: Sequence[Job],
-    layout: Layout,
-    reports: Sequence[RunReporter],
-    stop_requested: StopRequested,
+    jobs: Sequence[Job], layout: Layout, slots: int | None, report: Report, stop_requested: StopRequested
 ) -> None:
-    """Train jobs that are not over, as many side by side as there are reports."""
-    check_trainable(jobs)
-    if len(reports) == 1:
-        run_jobs(
-            jobs, layout.jobs, data_dir=layout.data_dir, device=find_device(layout.device), report=reports[0],
-            stop_requested=stop_requested, command=sys.argv,
-        )  # fmt: skip
-        return
-    found = places(jobs=len(reports), device=layout.device, environment=os.environ)
-    settings = Settings(str(layout.jobs), str(layout.data_dir), layout.device, command=tuple(sys.argv))
-    run_in_slots(jobs, list(zip(found, reports, strict=True)), settings, stop_requested=stop_requested)
+    """Train jobs that are not over, `slots` at a time, or one for each core if there is no GPU."""
+    on_cpu = find_device(layout.device).type == "cpu"
+    options = RunOptions(
+        data_dir=layout.data_dir,
+        device=layout.device,
+        slots=slots or (available_cores() if on_cpu else 1),
+        command=tuple(sys.argv),
+    )
+    run(jobs, layout.jobs, options, report, stop_requested=stop_requested)

@@ -1,4 +1,4 @@
-"""One attempt at one job: claim it, describe it, train it, and record how it ended.
+"""One attempt at one job: lease it, describe it, train it, and record how it ended.
 
 Everything that trains jobs comes through `attempt`: the command that trains them in turn, each slot of one
 that trains several at once, and the task of a cluster. It never raises what a job did wrong: an error becomes
@@ -12,92 +12,32 @@ import contextlib
 import errno
 import shutil
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 import torch
 
 from nteleport.errors import NTeleportError
 from nteleport.jobs.atomic import write_json_atomic
+from nteleport.jobs.events import JobEnded, JobStarted, Report
 from nteleport.jobs.job import Job
 from nteleport.jobs.lease import HeldLease, leased
+from nteleport.jobs.options import RunOptions
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import TrainingResult, describe, log_line, read_result
 from nteleport.jobs.state import ENDED, recorded_state
 from nteleport.runner.queue import Ticket
 from nteleport.training.checkpoint import remove_checkpoints
-from nteleport.training.loop import Clock, TrainingReport, train_job
+from nteleport.training.loop import Clock, train_job
 
 _NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """The disk is full, a quota or limit is reached, or the disk cannot be written to."""
-
-
-@dataclass(frozen=True)
-class JobOutcome:
-    """What became of a job in one run.
-
-    Attributes:
-        job: the job.
-        paths: where its files are.
-        state: `finished`, `diverged`, `failed` or `stopped`.
-        skipped: it ended without this run: before it, or meanwhile in another command.
-        error: why it failed, in one line.
-        val_accuracy: of the last epoch, in [0, 1]; None when unknown.
-        seconds: spent in this and earlier runs; None when unknown.
-        ends_run: the error would meet every other job too: the output cannot be written to.
-    """
-
-    job: Job
-    paths: JobPaths
-    state: str
-    skipped: bool = False
-    error: str = ""
-    val_accuracy: float | None = None
-    seconds: float | None = None
-    ends_run: bool = False
-
-
-class RunReporter(TrainingReport, Protocol):
-    """Who wants to hear how a run gets on; of each training it hears what a `TrainingReport` does."""
-
-    def run_started(self, jobs: Sequence[Job]) -> None:
-        """Once, before the first job."""
-
-    def job_started(self, job: Job) -> None:
-        """A job that is not over starts or continues."""
-
-    def job_ended(self, outcome: JobOutcome) -> None:
-        """Once for each job that is over, failed or stopped; for a skipped one without `job_started`."""
-
-
-@dataclass(frozen=True)
-class Attempts:
-    """How jobs are attempted: what all attempts of one process have in common.
-
-    Attributes:
-        device: as `find_device` gives it.
-        report: told of each job.
-        data_dir, save_weights, stop_requested, clock, command: as for `train_job`.
-        redo: train jobs that are over once more, from the start.
-    """
-
-    device: torch.device
-    report: RunReporter
-    data_dir: Path | str
-    save_weights: bool = False
-    redo: bool = False
-    stop_requested: Callable[[], bool] = lambda: False
-    clock: Clock = field(default_factory=Clock)
-    command: Sequence[str] = ()
 
 
 class _LeaseLost(Exception):
     """Another process took the job over while this one slept."""
 
 
-def known_outcome(ticket: Ticket, *, redo: bool) -> JobOutcome | None:
+def known_outcome(ticket: Ticket, *, redo: bool) -> JobEnded | None:
     """The outcome of a job that needs no attempt, for it was over before or another command has ended it."""
     result = read_result(ticket.paths)
     state = recorded_state(result)
@@ -107,7 +47,7 @@ def known_outcome(ticket: Ticket, *, redo: bool) -> JobOutcome | None:
         remove_checkpoints(ticket.paths)  # a crash right after the result was written leaves them
     elif not ticket.ended_since:  # a failed job is tried again
         return None
-    return JobOutcome(
+    return JobEnded(
         ticket.job,
         ticket.paths,
         state,
@@ -118,23 +58,33 @@ def known_outcome(ticket: Ticket, *, redo: bool) -> JobOutcome | None:
     )
 
 
-def attempt(ticket: Ticket, how: Attempts) -> JobOutcome | None:
-    """Train a job unless it needs no attempt; None if another process is at it."""
-    outcome = known_outcome(ticket, redo=how.redo)
+def attempt(
+    ticket: Ticket,
+    options: RunOptions,
+    report: Report,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+    clock: Clock | None = None,
+) -> JobEnded | None:
+    """Train a job unless it needs no attempt; None if another process is training it.
+
+    `JobStarted` and what the training says is reported; `JobEnded` is returned, for the caller to report.
+    """
+    outcome = known_outcome(ticket, redo=options.redo)
     if outcome is not None:
         return outcome
     try:
-        with leased(ticket.paths) as claim:
-            if claim is None:
+        with leased(ticket.paths) as lease:
+            if lease is None:
                 return None
-            outcome = known_outcome(ticket, redo=how.redo)  # it may have ended a moment ago
-            return outcome or _train(ticket, claim, how)
-    except OSError as error:  # of the claim
-        how.report.job_started(ticket.job)
+            outcome = known_outcome(ticket, redo=options.redo)  # it may have ended a moment ago
+            return outcome or _train(ticket, lease, options, report, stop_requested, clock or Clock())
+    except OSError as error:  # of the lease
+        report(JobStarted(ticket.job))
         return _failed(ticket, error)
 
 
-def record_failure(outcome: JobOutcome, clock: Clock, details: str = "") -> None:
+def record_failure(outcome: JobEnded, clock: Clock, details: str = "") -> None:
     """Keep the error and the state of a failed job; on a full disk there may be no room even for that."""
     with contextlib.suppress(OSError):
         log_line(outcome.paths, clock.now(), f"failed: {outcome.error}\n{details}")
@@ -153,41 +103,38 @@ def error_in_words(error: BaseException) -> str:
     return line if isinstance(error, NTeleportError) else f"{type(error).__name__}: {line}"
 
 
-def _train(ticket: Ticket, claim: HeldLease, how: Attempts) -> JobOutcome | None:
+def _train(
+    ticket: Ticket,
+    lease: HeldLease,
+    options: RunOptions,
+    report: Report,
+    stop_requested: Callable[[], bool],
+    clock: Clock,
+) -> JobEnded | None:
     job, paths = ticket.job, ticket.paths
 
-    def stop_requested() -> bool:
-        if claim.lost():
+    def stop() -> bool:
+        if lease.lost():
             raise _LeaseLost
-        return how.stop_requested()
+        return stop_requested()
 
     try:
-        if how.redo:
+        if options.redo:
             _set_results_aside(paths)
-        how.report.job_started(job)
+        report(JobStarted(job))
         _clear_away_leftovers(paths)
         describe(job, paths)
         if job.training.compile:
             torch.compiler.reset()  # what it compiled for earlier jobs changes how it compiles this one
-        result = train_job(
-            job,
-            paths,
-            data_dir=how.data_dir,
-            device=how.device,
-            save_weights=how.save_weights,
-            stop_requested=stop_requested,
-            report=how.report,
-            clock=how.clock,
-            command=how.command,
-        )
+        result = train_job(job, paths, options, report, stop_requested=stop, clock=clock)
     except _LeaseLost:
         return None
     except Exception as error:  # one job must not take the others with it
         outcome = _failed(ticket, error)
-        record_failure(outcome, how.clock, traceback.format_exc())
+        record_failure(outcome, clock, traceback.format_exc())
         return outcome
     finally:
-        if how.device.type == "cuda":
+        if torch.cuda.is_initialized():
             torch.cuda.empty_cache()  # for jobs of other processes on this device
     if result.state in ENDED:
         shutil.rmtree(paths.before, ignore_errors=True)
@@ -224,9 +171,9 @@ def _set_results_aside(paths: JobPaths) -> None:
     remove_checkpoints(paths)
 
 
-def _outcome(job: Job, paths: JobPaths, result: TrainingResult) -> JobOutcome:
+def _outcome(job: Job, paths: JobPaths, result: TrainingResult) -> JobEnded:
     last = result.rows[-1] if result.rows else None
-    return JobOutcome(
+    return JobEnded(
         job,
         paths,
         result.state,
@@ -235,9 +182,9 @@ def _outcome(job: Job, paths: JobPaths, result: TrainingResult) -> JobOutcome:
     )
 
 
-def _failed(ticket: Ticket, error: Exception) -> JobOutcome:
+def _failed(ticket: Ticket, error: Exception) -> JobEnded:
     ends_run = any(_prevents_output(cause) for cause in _causes(error))
-    return JobOutcome(ticket.job, ticket.paths, "failed", error=error_in_words(error), ends_run=ends_run)
+    return JobEnded(ticket.job, ticket.paths, "failed", error=error_in_words(error), ends_run=ends_run)
 
 
 def _prevents_output(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nteleport.errors import JobError
+from nteleport.jobs.options import RunOptions
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _THREADS = "OMP_NUM_THREADS"
@@ -36,44 +37,36 @@ class Place:
         return {**inherited, **changed}
 
 
-def places(
-    *,
-    jobs: int | None,
-    device: str,
-    devices: Sequence[int] = (),
-    jobs_per_device: int = 1,
-    environment: Mapping[str, str],
-) -> list[Place]:
-    """Lay out the slots.
+def places(options: RunOptions, environment: Mapping[str, str]) -> list[Place]:
+    """Lay out the slots of a run.
 
     Args:
-        jobs: how many, or None for what follows from the other arguments.
-        device: for all of them, unless there are `devices`.
-        devices: CUDA devices: positions in an inherited `CUDA_VISIBLE_DEVICES`, else numbers.
-        jobs_per_device: slots on each of `devices`.
-        environment: the variables of this process.
+        options: `slots`, `device`, `devices` and `jobs_per_device` matter.
+        environment: the variables of this process. Devices are positions in an inherited
+            `CUDA_VISIBLE_DEVICES`, else numbers.
 
     Returns:
-        The slots; those of a device are not neighbours, so that few jobs spread over many devices.
+        The slots; those of a device are not neighbors, so that few jobs spread over many devices.
 
     Raises:
-        JobError: the arguments contradict each other or the environment.
+        JobError: the options contradict each other or the environment.
     """
+    device, devices = options.device, options.devices
     if not devices:
-        count = jobs or 1
+        count = options.slots or 1
         return [Place(device, _threads(count, environment))] * count
     if device not in ("auto", "cuda"):
-        raise JobError(f"--device {device} beside --devices: expected one of them")
+        raise JobError(f"device {device} beside devices {_listed(devices)}: expected one of them")
     if len(set(devices)) < len(devices):
-        raise JobError(f"--devices {_listed(devices)}: expected different devices (see --jobs-per-device)")
-    count = len(devices) * jobs_per_device
-    if jobs not in (None, count):
+        raise JobError(f"devices {_listed(devices)}: expected different devices, or several jobs per device")
+    count = len(devices) * options.jobs_per_device
+    if options.slots not in (None, count):
         raise JobError(
-            f"--jobs {jobs} beside --devices {_listed(devices)} with {jobs_per_device} jobs each: "
-            f"expected {count}, or leave --jobs out"
+            f"{options.slots} jobs side by side on devices {_listed(devices)} with {options.jobs_per_device} "
+            f"jobs each: expected {count}"
         )
     threads, visible = _threads(count, environment), _visible(devices, environment)
-    return [Place("cuda", threads, name) for _ in range(jobs_per_device) for name in visible]
+    return [Place("cuda", threads, name) for _ in range(options.jobs_per_device) for name in visible]
 
 
 def available_cores() -> int:
@@ -97,7 +90,7 @@ def _visible(devices: Sequence[int], environment: Mapping[str, str]) -> list[str
     names = [name.strip() for name in inherited.split(",") if name.strip()]
     if max(devices) >= len(names):
         raise JobError(
-            f"--devices {_listed(devices)}, but {_VISIBLE}={inherited} leaves {len(names)}: "
+            f"devices {_listed(devices)}, but {_VISIBLE}={inherited} leaves {len(names)}: "
             f"expected positions in it, counted from 0"
         )
     return [names[number] for number in devices]

@@ -1,9 +1,10 @@
-"""What only torch can say about an experiment: do its classes exist and take these keyword arguments?
+"""What is checked before a run: everything that only torch, the devices or the disk can tell.
+
+Do the classes of an experiment exist and take these keyword arguments?
 
 Three questions, in this order. Is there such a class? Does its signature know each keyword, and is the value
 of the kind of the default? Does it work: a small instance is made and takes a step, so a learning rate below
-zero or a cyclic momentum without momentum is found now, not hours into a matrix. This is the one module of
-the runner's reading side that imports torch; it is imported only when something is about to be trained.
+zero or a cyclic momentum without momentum is found now, not hours into a matrix.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import torch
 from torch.optim import lr_scheduler
 
 from nteleport.core.optimizer_state import check_transportable
-from nteleport.data.catalog import dataset_info
+from nteleport.data import availability, dataset_info, num_batches
 from nteleport.errors import ExperimentError, ModelError, NTeleportError, Problem, nearest
 from nteleport.experiment.components import OptimizerChoice, Placed
 from nteleport.experiment.experiment import Experiment, read_experiment
 from nteleport.expression import compile_lambda
-from nteleport.jobs.job import Component, Scheduler
+from nteleport.jobs.job import Component, Job, Scheduler
+from nteleport.jobs.options import RunOptions
 from nteleport.networks.models import check_model, model_keywords
 from nteleport.schema.yaml_source import Node, Problems
+from nteleport.trackers.tracker import load_trackers
+from nteleport.training.device import find_device
 from nteleport.training.learning_rate import build_learning_rate
 
 _GIVEN = frozenset({"params", "defaults", "optimizer", "last_epoch"})
@@ -222,3 +226,46 @@ def _arguments(node: Node) -> dict[str, Node]:
     """The keyword arguments beside a class's name."""
     entries = node.value if isinstance(node.value, dict) else {}
     return {key: value for key, value in entries.items() if key != "cls"}
+
+
+def prepare(jobs: Sequence[Job], options: RunOptions, *, here: bool = True) -> None:
+    """Check what a run needs beyond its experiment, and fetch data sets that are missing.
+
+    Args:
+        jobs: what is to be trained.
+        options: how.
+        here: on this machine; else its devices are not asked for.
+
+    Raises:
+        NTeleportError: a tracker, a device or a data set cannot be had, or a job has no batch to train on.
+    """
+    load_trackers(options.trackers)
+    check_trainable(jobs)
+    if here:
+        _check_devices(options)
+    for dataset in dict.fromkeys(job.dataset for job in jobs):
+        availability(dataset, options.data_dir)
+
+
+def check_trainable(jobs: Iterable[Job]) -> None:
+    """Check that every job has a batch to train on, before anything is written.
+
+    Raises:
+        DatasetError: one of them has none.
+    """
+    for dataset, params in {(job.dataset, job.training) for job in jobs}:
+        images = round(dataset_info(dataset).train_size * (1 - (params.validation or 0)))
+        num_batches(
+            images,
+            batch_size=params.batch_size,
+            drop_last=params.drop_last_batch,
+            max_batch=params.max_batch,
+        )
+
+
+def _check_devices(options: RunOptions) -> None:
+    """Check that the devices are there, without using any of them."""
+    named = "cuda:0" if options.device == "cuda" else options.device
+    for name in [f"cuda:{number}" for number in options.devices] or [named]:
+        if name != "auto":
+            find_device(name)

@@ -1,87 +1,151 @@
-"""Running jobs side by side: a worker process for each slot, fed with one job at a time.
+"""Running jobs: in turn in this process, or side by side with a worker process for each slot.
 
     command ── queue ──┬── slot ── connection ── worker process (nteleport.runner.worker)
                        ├── slot ── connection ── worker process
                        └── …
 
-One loop hands out jobs, waits for messages of all workers and reacts. Who trains what is decided by the
-claims on disk, as between commands: see `claims` and `queue`.
+A job that is over is skipped, so the same command again does what is missing; a job that another command
+trains is waited for. A job that fails does not stop the others, unless it is asked to. Who trains what is
+decided by the leases on disk, between slots as between commands: see `lease` and `queue`.
 
-A stop is passed on to the workers, which stop at their next batch. However this process ends, its workers end
-too: it kills those that are at a job, and if it is killed itself, their connection closes.
+With slots, one loop hands out jobs, waits for messages of all workers and reacts. A stop is passed on to the
+workers, which stop at their next batch. However this process ends, its workers end too: it kills those that
+are training, and if it is killed itself, their connection closes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from nteleport.jobs.events import JobEnded, Report, RunStarted, Warned
 from nteleport.jobs.job import Job
+from nteleport.jobs.options import RunOptions
 from nteleport.jobs.records import describe_new
-from nteleport.runner.attempt import JobOutcome, RunReporter, known_outcome
-from nteleport.runner.local import ends_run, in_order
-from nteleport.runner.options import Settings
-from nteleport.runner.places import Place
+from nteleport.runner.attempt import attempt, known_outcome
+from nteleport.runner.places import Place, places
+from nteleport.runner.preflight import prepare
 from nteleport.runner.queue import Queue, Ticket
 from nteleport.runner.slot import Slot
+from nteleport.trackers.reporting import tracking
 from nteleport.training.loop import Clock
 
 _BETWEEN_LOOKS = 0.2
 
 
-def run_in_slots(
+def run(
     jobs: Sequence[Job],
-    slots: Sequence[tuple[Place, RunReporter]],
-    settings: Settings,
+    out: Path,
+    options: RunOptions,
+    report: Report,
     *,
-    fail_fast: bool = False,
     stop_requested: Callable[[], bool] = lambda: False,
     clock: Clock | None = None,
-) -> list[JobOutcome]:
-    """Train every job that is not over, as many at a time as there are slots.
+) -> list[JobEnded]:
+    """Train every job that is not over, as many at a time as the options say.
 
     Args:
         jobs: what to train.
-        slots: where, and who is told of what happens there; of the run as a whole, the first one is told.
-        settings: what all jobs have in common; the device is that of each place.
-        fail_fast: stop all when a job fails.
-        stop_requested: asked several times a second.
-        clock: dates what is written for a job whose worker died.
+        out: the folder of their results.
+        options: how; data sets that are missing are downloaded.
+        report: gets every event.
+        stop_requested: asked several times a second, and before each batch.
+        clock: dates what is written.
 
     Returns:
         What became of each job, in the order of `jobs`; shorter when the run was stopped.
 
     Raises:
+        NTeleportError: the run cannot begin; nothing has been written then.
+    """
+    slots = places(options, os.environ)
+    prepare(jobs, options)
+    run_them = _run_here if len(slots) == 1 and slots[0].visible is None else _run_in_slots
+    outcomes = run_them(jobs, out, options, report, stop_requested, clock or Clock(), slots)
+    place = {job.digest: number for number, job in enumerate(jobs)}
+    return sorted(outcomes, key=lambda outcome: place[outcome.job.digest])
+
+
+def _run_here(
+    jobs: Sequence[Job],
+    out: Path,
+    options: RunOptions,
+    report: Report,
+    stop_requested: Callable[[], bool],
+    clock: Clock,
+    slots: Sequence[Place],
+) -> list[JobEnded]:
+    """Train in turn, in this process."""
+    outcomes: list[JobEnded] = []
+    report = tracking(report, options.trackers, out)
+    report(RunStarted(tuple(jobs)))
+    describe_new(jobs, out)
+    queue = Queue(Ticket.issue(job, out) for job in jobs)
+    while queue and not stop_requested():
+        ticket = queue.next()
+        if ticket is None:
+            if waits_for := queue.announcement():
+                report(Warned(waits_for))
+            time.sleep(_BETWEEN_LOOKS)
+            continue
+        outcome = attempt(ticket, options, report, stop_requested=stop_requested, clock=clock)
+        if outcome is None:
+            queue.put_off(ticket)
+            continue
+        outcomes.append(outcome)
+        report(outcome)
+        if _ends_run(outcome, fail_fast=options.fail_fast):
+            break
+    return outcomes
+
+
+def _run_in_slots(
+    jobs: Sequence[Job],
+    out: Path,
+    options: RunOptions,
+    report: Report,
+    stop_requested: Callable[[], bool],
+    clock: Clock,
+    slots: Iterable[Place],
+) -> list[JobEnded]:
+    """Train side by side, each in a worker process. Until a worker was able to begin, nothing is written.
+
+    Raises:
         JobError: the workers cannot begin.
     """
-    report = slots[0][1]
-    report.run_started(jobs)
-    queue = Queue(Ticket.issue(job, Path(settings.out)) for job in jobs)
-    clock = clock or Clock()
-    run = _Run(queue, [Slot(place, told, settings, clock) for place, told in slots], report)
+    report(RunStarted(tuple(jobs)))
+    queue = Queue(Ticket.issue(job, out) for job in jobs)
+    running = _Run(queue, [Slot(place, out, options, report, clock) for place in slots], report)
     described = False
     try:
-        while run.goes_on():
+        while running.goes_on():
             if stop_requested():
-                run.stop()
-            run.hand_out(redo=settings.redo)
-            run.listen(fail_fast=fail_fast)
-            if not described and run.has_begun:
-                describe_new(jobs, Path(settings.out))
+                running.stop()
+            running.hand_out(redo=options.redo)
+            running.listen(fail_fast=options.fail_fast)
+            if not described and running.has_begun:
+                describe_new(jobs, out)
                 described = True
     finally:
-        run.close()
-    return in_order(run.outcomes, jobs)
+        running.close()
+    return running.outcomes
+
+
+def _ends_run(outcome: JobEnded, *, fail_fast: bool) -> bool:
+    """Whether no other job is begun after this one."""
+    return outcome.state == "stopped" or outcome.ends_run or (fail_fast and outcome.state == "failed")
 
 
 class _Run:
     """The jobs that wait, the slots, and what has become of jobs so far."""
 
-    def __init__(self, queue: Queue, slots: Sequence[Slot], report: RunReporter) -> None:
+    def __init__(self, queue: Queue, slots: Sequence[Slot], report: Report) -> None:
         self._queue, self._slots, self._report = queue, slots, report
         self._stopping = False
-        self.outcomes: list[JobOutcome] = []
+        self.outcomes: list[JobEnded] = []
 
     def goes_on(self) -> bool:
         return bool(self._busy) or (len(self._queue) > 0 and not self._stopping)
@@ -106,9 +170,9 @@ class _Run:
                 if outcome is None:
                     slot.begin(ticket)
                 else:
-                    self._note(outcome, self._report)
+                    self._note(outcome)
         if not self._busy and (waits_for := self._queue.announcement()):
-            self._report.warning(waits_for)
+            self._report(Warned(waits_for))
 
     def listen(self, *, fail_fast: bool) -> None:
         """React to what the workers say, after waiting for it a moment."""
@@ -119,8 +183,8 @@ class _Run:
                 continue
             outcome = slot.hear()
             if outcome is not None:
-                self._note(outcome, slot.report)
-                if ends_run(outcome, fail_fast=fail_fast):
+                self._note(outcome)
+                if _ends_run(outcome, fail_fast=fail_fast):
                     self.stop()
             elif slot.ticket is None:
                 self._queue.put_off(ticket)
@@ -137,6 +201,6 @@ class _Run:
     def _busy(self) -> list[Slot]:
         return [slot for slot in self._slots if slot.ticket is not None]
 
-    def _note(self, outcome: JobOutcome, report: RunReporter) -> None:
+    def _note(self, outcome: JobEnded) -> None:
         self.outcomes.append(outcome)
-        report.job_ended(outcome)
+        self._report(outcome)

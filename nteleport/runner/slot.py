@@ -1,6 +1,6 @@
-"""One slot: a place, the worker process that is there, if any, and the job that it is at, if any.
+"""One slot: a place, the worker process that is there, if any, and the job that it is training, if any.
 
-A worker is started with its first job and serves many. When it dies, the job that it was at has failed, and
+A worker is started with its first job and serves many. When it dies, the job that it was training has failed, and
 the next job gets a new worker. A worker on a GPU is replaced after any failed job, for some errors leave the
 GPU unusable for the process that met them.
 """
@@ -15,13 +15,14 @@ import sys
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
 
 from nteleport.errors import JobError
+from nteleport.jobs.events import Event, JobEnded, Report
 from nteleport.jobs.lease import leased
-from nteleport.jobs.records import MetricRow
-from nteleport.runner.attempt import JobOutcome, RunReporter, record_failure
-from nteleport.runner.options import Message, Settings, receive, send, ticket_as_json
+from nteleport.jobs.options import RunOptions
+from nteleport.runner.attempt import record_failure
+from nteleport.runner.messages import Busy, Ready, Refused, Stop
 from nteleport.runner.places import Place
 from nteleport.runner.queue import Ticket
 from nteleport.training.loop import Clock
@@ -33,18 +34,16 @@ class Slot:
     """One slot.
 
     Attributes:
-        report: told of the jobs that are trained here.
         ticket: the present job; None while idle.
         connection: to the worker; None while there is none.
         ready: a worker was able to begin here.
     """
 
-    def __init__(self, place: Place, report: RunReporter, settings: Settings, clock: Clock) -> None:
-        self.report = report
+    def __init__(self, place: Place, out: Path, options: RunOptions, report: Report, clock: Clock) -> None:
         self.ticket: Ticket | None = None
         self.connection: Connection | None = None
-        self._place, self._clock = place, clock
-        self._settings = replace(settings, device=place.device)
+        self._place, self._out, self._report, self._clock = place, out, report, clock
+        self._options = replace(options, device=place.device)
         self._process: subprocess.Popen[bytes] | None = None
         self.ready = self._stopping = False
         self._on_cpu = True
@@ -55,14 +54,14 @@ class Slot:
             self.close()
             self._start_worker()
         self.ticket = ticket
-        self._tell("job", ticket=ticket_as_json(ticket))
+        self._tell(ticket)
 
     def stop(self) -> None:
         """Let the worker stop at its next batch."""
         self._stopping = True
-        self._tell("stop")
+        self._tell(Stop())
 
-    def hear(self) -> JobOutcome | None:
+    def hear(self) -> JobEnded | None:
         """Take one message of the worker; returns the outcome, if the present job has ended.
 
         If there is no outcome and no ticket afterwards, another process trains the job.
@@ -72,7 +71,7 @@ class Slot:
         """
         try:
             assert self.connection is not None
-            message = receive(self.connection)
+            message = self.connection.recv()
         except (EOFError, OSError):
             return self._worker_died()
         return self._react(message)
@@ -84,7 +83,7 @@ class Slot:
             self.connection = None
 
     def close(self) -> None:
-        """End the worker, at once if it is at a job."""
+        """End the worker, at once if it is training."""
         self.hang_up()
         if self._process is None:
             return
@@ -97,33 +96,25 @@ class Slot:
             self._process.wait()
         self._process = None
 
-    def _react(self, message: Message) -> JobOutcome | None:
-        kind, ticket = message.pop("kind"), self.ticket
-        assert ticket is not None
-        if kind == "refused":
-            raise JobError(message["error"])
-        if kind == "ready":
-            self.ready, self._on_cpu = True, message["on_cpu"]
-        elif kind == "started":
-            self.report.job_started(ticket.job)
-        elif kind == "resumed":
-            self.report.resumed(message["epochs"])
-        elif kind == "epoch":
-            self.report.epoch_finished(MetricRow(**message["row"]))
-        elif kind == "warning":
-            self.report.warning(message["text"])
-        else:
-            self.ticket = None  # busy, or:
-        return self._ended(ticket, message) if kind == "ended" else None
+    def _react(self, message: Ready | Refused | Busy | Event) -> JobEnded | None:
+        match message:
+            case Refused(error):
+                raise JobError(error)
+            case Ready(on_cpu):
+                self.ready, self._on_cpu = True, on_cpu
+            case Busy():
+                self.ticket = None
+            case JobEnded():
+                self.ticket = None
+                if message.state == "failed" and not message.skipped and not self._on_cpu:
+                    self.close()
+                return message
+            case _:
+                self._report(message)
+        return None
 
-    def _ended(self, ticket: Ticket, message: Message) -> JobOutcome:
-        outcome = JobOutcome(ticket.job, ticket.paths, **message)
-        if outcome.state == "failed" and not outcome.skipped and not self._on_cpu:
-            self.close()
-        return outcome
-
-    def _worker_died(self) -> JobOutcome | None:
-        """The outcome of the job that the worker was at; None if another process has taken it over."""
+    def _worker_died(self) -> JobEnded | None:
+        """The outcome of the job that the worker was training; None if another process has taken it over."""
         ticket, process = self.ticket, self._process
         assert ticket is not None
         assert process is not None
@@ -131,12 +122,12 @@ class Slot:
         self.ticket = None
         how = _how_it_ended(process.returncode)
         if self._stopping:
-            return JobOutcome(ticket.job, ticket.paths, "stopped")
+            return JobEnded(ticket.job, ticket.paths, "stopped")
         if not self.ready:
             raise JobError(f"a worker process died {how} before it could begin; what it said is above")
-        outcome = JobOutcome(ticket.job, ticket.paths, "failed", error=f"worker died {how}")
-        with contextlib.suppress(OSError), leased(ticket.paths) as claim:  # which was that of the worker
-            if claim is None:
+        outcome = JobEnded(ticket.job, ticket.paths, "failed", error=f"worker died {how}")
+        with contextlib.suppress(OSError), leased(ticket.paths) as lease:  # which was that of the worker
+            if lease is None:
                 return None
             record_failure(outcome, self._clock)
         return outcome
@@ -152,12 +143,12 @@ class Slot:
         )
         theirs.close()
         self.connection, self.ready = ours, False
-        self._tell("settings", settings=self._settings.as_json())
+        self._tell((self._out, self._options))
 
-    def _tell(self, kind: str, **content: Any) -> None:
+    def _tell(self, message: object) -> None:
         if self.connection is not None:
             with contextlib.suppress(OSError):  # it has died, which is noticed when it is listened to
-                send(self.connection, kind=kind, **content)
+                self.connection.send(message)
 
 
 def _how_it_ended(code: int) -> str:

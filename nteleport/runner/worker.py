@@ -21,21 +21,17 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
 
 from nteleport.errors import NTeleportError
+from nteleport.jobs.events import Event, JobEnded, JobStarted
+from nteleport.jobs.options import RunOptions
 from nteleport.jobs.paths import JobPaths
-from nteleport.runner.options import Message, Settings, receive, send, ticket_from_json
+from nteleport.runner.messages import Busy, Ready, Refused, Stop
+from nteleport.runner.queue import Ticket
 from nteleport.runner.signals import stop_signals
-
-if TYPE_CHECKING:
-    from nteleport.jobs.job import Job
-    from nteleport.jobs.records import MetricRow
-    from nteleport.runner.attempt import Attempts, JobOutcome
 
 GRACE = 30.0
 """Seconds in which a worker whose command is gone may reach the end of a batch."""
@@ -45,11 +41,11 @@ class Inbox:
     """Reads the connection in a thread, so that a stop is noticed in the middle of a job."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection, self._jobs = connection, SimpleQueue[Message | None]()
+        self._connection, self._jobs = connection, SimpleQueue[Ticket | None]()
         self._stop = False
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
-    def next(self) -> Message | None:
+    def next(self) -> Ticket | None:
         """Wait for the next job; None when there is none to come."""
         return self._jobs.get()
 
@@ -59,8 +55,8 @@ class Inbox:
     def _read(self) -> None:
         try:
             while True:
-                message = receive(self._connection)
-                if message["kind"] == "stop":
+                message = self._connection.recv()
+                if isinstance(message, Stop):
                     self._stop = True
                 else:
                     self._jobs.put(message)
@@ -71,38 +67,22 @@ class Inbox:
             os._exit(1)
 
 
-class Correspondent:
-    """A `RunReporter` that passes everything on to the command; it points the output at the job's log."""
+class _Report:
+    """Sends every event to the command, and points the output at the log of the present job."""
 
     def __init__(self, connection: Connection, out: Path) -> None:
         self._connection, self._out = connection, out
         self._standard_error = os.dup(sys.stderr.fileno())
 
-    def run_started(self, jobs: Sequence[Job]) -> None: ...
-
-    def job_started(self, job: Job) -> None:
-        log = JobPaths(self._out, job.name).log
-        with contextlib.suppress(OSError):
-            _write_output_to(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
-        self.tell("started")
-
-    def resumed(self, epochs: int) -> None:
-        self.tell("resumed", epochs=epochs)
-
-    def epoch_finished(self, row: MetricRow) -> None:
-        self.tell("epoch", row=asdict(row))
-
-    def warning(self, text: str) -> None:
-        self.tell("warning", text=text)
-
-    def job_ended(self, outcome: JobOutcome) -> None:
-        _write_output_to(os.dup(self._standard_error))
-        told = ("state", "skipped", "error", "val_accuracy", "seconds", "ends_run")
-        self.tell("ended", **{field: getattr(outcome, field) for field in told})
-
-    def tell(self, kind: str, **content: Any) -> None:
+    def __call__(self, event: Event | Ready | Refused | Busy) -> None:
+        if isinstance(event, JobStarted):
+            log = JobPaths(self._out, event.job.name).log
+            with contextlib.suppress(OSError):
+                _write_output_to(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
+        elif isinstance(event, JobEnded):
+            _write_output_to(os.dup(self._standard_error))
         with contextlib.suppress(OSError):  # the command is gone: the inbox knows it too, and stops the job
-            send(self._connection, kind=kind, **content)
+            self._connection.send(event)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -112,48 +92,27 @@ def main(arguments: Sequence[str]) -> None:
         signal.signal(number, lambda number, frame: None)
     _write_output_to(os.dup(sys.stderr.fileno()))  # standard output is for what the command says
     connection = Connection(int(arguments[0]))
-    settings = Settings.from_json(receive(connection)["settings"])
-    inbox = Inbox(connection)
-    correspondent = Correspondent(connection, Path(settings.out))
+    out, options = connection.recv()
+    inbox, send = Inbox(connection), _Report(connection, out)
     try:
-        attempts = _attempts(settings, correspondent, inbox)
+        _serve(inbox, send, out, options)
     except NTeleportError as error:
-        correspondent.tell("refused", error=str(error))
-        return
-    correspondent.tell("ready", on_cpu=attempts.device.type == "cpu")
-    _serve(inbox, correspondent, attempts, Path(settings.out))
+        send(Refused(str(error)))
 
 
-def _attempts(settings: Settings, correspondent: Correspondent, inbox: Inbox) -> Attempts:
-    from nteleport.runner.attempt import Attempts, RunReporter
+def _serve(inbox: Inbox, send: _Report, out: Path, options: RunOptions) -> None:
+    from nteleport.runner.attempt import attempt
+    from nteleport.trackers.reporting import tracking
     from nteleport.training.device import find_device
 
-    report: RunReporter = correspondent
-    if settings.trackers:
-        from nteleport.trackers.reporting import TrackingReporter
-        from nteleport.trackers.tracker import load_trackers
-
-        report = TrackingReporter(correspondent, load_trackers(settings.trackers), Path(settings.out))
-    return Attempts(
-        device=find_device(settings.device),
-        report=report,
-        data_dir=settings.data_dir,
-        save_weights=settings.save_weights,
-        redo=settings.redo,
-        stop_requested=inbox.stop_requested,
-        command=settings.command,
-    )
-
-
-def _serve(inbox: Inbox, correspondent: Correspondent, attempts: Attempts, out: Path) -> None:
-    from nteleport.runner.attempt import attempt
-
-    while (message := inbox.next()) is not None:
-        outcome = attempt(ticket_from_json(message["ticket"], out), attempts)
+    report = tracking(send, options.trackers, out)
+    send(Ready(on_cpu=find_device(options.device).type == "cpu"))
+    while (ticket := inbox.next()) is not None:
+        outcome = attempt(ticket, options, report, stop_requested=inbox.stop_requested)
         if outcome is None:
-            correspondent.tell("busy")
+            send(Busy())
         else:
-            attempts.report.job_ended(outcome)
+            report(outcome)
 
 
 def _write_output_to(descriptor: int) -> None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from nteleport.core.preserving import keeping_random_states, random_states, restore_random_states
 from nteleport.data import Split
 from nteleport.jobs.atomic import replacing
+from nteleport.jobs.events import EpochFinished, Report, Resumed, Warned, ignore
 from nteleport.jobs.job import Job, teleports_at
+from nteleport.jobs.options import RunOptions
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import MetricRow, TrainingResult, log_line, write_metrics, write_result
 from nteleport.randomness import generator_for
@@ -31,7 +31,7 @@ from nteleport.training.checkpoint import (
     remove_checkpoints,
     save_checkpoint,
 )
-from nteleport.training.device import arithmetic
+from nteleport.training.device import arithmetic, find_device
 from nteleport.training.learner import EpochProgress, StopRequested, evaluate, train_epoch
 from nteleport.training.metrics import Scores
 from nteleport.training.modes import teleport, teleport_seed
@@ -54,53 +54,24 @@ class Clock:
     now: Callable[[], datetime] = _local_time
 
 
-class TrainingReport(Protocol):
-    """Who wants to hear how a training gets on."""
-
-    def resumed(self, epochs: int) -> None:
-        """The job goes on after this many finished epochs."""
-
-    def epoch_finished(self, row: MetricRow) -> None:
-        """An epoch is over."""
-
-    def warning(self, text: str) -> None:
-        """Something a user should know."""
-
-
-class Silent:
-    """A report that nobody reads."""
-
-    def resumed(self, epochs: int) -> None: ...
-
-    def epoch_finished(self, row: MetricRow) -> None: ...
-
-    def warning(self, text: str) -> None: ...
-
-
 def train_job(
     job: Job,
     paths: JobPaths,
+    options: RunOptions,
+    report: Report = ignore,
     *,
-    data_dir: Path | str,
-    device: torch.device,
-    save_weights: bool = False,
     stop_requested: Callable[[], bool] = _never,
-    report: TrainingReport | None = None,
     clock: Clock | None = None,
-    command: Sequence[str] = (),
 ) -> TrainingResult:
     """Train a job, continuing from its checkpoint if there is one, and leave its files in `paths.directory`.
 
     Args:
         job: what to train.
         paths: where its files go; the folder is made when missing.
-        data_dir: where data sets are, or are downloaded to.
-        device: as `find_device` gives it.
-        save_weights: leave `weights.pt`: the plain `weights` (a `state_dict`) and the change of basis `cob`.
+        options: where data sets are, the device, whether to save weights, and the command line for the record.
+        report: gets `Resumed`, `EpochFinished` and `Warned`.
         stop_requested: asked before each batch; once it says yes, the training returns.
-        report: told of each epoch.
         clock: where times come from.
-        command: the command line, for the record.
 
     Returns:
         The result, `finished`, `diverged` or `stopped`. On `stopped` there is no `result.json`.
@@ -109,14 +80,14 @@ def train_job(
         NTeleportError: the job cannot be run as it is described.
         OSError: its files cannot be written.
     """
+    clock, device = clock or Clock(), find_device(options.device)
     paths.directory.mkdir(parents=True, exist_ok=True)
-    clock, report = clock or Clock(), report or Silent()
     with keeping_random_states(device), arithmetic(job.training.precision, device):
         torch.manual_seed(job.seed)
-        training = _Training(assemble(job, data_dir=data_dir, device=device), paths, report, clock)
+        training = _Training(assemble(job, data_dir=options.data_dir, device=device), paths, report, clock)
         training.resume()
         begin_provenance(
-            paths, start=clock.now(), device=device, first_epoch=len(training.rows), command=command
+            paths, start=clock.now(), device=device, first_epoch=len(training.rows), command=options.command
         )
         try:
             training.run(stop_requested)
@@ -124,7 +95,7 @@ def train_job(
             training.log(f"stopped after {training.whereabouts}")
             return TrainingResult("stopped", tuple(training.rows), {})
         else:
-            return training.finish(save_weights)
+            return training.finish(options.save_weights)
         finally:
             end_provenance(paths, clock.now())
 
@@ -144,7 +115,7 @@ class _BegunEpoch:
 class _Training:
     """A training in progress: the assembly, the rows of the epochs behind it, and the epoch begun, if any."""
 
-    def __init__(self, assembly: Assembly, paths: JobPaths, report: TrainingReport, clock: Clock) -> None:
+    def __init__(self, assembly: Assembly, paths: JobPaths, report: Report, clock: Clock) -> None:
         self.assembly, self.paths, self.report, self.clock = assembly, paths, report, clock
         self.job = assembly.job
         self.rows: list[MetricRow] = []
@@ -155,7 +126,7 @@ class _Training:
 
     def warn(self, text: str) -> None:
         self.log(f"warning: {text}")
-        self.report.warning(text)
+        self.report(Warned(text))
 
     @property
     def whereabouts(self) -> str:
@@ -178,7 +149,7 @@ class _Training:
             write_metrics(self.paths, self.rows)
             if len(self.rows) < epochs and not self.diverged:
                 save_checkpoint(self.paths, self._checkpoint())
-            self.report.epoch_finished(row)
+            self.report(EpochFinished(self.job, row))
 
     def finish(self, save_weights: bool) -> TrainingResult:
         """Measure on the test split, write the result and clear away what only an unfinished job needs."""
@@ -203,7 +174,7 @@ class _Training:
         self._restore(checkpoint)
         write_metrics(self.paths, self.rows)
         self.log(f"resumed on {self.assembly.device} after {self.whereabouts}")
-        self.report.resumed(len(self.rows))
+        self.report(Resumed(self.job, len(self.rows)))
         for name, version in versions().items():
             before = checkpoint.versions.get(name)
             if before != version:
