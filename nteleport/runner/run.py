@@ -63,13 +63,13 @@ def run(
     """
     slots = places(options, os.environ)
     prepare(jobs, options)
-    run_them = _run_here if len(slots) == 1 and slots[0].visible is None else _run_in_slots
+    run_them = run_here if len(slots) == 1 and slots[0].visible is None else run_in_slots
     outcomes = run_them(jobs, out, options, report, stop_requested, clock or Clock(), slots)
     place = {job.digest: number for number, job in enumerate(jobs)}
     return sorted(outcomes, key=lambda outcome: place[outcome.job.digest])
 
 
-def _run_here(
+def run_here(
     jobs: Sequence[Job],
     out: Path,
     options: RunOptions,
@@ -102,7 +102,7 @@ def _run_here(
     return outcomes
 
 
-def _run_in_slots(
+def run_in_slots(
     jobs: Sequence[Job],
     out: Path,
     options: RunOptions,

@@ -1,8 +1,8 @@
 """One slot: a place, the worker process that is there, if any, and the job that it is training, if any.
 
-A worker is started with its first job and serves many. When it dies, the job that it was training has failed, and
-the next job gets a new worker. A worker on a GPU is replaced after any failed job, for some errors leave the
-GPU unusable for the process that met them.
+A worker is started with its first job and serves many. When it dies, the job that it was training has failed,
+and the next job gets a new worker. A worker on a GPU is replaced after any failed job, for some errors leave
+the GPU unusable for the process that met them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Telling trackers what a run reports, and keeping their failures away from it.
 
-`tracking` wraps the report of the process that trains. A tracker that raises is let go for the present job, with one warning a run; after three jobs
-in a row it is not tried again, for each try may have to wait for a network that is not there.
+`tracking` wraps the report of the process that trains. A tracker that raises is let go for the present job,
+with one warning a run; after three jobs in a row it is not tried again, for each try may have to wait for a
+network that is not there.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ def train_job(
     Args:
         job: what to train.
         paths: where its files go; the folder is made when missing.
-        options: where data sets are, the device, whether to save weights, and the command line for the record.
+        options: where data sets are, the device, whether to save weights, and the command line for the
+        record.
         report: gets `Resumed`, `EpochFinished` and `Warned`.
         stop_requested: asked before each batch; once it says yes, the training returns.
         clock: where times come from.
@@ -178,7 +179,7 @@ class _Training:
         for name, version in versions().items():
             before = checkpoint.versions.get(name)
             if before != version:
-                self.warn(f"{self.job.name} was begun with {name} {before} and goes on with {version}")
+                self.warn(f"{self.job.name} was begun with {name} {before} and continues with {version}")
 
     def _epoch(self, epoch: int, stop_requested: Callable[[], bool]) -> MetricRow:
         begun = self.begun = self.begun or self._begin(epoch)

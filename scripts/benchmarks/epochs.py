@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from nteleport import analyze
+from nteleport.jobs.events import EpochFinished, Event
 from nteleport.jobs.job import Component, Job, Teleportation, TrainingParams
+from nteleport.jobs.options import RunOptions
 from nteleport.jobs.paths import JobPaths
-from nteleport.jobs.records import MetricRow
-from nteleport.training.loop import Silent, train_job
+from nteleport.training.loop import train_job
 
 from .baselines.activation_rescaling import rescaling_network
 from .baselines.per_sample_pipeline import PerSamplePipeline
@@ -43,7 +44,8 @@ def whole_epoch(setting: Setting) -> Iterator[Figure]:
         rounds = max(1, round(ROUNDS * setting.effort))
         job = _job(epochs=rounds + 1)
         turns.resume()
-        train_job(job, JobPaths(Path(folder), "job"), data_dir=folder, device=setting.device, report=turns)
+        options = RunOptions(data_dir=Path(folder), device=str(setting.device))
+        train_job(job, JobPaths(Path(folder), "job"), options, turns)
     what = "epoch with validation, 50,000 + 10,000 images: mlp"
     yield compare(
         "epoch", what, f"{STEPS} plain steps", turns.epochs, turns.steps, unit="s", factor=1, target=1.25
@@ -54,7 +56,7 @@ def whole_epoch(setting: Setting) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-class _Turns(Silent):
+class _Turns:
     """Measures the epochs of a job from outside, and runs the baselines between them. The first epoch, which
     includes the start of the job, is the warm-up.
     """
@@ -75,14 +77,16 @@ class _Turns(Silent):
         )
 
     def resume(self) -> None:
-        """The job goes on."""
+        """The job continues."""
         self._began = self._setting.clock()
 
-    def epoch_finished(self, row: MetricRow) -> None:
-        """Take the time of the epoch, and let the baselines run."""
+    def __call__(self, event: Event) -> None:
+        """Take the time of an epoch, and let the baselines run."""
+        if not isinstance(event, EpochFinished):
+            return
         seconds = self._setting.clock() - self._began
         (steps,) = take_turns([self._step], self._setting, 1.5, at_least=20)
-        if row.epoch > 0:
+        if event.row.epoch > 0:
             self.epochs.append(seconds)
             self.steps.append(statistics.median(steps) * STEPS)
             epoch = self._pipeline.epoch

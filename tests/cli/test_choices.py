@@ -20,9 +20,9 @@ from support.training_jobs import small_job
 from nteleport.cli.app import nteleport
 from nteleport.cli.progress import progress_on
 from nteleport.cli.summary import summarize
+from nteleport.jobs.events import EpochFinished, JobEnded, JobStarted, Resumed, RunStarted
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import MetricRow
-from nteleport.runner.attempt import JobOutcome
 
 EXPERIMENT: dict[str, Any] = {
     "runs_per_config": 2,
@@ -88,7 +88,7 @@ def test_many_failures_are_grouped_with_the_most_frequent_first(capsys: pytest.C
     job = small_job()
     errors = ["RuntimeError: the weather", *[f"out of memory: {size} MiB" for size in range(5)]]
     outcomes = [
-        JobOutcome(job, JobPaths(Path("out"), f"job{n}"), "failed", error=e) for n, e in enumerate(errors)
+        JobEnded(job, JobPaths(Path("out"), f"job{n}"), "failed", error=e) for n, e in enumerate(errors)
     ]
 
     summarize(7, outcomes, Path("out"), "nteleport again")
@@ -222,15 +222,18 @@ def test_a_terminal_shows_a_line_for_each_slot_and_a_total(monkeypatch: pytest.M
     monkeypatch.setenv("COLUMNS", "120")
     jobs = [small_job(epochs=4), small_job("optim", epochs=5), small_job("pseudo")]
     stream = Terminal()
-    with progress_on(stream, slots=2) as (first, second):
-        first.run_started(jobs)
-        first.job_ended(JobOutcome(jobs[2], JobPaths(Path("out"), "c"), "finished", skipped=True))
-        first.job_started(jobs[0])
-        second.job_started(jobs[1])
-        second.resumed(3)
-        first.epoch_finished(ROW)
-        second.epoch_finished(ROW)
-        for bar in (first._total._bar, first._bar, second._bar):  # type: ignore[attr-defined]
+    with progress_on(stream) as report:
+        for event in (
+            RunStarted(tuple(jobs)),
+            JobEnded(jobs[2], JobPaths(Path("out"), "c"), "finished", skipped=True),
+            JobStarted(jobs[0]),
+            JobStarted(jobs[1]),
+            Resumed(jobs[1], 3),
+            EpochFinished(jobs[0], ROW),
+            EpochFinished(jobs[1], ROW),
+        ):
+            report(event)
+        for bar in (report._total, *report._bars.values()):  # type: ignore[attr-defined]
             bar.refresh()  # now, and not only when a tenth of a second is over
         total, *slots = screen(stream.getvalue())[-3:]
 
@@ -245,11 +248,11 @@ def test_a_terminal_shows_a_line_for_each_slot_and_a_total(monkeypatch: pytest.M
 
 def test_lines_of_several_slots_share_a_count() -> None:
     stream, jobs = io.StringIO(), [small_job(), small_job("optim")]
-    with progress_on(stream, slots=2) as reports:
-        reports[0].run_started(jobs)
-        for report, job in zip(reports, jobs, strict=True):
-            report.job_started(job)
-        for report, job in zip(reports, jobs, strict=True):
-            report.job_ended(JobOutcome(job, JobPaths(Path("out"), job.name), "finished"))
+    with progress_on(stream) as report:
+        report(RunStarted(tuple(jobs)))
+        for job in jobs:
+            report(JobStarted(job))
+        for job in jobs:
+            report(JobEnded(job, JobPaths(Path("out"), job.name), "finished"))
 
     assert [line.split()[0] for line in stream.getvalue().splitlines()] == ["[1/2]", "[2/2]"]

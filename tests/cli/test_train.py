@@ -18,9 +18,9 @@ from support.training_jobs import small_job
 
 from nteleport.cli.app import nteleport
 from nteleport.cli.progress import Lines, progress_on
+from nteleport.jobs.events import EpochFinished, JobEnded, JobStarted, Resumed, RunStarted, Warned
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import MetricRow
-from nteleport.runner.local import JobOutcome
 
 MATRIX: dict[str, Any] = {
     "runs_per_config": 2,
@@ -222,7 +222,7 @@ def test_a_signal_stops_between_batches_and_the_same_command_goes_on(tmp_path: P
     assert "the same command again goes on" in stdout
     result = train(config, out)
     assert result.exit_code == 0
-    assert "goes on after epoch" in result.stderr
+    assert "continues after epoch" in result.stderr
 
 
 JOB = small_job(epochs=3)
@@ -232,13 +232,11 @@ ROW = MetricRow(0, 0.1, 1.0, 0.5, 0.9, 1.0, 0.4321, 0.9, 0, 1.0, 1.0, 2.0)
 def test_lines_come_from_within_a_long_job_only_now_and_then() -> None:
     stream, now = io.StringIO(), 0.0
     lines = Lines(stream, seconds=lambda: now)
-    lines.run_started([JOB])
-    lines.job_started(JOB)
+    lines(RunStarted((JOB,)))
+    lines(JobStarted(JOB))
     for now in (1.0, 29.0, 31.0, 40.0, 62.0):  # noqa: B007  # read by the clock
-        lines.epoch_finished(ROW)
-    lines.job_ended(
-        JobOutcome(JOB, JobPaths(Path("out"), JOB.name), "finished", val_accuracy=0.5, seconds=3.0)
-    )
+        lines(EpochFinished(JOB, ROW))
+    lines(JobEnded(JOB, JobPaths(Path("out"), JOB.name), "finished", val_accuracy=0.5, seconds=3.0))
 
     assert stream.getvalue().count("epoch 1 of 3, val_accuracy 0.4321") == 2
     assert stream.getvalue().endswith(f"[1/1] {JOB.name}: finished val_accuracy 0.5000 in 3.0 s\n")
@@ -250,13 +248,13 @@ def test_a_terminal_gets_bars() -> None:
             return True
 
     stream = Terminal()
-    with progress_on(stream) as (bars,):
-        bars.run_started([JOB])
-        bars.job_started(JOB)
-        bars.resumed(1)
-        bars.epoch_finished(ROW)
-        bars.warning("the disk is nearly full")
-        bars.job_ended(JobOutcome(JOB, JobPaths(Path("out"), JOB.name), "failed", error="the weather"))
+    with progress_on(stream) as bars:
+        bars(RunStarted((JOB,)))
+        bars(JobStarted(JOB))
+        bars(Resumed(JOB, 1))
+        bars(EpochFinished(JOB, ROW))
+        bars(Warned("the disk is nearly full"))
+        bars(JobEnded(JOB, JobPaths(Path("out"), JOB.name), "failed", error="the weather"))
 
     shown = stream.getvalue()
     assert "jobs" in shown

@@ -7,31 +7,38 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.training_jobs import CPU, STANDING_CLOCK, Quiet, small_job
+from support.training_jobs import STANDING_CLOCK, run_options, small_job
 
 from nteleport.errors import JobError
 from nteleport.jobs import lease
+from nteleport.jobs.events import EpochFinished, Event, JobEnded, Report, ignore
 from nteleport.jobs.job import Component, Job
 from nteleport.jobs.lease import leased
 from nteleport.jobs.paths import JobPaths
-from nteleport.runner.attempt import Attempts, JobOutcome, attempt, error_in_words
+from nteleport.runner.attempt import attempt, error_in_words
 from nteleport.runner.queue import Ticket
 
 JOB = small_job(epochs=2)
 BAD = small_job(optimizer=Component("SGD", {"lr": 0.1, "speed": 1}))
 
 
-def how(out: Path, **options: Any) -> Attempts:
-    return Attempts(CPU, Quiet(), out / "data", clock=STANDING_CLOCK, **options)
+def try_it(job: Job, out: Path, **options: Any) -> JobEnded | None:
+    return try_ticket(Ticket.issue(job, out), out, **options)
 
 
-def try_it(job: Job, out: Path, **options: Any) -> JobOutcome | None:
-    return attempt(Ticket.issue(job, out), how(out, **options))
+def try_ticket(
+    ticket: Ticket,
+    out: Path,
+    report: Report = ignore,
+    stop_requested: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> JobEnded | None:
+    given = run_options(out, **options)
+    return attempt(ticket, given, report, stop_requested=stop_requested, clock=STANDING_CLOCK)
 
 
 def breaking(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -69,7 +76,7 @@ def test_what_another_command_has_ended_meanwhile_is_not_repeated(
     try_it(job, tmp_path)
     before = content(ticket.paths)
 
-    outcome = attempt(ticket, how(tmp_path, redo=redo))
+    outcome = try_ticket(ticket, tmp_path, redo=redo)
 
     assert outcome is not None
     assert (outcome.state, outcome.skipped) == (state, True)
@@ -147,13 +154,13 @@ def test_a_process_that_lost_its_claim_leaves_the_job_alone(
     paths = JobPaths(tmp_path, JOB.name)
     now = time.time()
 
-    class Suspended(Quiet):
-        def epoch_finished(self, row: Any) -> None:
+    def suspend(event: Event) -> None:
+        if isinstance(event, EpochFinished):
             for file in paths.lease.iterdir():
                 file.rename(paths.lease / "another,1,2,3,4")
             monkeypatch.setattr(lease.time, "time", lambda: now + 1000)
 
-    outcome = attempt(Ticket.issue(JOB, tmp_path), replace(how(tmp_path), report=Suspended()))
+    outcome = try_it(JOB, tmp_path, report=suspend)
 
     assert outcome is None
     assert not paths.result.exists()

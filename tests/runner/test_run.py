@@ -3,55 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.training_jobs import CPU, STANDING_CLOCK, small_job, stop_after
+from support.training_jobs import STANDING_CLOCK, Events, run_options, small_job, stop_after
 
 from nteleport.errors import DatasetError
 from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
+from nteleport.jobs.events import JobEnded
 from nteleport.jobs.job import Component, Job
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.state import read_status
-from nteleport.runner.local import JobOutcome, check_trainable, run_jobs
+from nteleport.runner.preflight import check_trainable
+from nteleport.runner.run import run as run_all
 
 GOOD = small_job(epochs=1)
 TELEPORTED = small_job("random", epochs=1)
 BAD = small_job(optimizer=Component("SGD", {"lr": 0.1, "speed": 1}), epochs=1)
 
 
-class Listener:
-    """Writes down what it hears."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def run_started(self, jobs: Sequence[Job]) -> None:
-        self.events.append(f"{len(jobs)} jobs")
-
-    def job_started(self, job: Job) -> None:
-        self.events.append("start")
-
-    def resumed(self, epochs: int) -> None:
-        self.events.append(f"resumed {epochs}")
-
-    def epoch_finished(self, row: Any) -> None:
-        self.events.append(f"epoch {row.epoch}")
-
-    def warning(self, text: str) -> None:
-        self.events.append("warning")
-
-    def job_ended(self, outcome: JobOutcome) -> None:
-        self.events.append(f"{'skipped ' if outcome.skipped else ''}{outcome.state}")
-
-
-def run(jobs: Sequence[Job], out: Path, **options: Any) -> tuple[list[JobOutcome], list[str]]:
-    listener = Listener()
-    settings = {"data_dir": out / "data", "device": CPU, "clock": STANDING_CLOCK, **options}
-    return run_jobs(jobs, out, report=listener, **settings), listener.events
+def run(
+    jobs: Sequence[Job], out: Path, *, stop_requested: Callable[[], bool] = lambda: False, **options: Any
+) -> tuple[list[JobEnded], list[str]]:
+    events = Events()
+    given = run_options(out, **options)
+    outcomes = run_all(jobs, out, given, events, stop_requested=stop_requested, clock=STANDING_CLOCK)
+    return outcomes, events.words
 
 
 def test_jobs_are_trained_in_turn(tmp_path: Path) -> None:

@@ -14,15 +14,14 @@ from typing import Any
 
 import pytest
 import yaml
-from support.training_jobs import small_job
+from support.training_jobs import STANDING_CLOCK, Events, run_options, small_job
 
 from nteleport.errors import JobError
 from nteleport.jobs.atomic import write_text_atomic
+from nteleport.jobs.events import EpochFinished, Event, JobEnded, Report, ignore
 from nteleport.jobs.job import Component, Job
 from nteleport.jobs.lease import Owner, read_lease
 from nteleport.jobs.paths import JobPaths
-from nteleport.runner.attempt import JobOutcome
-from nteleport.runner.options import Settings
 from nteleport.runner.places import Place
 from nteleport.runner.run import run_in_slots
 from nteleport.schema.yaml_source import to_yaml
@@ -41,35 +40,16 @@ LONG = small_job(epochs=100_000)
 JOBS = [PLAIN, BAD, DIVERGING, small_job(validation=0.2), DROPOUT]
 
 
-class Events(list[str]):
-    """A `RunReporter` that keeps what it hears."""
-
-    def run_started(self, jobs: Sequence[Job]) -> None:
-        self.append(f"{len(jobs)} jobs")
-
-    def job_started(self, job: Job) -> None:
-        self.append("start")
-
-    def resumed(self, epochs: int) -> None:
-        self.append(f"resumed {epochs}")
-
-    def epoch_finished(self, row: Any) -> None:
-        self.append(f"epoch {row.epoch}")
-
-    def warning(self, text: str) -> None:
-        self.append(f"warning: {text}")
-
-    def job_ended(self, outcome: JobOutcome) -> None:
-        self.append(outcome.state)
-
-
 def run(
-    jobs: Sequence[Job], out: Path, *, slots: int = 1, device: str = "cpu", **options: Any
-) -> tuple[list[JobOutcome], list[Events]]:
-    settings = Settings(str(out), str(out / "data"), "", save_weights=True)
-    events = [Events() for _ in range(slots)]
-    places = [(Place(device, THREADS), report) for report in events]
-    return run_in_slots(jobs, places, settings, **options), events
+    jobs: Sequence[Job],
+    out: Path,
+    *,
+    places: Sequence[Place] = (Place("cpu", THREADS),),
+    report: Report = ignore,
+    **options: Any,
+) -> list[JobEnded]:
+    given = run_options(out, save_weights=True, **options)
+    return run_in_slots(jobs, out, given, report, lambda: False, STANDING_CLOCK, places)
 
 
 def is_leased(out: Path, job: Job) -> int | None:
@@ -91,15 +71,15 @@ def without_seconds(metrics: Path) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[JobOutcome], Events]:
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[JobEnded], Events]:
     """All jobs, one after the other in one worker."""
     out = tmp_path_factory.mktemp("together")
-    outcomes, (events,) = run(JOBS, out)
-    return out, outcomes, events
+    events = Events()
+    return out, run(JOBS, out, report=events), events
 
 
 def test_one_worker_serves_many_jobs_and_a_failure_stops_none(
-    together: tuple[Path, list[JobOutcome], Events],
+    together: tuple[Path, list[JobEnded], Events],
 ) -> None:
     _, outcomes, events = together
     states = [outcome.state for outcome in outcomes]
@@ -108,7 +88,7 @@ def test_one_worker_serves_many_jobs_and_a_failure_stops_none(
     assert [outcome.job for outcome in outcomes] == JOBS
     assert "speed" in outcomes[1].error
     assert "Traceback" in outcomes[1].paths.log.read_text()
-    assert events[:6] == ["5 jobs", "start", "epoch 0", "finished", "start", "failed"]
+    assert events.words[:6] == ["5 jobs", "start", "epoch 0", "finished", "start", "failed"]
     assert outcomes[0].val_accuracy is not None
     assert not any(is_leased(outcome.paths.out, outcome.job) for outcome in outcomes)
 
@@ -132,7 +112,7 @@ def assert_equal_results(reused: JobPaths, fresh: JobPaths) -> None:
 
 
 def test_results_of_a_worker_are_those_of_a_fresh_process(
-    together: tuple[Path, list[JobOutcome], Events], tmp_path: Path
+    together: tuple[Path, list[JobEnded], Events], tmp_path: Path
 ) -> None:
     """Of the last of its jobs, which draws random numbers of its own."""
     assert_equal_results(JobPaths(together[0], DROPOUT.name), in_a_fresh_process(DROPOUT, tmp_path))
@@ -142,7 +122,7 @@ def test_results_of_a_worker_are_those_of_a_fresh_process(
 def test_what_a_worker_keeps_of_an_architecture_changes_no_result(tmp_path: Path) -> None:
     """It is analysed once for several jobs of each mode that teleports."""
     jobs = [small_job(mode) for mode in ("optim", "pseudo", "same_distr", "random")]
-    outcomes, _ = run(jobs, tmp_path)
+    outcomes = run(jobs, tmp_path)
     assert [outcome.state for outcome in outcomes] == ["finished"] * 4
     assert_equal_results(JobPaths(tmp_path, jobs[-1].name), in_a_fresh_process(jobs[-1], tmp_path / "fresh"))
 
@@ -152,16 +132,14 @@ def test_a_worker_that_dies_fails_its_job_alone(tmp_path: Path) -> None:
     """The only slot gets a new one for its next job."""
     environments: list[bytes] = []
 
-    class Murderer(Events):
-        def epoch_finished(self, row: Any) -> None:
-            if not environments:
-                pid = is_leased(tmp_path, LONG)
-                assert pid is not None
-                environments.append(Path(f"/proc/{pid}/environ").read_bytes())
-                os.kill(pid, signal.SIGKILL)
+    def murder(event: Event) -> None:
+        if isinstance(event, EpochFinished) and not environments:
+            pid = is_leased(tmp_path, LONG)
+            assert pid is not None
+            environments.append(Path(f"/proc/{pid}/environ").read_bytes())
+            os.kill(pid, signal.SIGKILL)
 
-    settings = Settings(str(tmp_path), str(tmp_path / "data"), "cpu")
-    outcomes = run_in_slots([LONG, PLAIN], [(Place("cpu", 1, visible="7"), Murderer())], settings)
+    outcomes = run([LONG, PLAIN], tmp_path, places=[Place("cpu", 1, visible="7")], report=murder)
 
     assert [outcome.state for outcome in outcomes] == ["failed", "finished"]
     assert outcomes[0].error == "worker died (signal 9, SIGKILL; did memory run out?)"
@@ -174,14 +152,14 @@ def test_a_worker_that_dies_fails_its_job_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_first_failure_stops_all_on_request(tmp_path: Path) -> None:
-    outcomes, _ = run([LONG, BAD, PLAIN], tmp_path, slots=2, fail_fast=True)
+    outcomes = run([LONG, BAD, PLAIN], tmp_path, places=[Place("cpu", THREADS)] * 2, fail_fast=True)
 
     assert [(outcome.job, outcome.state) for outcome in outcomes] == [(LONG, "stopped"), (BAD, "failed")]
 
 
 def test_workers_that_cannot_begin_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="there is no device cuda:77"):
-        run([PLAIN], tmp_path, device="cuda:77")
+        run([PLAIN], tmp_path, places=[Place("cuda:77", THREADS)])
     assert not list(tmp_path.glob("*/log.txt"))
 
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nteleport.jobs.events import EpochFinished, JobEnded, JobStarted, Resumed, RunStarted
 from nteleport.jobs.job import Job
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import MetricRow, metrics_csv, write_result
 from nteleport.jobs.records import TrainingResult as Result
-from nteleport.runner.local import JobOutcome
-from nteleport.trackers.reporting import TrackingReporter
-from support.training_jobs import small_job
+from nteleport.trackers.reporting import Tracking
+from support.training_jobs import Events, small_job
 
 JOB = small_job(epochs=4)
 ROWS = [
@@ -25,32 +25,6 @@ ROWS = [
     for epoch in range(4)
 ]  # fmt: skip
 """Numbers that 32-bit floats hold exactly, for TensorBoard keeps no more."""
-
-
-class Events(list[Any]):
-    """A `RunReporter` that keeps what it hears."""
-
-    def run_started(self, jobs: Sequence[Job]) -> None:
-        self.append(("run", len(jobs)))
-
-    def job_started(self, job: Job) -> None:
-        self.append(("job", job.name))
-
-    def resumed(self, epochs: int) -> None:
-        self.append(("resumed", epochs))
-
-    def epoch_finished(self, row: MetricRow) -> None:
-        self.append(("epoch", row.epoch))
-
-    def warning(self, text: str) -> None:
-        self.append(("warning", text))
-
-    def job_ended(self, outcome: JobOutcome) -> None:
-        self.append(("ended", outcome.state))
-
-    @property
-    def warnings(self) -> list[str]:
-        return [text for kind, text in self if kind == "warning"]
 
 
 def play(
@@ -68,14 +42,14 @@ def play(
     if earlier:
         paths.checkpoint.touch()
         paths.metrics.write_text(metrics_csv(rows[:earlier]))
-    reporter = TrackingReporter(events, trackers, out)
-    reporter.run_started([job])
-    reporter.job_started(job)
+    report = Tracking(events, trackers, out)
+    report(RunStarted((job,)))
+    report(JobStarted(job))
     if earlier:
-        reporter.resumed(earlier)
+        report(Resumed(job, earlier))
     for row in rows[earlier:]:
-        reporter.epoch_finished(row)
+        report(EpochFinished(job, row))
     if state != "stopped":
         write_result(paths, Result(state, tuple(rows), {"accuracy": 0.5}))
-    reporter.job_ended(JobOutcome(job, paths, state))
+    report(JobEnded(job, paths, state))
     return events

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from nteleport.jobs.events import EpochFinished, Event, JobEnded, JobStarted, Resumed, RunStarted, Warned
 from nteleport.jobs.job import Component, Job, Scheduler, Teleportation, TrainingParams
+from nteleport.jobs.options import RunOptions
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import TrainingResult
-from nteleport.training.loop import Clock, Silent, train_job
+from nteleport.training.loop import Clock, train_job
 
 CPU = torch.device("cpu")
 STANDING_CLOCK = Clock(seconds=lambda: 0.0, now=lambda: datetime(2020, 1, 1))
@@ -50,18 +52,47 @@ def small_job(
 
 def run(job: Job, out: Path, **options: Any) -> TrainingResult:
     """Train `job` into a folder below `out`, with a clock that stands still."""
-    settings = {"data_dir": out / "data", "device": CPU, "clock": STANDING_CLOCK, **options}
-    return train_job(job, JobPaths(out, job.name), **settings)
+    given = {key: options.pop(key) for key in ("stop_requested", "clock", "report") if key in options}
+    return train_job(
+        job, JobPaths(out, job.name), run_options(out, **options), **{"clock": STANDING_CLOCK, **given}
+    )
 
 
-class Quiet(Silent):
-    """A `RunReporter` that nobody reads."""
+def run_options(out: Path, **options: Any) -> RunOptions:
+    """On the CPU, data beside the results."""
+    return RunOptions(**{"data_dir": out / "data", "device": "cpu", **options})
 
-    def run_started(self, jobs: Any) -> None: ...
 
-    def job_started(self, job: Job) -> None: ...
+class Events(list[Event]):
+    """A report that keeps what it is given."""
 
-    def job_ended(self, outcome: Any) -> None: ...
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    @property
+    def warnings(self) -> list[str]:
+        return [event.text for event in self if isinstance(event, Warned)]
+
+    @property
+    def words(self) -> list[str]:
+        """Each event in a word or two."""
+        return [_in_words(event) for event in self]
+
+
+def _in_words(event: Event) -> str:
+    match event:
+        case RunStarted(jobs):
+            return f"{len(jobs)} jobs"
+        case JobStarted():
+            return "start"
+        case Resumed(_, epochs):
+            return f"resumed {epochs}"
+        case EpochFinished(_, row):
+            return f"epoch {row.epoch}"
+        case Warned(text):
+            return f"warning: {text}"
+        case JobEnded():
+            return f"{'skipped ' if event.skipped else ''}{event.state}"
 
 
 def stop_after(calls: int) -> Callable[[], bool]:

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 from support import ROOT
-from support.tracked_runs import JOB, ROWS, Events, play
+from support.tracked_runs import JOB, ROWS, play
+from support.training_jobs import Events
 
 from nteleport.trackers.tracker import TRACKER_NAMES, Tracker, load_trackers
 

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from support.tracked_runs import JOB, ROWS, Events, play
-from support.training_jobs import CPU, STANDING_CLOCK
+from support.tracked_runs import JOB, ROWS, play
+from support.training_jobs import STANDING_CLOCK, Events, run_options
 
 from nteleport.cli.train import train
 from nteleport.errors import MissingExtraError, UnknownNameError
+from nteleport.jobs.events import EpochFinished, JobEnded, JobStarted, ignore
 from nteleport.jobs.job import Job
 from nteleport.jobs.paths import JobPaths
-from nteleport.runner.local import JobOutcome, run_jobs
-from nteleport.trackers.reporting import TrackingReporter
+from nteleport.runner.run import run
+from nteleport.trackers.reporting import Tracking
 from nteleport.trackers.tracker import TRACKER_NAMES, Row, load_trackers, summary_of
 
 
@@ -56,8 +57,7 @@ def test_a_tracker_hears_a_job_from_start_to_finish_and_so_does_the_reporter_beh
     }  # fmt: skip
     logged = [("log", epoch) for epoch in range(4)]
     assert diary.calls == [("start", JOB.name, []), *logged, ("finish", "finished", summary)]
-    heard = [("epoch", epoch) for epoch in range(4)]
-    assert events == [("run", 1), ("job", JOB.name), *heard, ("ended", "finished")]
+    assert events.words == ["1 jobs", "start", *[f"epoch {epoch}" for epoch in range(4)], "finished"]
 
 
 def test_a_resumed_job_starts_with_the_rows_behind_it(tmp_path: Path) -> None:
@@ -70,24 +70,24 @@ def test_a_job_whose_checkpoint_was_damaged_starts_anew(tmp_path: Path) -> None:
     diary, paths = Diary(), JobPaths(tmp_path, JOB.name)
     paths.directory.mkdir()
     paths.checkpoint.touch()
-    reporter = TrackingReporter(Events(), {"diary": diary}, tmp_path)
-    reporter.job_started(JOB)
-    reporter.epoch_finished(ROWS[0])
+    reporter = Tracking(Events(), {"diary": diary}, tmp_path)
+    reporter(JobStarted(JOB))
+    reporter(EpochFinished(JOB, ROWS[0]))
     assert diary.calls == [("start", JOB.name, []), ("log", 0)]
 
 
 def test_a_job_that_was_over_before_is_not_tracked(tmp_path: Path) -> None:
     diary = Diary()
-    reporter = TrackingReporter(Events(), {"diary": diary}, tmp_path)
-    reporter.job_ended(JobOutcome(JOB, JobPaths(tmp_path, JOB.name), "finished", skipped=True))
+    reporter = Tracking(Events(), {"diary": diary}, tmp_path)
+    reporter(JobEnded(JOB, JobPaths(tmp_path, JOB.name), "finished", skipped=True))
     assert diary.calls == []
 
 
 def test_a_job_that_fails_at_once_is_shown_as_failed(tmp_path: Path) -> None:
     diary, paths = Diary(), JobPaths(tmp_path, JOB.name)
-    reporter = TrackingReporter(Events(), {"diary": diary}, tmp_path)
-    reporter.job_started(JOB)
-    reporter.job_ended(JobOutcome(JOB, paths, "failed", error="no such device"))
+    reporter = Tracking(Events(), {"diary": diary}, tmp_path)
+    reporter(JobStarted(JOB))
+    reporter(JobEnded(JOB, paths, "failed", error="no such device"))
     assert diary.calls == [("start", JOB.name, []), ("finish", "failed", {})]
 
 
@@ -96,7 +96,7 @@ def test_a_tracker_that_fails_warns_once_and_leaves_the_others_alone(tmp_path: P
     good, bad = Diary(), Diary(method)
     events = play(tmp_path, {"bad": bad, "good": good})
     reason = f"ConnectionError: no route to the service, in {method}"
-    assert events.warnings == [f"the tracker bad failed, training goes on without it: {reason}"]
+    assert events.warnings == [f"the tracker bad failed, training continues without it: {reason}"]
     assert [call[0] for call in good.calls] == ["start", *["log"] * 4, "finish"]
     assert [call[0] for call in bad.calls].count(method) == 1
 
@@ -106,8 +106,7 @@ def test_training_goes_on_to_the_same_result_with_a_tracker_that_fails(tmp_path:
     jobs, metrics = [JOB, replace(JOB, run=1)], []
     for name, trackers in {"without": {}, "with": {"bad": Diary("log")}}.items():
         out = tmp_path / name
-        report = TrackingReporter(Events(), trackers, out)
-        outcomes = run_jobs(jobs, out, data_dir=out, device=CPU, report=report, clock=STANDING_CLOCK)
+        outcomes = run(jobs, out, run_options(out), Tracking(ignore, trackers, out), clock=STANDING_CLOCK)
         assert [outcome.state for outcome in outcomes] == ["finished", "finished"]
         metrics.append([outcome.paths.metrics.read_text() for outcome in outcomes])
     assert metrics[0] == metrics[1]
@@ -115,11 +114,11 @@ def test_training_goes_on_to_the_same_result_with_a_tracker_that_fails(tmp_path:
 
 def test_a_tracker_that_failed_three_jobs_in_a_row_is_not_tried_again(tmp_path: Path) -> None:
     bad, reporter_events = Diary("start"), Events()
-    reporter = TrackingReporter(reporter_events, {"bad": bad}, tmp_path)
-    for run in range(5):
-        job = replace(JOB, run=run)
-        reporter.job_started(job)
-        reporter.job_ended(JobOutcome(job, JobPaths(tmp_path, job.name), "failed"))
+    reporter = Tracking(reporter_events, {"bad": bad}, tmp_path)
+    for number in range(5):
+        job = replace(JOB, run=number)
+        reporter(JobStarted(job))
+        reporter(JobEnded(job, JobPaths(tmp_path, job.name), "failed"))
     assert len(bad.calls) == 3
     assert len(reporter_events.warnings) == 1
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.training_jobs import CPU, run, small_job, stop_after
+from support.training_jobs import CPU, Events, run, small_job, stop_after
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import lr_scheduler
@@ -247,41 +247,27 @@ def test_rows_beyond_the_checkpoint_are_cut_back(tmp_path: Path) -> None:
     assert [line.split(",")[0] for line in paths.metrics.read_text().splitlines()] == ["epoch", "0"]
 
 
-class Listener:
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def resumed(self, epochs: int) -> None:
-        self.events.append(f"resumed after {epochs}")
-
-    def epoch_finished(self, row: Any) -> None:
-        self.events.append(f"epoch {row.epoch}")
-
-    def warning(self, text: str) -> None:
-        self.events.append(f"warning: {text}")
-
-
 def test_a_damaged_checkpoint_means_a_warning_and_the_one_before(tmp_path: Path) -> None:
     job = small_job(epochs=4)
-    paths, listener = JobPaths(tmp_path, job.name), Listener()
+    paths, events = JobPaths(tmp_path, job.name), Events()
     run(job, tmp_path, stop_requested=stop_after(16))
     paths.checkpoint.write_bytes(paths.checkpoint.read_bytes()[:1000])
 
-    run(job, tmp_path, report=listener)
+    run(job, tmp_path, report=events)
 
-    assert "checkpoint.pt is damaged" in listener.events[0]
-    assert listener.events[1:] == ["resumed after 2", "epoch 2", "epoch 3"]
+    assert "checkpoint.pt is damaged" in events.words[0]
+    assert events.words[1:] == ["resumed 2", "epoch 2", "epoch 3"]
     assert "checkpoint.pt is damaged" in paths.log.read_text()
 
 
 def test_resuming_under_other_versions_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, listener = small_job(), Listener()
+    job, events = small_job(), Events()
     run(job, tmp_path, stop_requested=stop_after(7))
     monkeypatch.setattr("nteleport.training.loop.versions", lambda: {"torch": "99"})
 
-    run(job, tmp_path, report=listener)
+    run(job, tmp_path, report=events)
 
-    assert any("goes on with 99" in event for event in listener.events)
+    assert any("continues with 99" in text for text in events.warnings)
 
 
 def test_what_a_finished_job_leaves(tmp_path: Path) -> None:

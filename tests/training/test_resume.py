@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.training_jobs import CPU, Quiet, small_job
+from support.training_jobs import run_options, small_job
 
+from nteleport.jobs.events import ignore
 from nteleport.jobs.job import Component, Job, Scheduler
 from nteleport.jobs.paths import JobPaths
-from nteleport.runner.local import run_jobs
+from nteleport.runner.run import run
 
 pytestmark = [
     pytest.mark.slow,
@@ -79,7 +80,7 @@ def train(job: Job, out: Path, crash: tuple[str, int] | None) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         os.replace = renaming  # type: ignore[assignment]
-    run_jobs([job], out, data_dir=out / "data", device=CPU, report=Quiet(), save_weights=True)
+    run([job], out, run_options(out, save_weights=True), ignore)
 
 
 @pytest.fixture(scope="module")

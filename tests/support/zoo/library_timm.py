@@ -19,7 +19,7 @@ FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
     "cait_xxs24_224": (224, {"depth": 4}),
     "coat_tiny": (224, {}),
     "convit_tiny": (224, {"depth": 11}),
-    "convmixer_768_32": (64, {}),
+    "convmixer_768_32": (112, {}),
     "convnextv2_atto": (64, {}),
     "cpubone_nano": (64, {}),
     "crossvit_tiny_240": (240, {}),
