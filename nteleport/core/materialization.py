@@ -25,7 +25,7 @@ from nteleport.core.model import TeleportableModel
 from nteleport.core.mutations import region
 from nteleport.core.network_graph import canonical_names, trace_functional, unscalable
 from nteleport.core.parameter_views import ParameterView
-from nteleport.core.quiver import ParameterScaling, Quiver, compact_scales
+from nteleport.core.quiver import ParameterScaling, Quiver, scales
 from nteleport.core.walk import Flow, FreshLabels, Labels, Propagation, operator_name
 
 _aten = torch.ops.aten
@@ -133,7 +133,7 @@ class _Conjugation:
         self, module: GraphModule, walk: Propagation, quiver: Quiver, cob: Tensor, conjugated: set[str]
     ) -> None:
         self.walk, self.conjugated = walk, conjugated
-        self.scales = compact_scales(quiver, cob)
+        self.scales = scales(quiver, cob, expand=False)
         self.extended = torch.cat([cob.new_ones(1), cob])
         self.origin: dict[Node, Node] = {}  # of a scaled result: the operator that computed it
         self.widened: set[Node] = set()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nteleport.core.analysis import analyze
 from nteleport.core.cob import sample_cob
 from nteleport.core.plain_weights import read_as_replaced_in_backward, replaced
-from nteleport.core.quiver import Quiver, checked_cob, cob_dtype, compact_scales, factor_scales
+from nteleport.core.quiver import Quiver, checked_cob, cob_dtype, factor_scales, teleported
 from nteleport.core.scaling import divide, fast_factors, multiply
 from nteleport.core.tracing import ExampleInputs, as_call
 from nteleport.errors import TeleportationError
@@ -70,12 +70,10 @@ class TeleportableModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own outputs: those of the unmodified network at ``θ' / s``."""
-        scale, weights, names = compact_scales(self.quiver, self.cob), {}, {}
-        for name, parameter in self.network.named_parameters():
-            if name in scale:
-                names[id(parameter)] = name
-                weights[id(parameter)] = _divided(parameter, scale[name])
+        parameters = dict(self.network.named_parameters())
+        weights = {id(parameters[name]): weight for name, weight in self._plain_weights(parameters).items()}
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            names = {id(parameter): name for name, parameter in parameters.items()}
             read_as_replaced_in_backward(self.network, partial(self._plain_weight, names))
         with replaced(self.network, weights):
             return self.network(*args, **kwargs)
@@ -83,9 +81,12 @@ class TeleportableModel(nn.Module):
     def _plain_weight(self, names: Mapping[int, str], parameter: Tensor) -> Tensor:
         """One weight of the unmodified network, with a graph of its own."""
         name = names.get(id(parameter))
-        if name is None:
-            return parameter
-        return _divided(parameter, compact_scales(self.quiver, self.cob, [name])[name])
+        return parameter if name is None else self._plain_weights({name: parameter})[name]
+
+    def _plain_weights(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``θ' / s`` by name, in the dtype of each."""
+        plain = teleported(parameters, self.quiver, self.cob, power=-1)
+        return {name: weight.to(parameters[name].dtype) for name, weight in plain.items()}
 
     def teleport(self, cob: Tensor, reset: bool = True) -> None:
         """Move the weights; the function stays.
@@ -204,8 +205,3 @@ class TeleportableModel(nn.Module):
         parameters = list(self.network.parameters())
         device = parameters[0].device if parameters else None
         return torch.ones(self._quiver.cob_size, dtype=cob_dtype(parameters), device=device)
-
-
-def _divided(parameter: Tensor, scale: Tensor) -> Tensor:
-    """``θ' / s`` in the dtype of ``θ'``. A product, since sparse gradients do not pass through a quotient."""
-    return (parameter * scale.reciprocal()).to(parameter.dtype)

@@ -1,13 +1,7 @@
 """Training a teleported network at the speed of the plain one.
 
 The teleported network computes ``f(θ' / s)``, so there is no need to run it: the plain network runs at ``θ =
-θ' / s`` and only the optimizer works in teleported coordinates, where weights are ``θ' = s ⊙ θ`` and
-gradients ``g / s``.
-
-* SGD (momentum, dampening, Nesterov and weight decay included) needs no second copy of the weights: in the
-  coordinates of the plain network it is SGD with gradients multiplied by ``1 / s²``.
-* Every other optimizer holds ``θ'``, sees ``g / s``, and after its step ``θ = θ' / s`` is written back. While
-  the change of basis is 1, both views share memory and nothing is copied.
+θ' / s`` and only the optimizer works in teleported coordinates, see :mod:`nteleport.core.coordinates`.
 """
 
 from __future__ import annotations
@@ -20,16 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from nteleport.core.optimizer_state import check_transportable, scale_momentum, transport
+from nteleport.core.coordinates import Coordinates, PlainCoordinates, TeleportedCoordinates
+from nteleport.core.optimizer_state import check_transportable
 from nteleport.core.quiver import (
     Quiver,
     check_network,
     checked_cob,
     cob_dtype,
-    compact_scales,
     factor_scales,
+    scales,
+    teleported,
 )
-from nteleport.core.scaling import fast_factors, multiply, multiply_into, multiply_sparse
+from nteleport.core.scaling import fast_factors, multiply, multiply_sparse
 from nteleport.errors import TeleportationError
 from nteleport.vocabulary import OPTIMIZER_STATES
 
@@ -66,10 +62,8 @@ class TeleportedOptimizer:
             raise TeleportationError(f"no parameter of {type(network).__name__} requires a gradient")
         first, dtype = next(iter(self._parameters.values())), cob_dtype(network.parameters())
         self.cob = torch.ones(quiver.cob_size, dtype=dtype, device=first.device)
-        self._in_plain_coordinates = optimizer_class is SGD
-        self._trained = dict(self._parameters)
-        if not self._in_plain_coordinates:
-            self._trained = {name: nn.Parameter(p.detach()) for name, p in self._parameters.items()}
+        kind = PlainCoordinates if optimizer_class is SGD else TeleportedCoordinates
+        self._coordinates: Coordinates = kind(self._parameters)
         fused = _fused(optimizer_class, self._parameters.values(), hyper_parameters)
         self._fused_by_default = bool(fused)
         self._hyper_parameters = {**fused, **hyper_parameters}
@@ -90,26 +84,25 @@ class TeleportedOptimizer:
         if closure is None:
             self._push_gradients()
             self.optimizer.step()
-            self._pull_weights()
+            self._coordinates.write_back(self._factors)
             return None
         evaluate = closure
 
         def evaluate_at_teleported_weights() -> Any:
-            self._pull_weights()
+            self._coordinates.write_back(self._factors)
             with torch.enable_grad():
                 loss = evaluate()
             self._push_gradients()
             return loss
 
         loss = self.optimizer.step(evaluate_at_teleported_weights)
-        self._pull_weights()
+        self._coordinates.write_back(self._factors)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the network, as ``Optimizer.zero_grad`` does."""
         self.network.zero_grad(set_to_none)
-        if not self._in_plain_coordinates:
-            self.optimizer.zero_grad(set_to_none)
+        self.optimizer.zero_grad(set_to_none)
 
     def teleport(self, cob: Tensor, optimizer_state: str = "reset") -> None:
         """Move to another point of weight space; the function stays.
@@ -134,11 +127,9 @@ class TeleportedOptimizer:
         self._set_cob(cob)
         if optimizer_state == "reset":
             self.reset_state()
-        elif self._in_plain_coordinates:
-            power = -2 if optimizer_state == "transport" else -1
-            scale_momentum(self.optimizer, self._ratios(before), power)
-        elif optimizer_state == "transport":
-            transport(self.optimizer, self._ratios(before))
+        else:
+            exactly = optimizer_state == "transport"
+            self._coordinates.move_state(self.optimizer, self._ratios(before), exactly)
         self.reload_weights()
 
     def reset_state(self) -> None:
@@ -148,12 +139,7 @@ class TeleportedOptimizer:
 
     def reload_weights(self) -> None:
         """Take over the network's parameters; call this after writing to them directly."""
-        if self._in_plain_coordinates:
-            return
-        scales = self._compact_scales()
-        for name, trained in self._trained.items():
-            plain = self._parameters[name].detach()
-            trained.data = (plain * scales[name]).to(plain.dtype) if name in scales else plain
+        self._coordinates.set_weights(self._teleported() if self._is_teleported else self._plain())
 
     def scales(self) -> dict[str, Tensor]:
         """The scale of every trained parameter, of its shape; expanded views, not for writing."""
@@ -162,9 +148,7 @@ class TeleportedOptimizer:
 
     def teleported_weights(self) -> dict[str, Tensor]:
         """The weights ``θ'`` of every trained parameter; do not write to them."""
-        if not self._in_plain_coordinates:
-            return {name: trained.detach() for name, trained in self._trained.items()}
-        return {name: (p.detach() * scale).to(p.dtype) for (name, p), scale in self._with_scales()}
+        return self._coordinates.own_weights() or self._teleported()
 
     def teleported_gradients(self) -> dict[str, Tensor]:
         """The gradients ``g / s`` of every parameter that has one; meaningful between backward and step."""
@@ -177,8 +161,7 @@ class TeleportedOptimizer:
 
         The weights of the network are in its own ``state_dict``; restore those first.
         """
-        separate = self._is_teleported and not self._in_plain_coordinates
-        weights = self.teleported_weights() if separate else {}
+        weights = self._coordinates.own_weights() if self._is_teleported else {}
         return {"cob": self.cob, "optimizer": self.optimizer.state_dict(), "teleported_weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -191,10 +174,10 @@ class TeleportedOptimizer:
         self.reload_weights()
         self.optimizer.load_state_dict(state["optimizer"])
         for name, weights in state["teleported_weights"].items():
-            self._trained[name].data.copy_(weights)
+            self._coordinates.trained[name].data.copy_(weights)
 
     def _new_optimizer(self, optimizer_class: type[Optimizer]) -> Optimizer:
-        return optimizer_class(self._trained.values(), **self._hyper_parameters)
+        return optimizer_class(self._coordinates.trained.values(), **self._hyper_parameters)
 
     def _checked(self, cob: Tensor) -> Tensor:
         """A usable CoB in the dtype and on the device of the present one."""
@@ -202,7 +185,7 @@ class TeleportedOptimizer:
 
     def _set_cob(self, cob: Tensor) -> None:
         self.cob = cob.clone()
-        power = -2 if self._in_plain_coordinates else -1
+        power = self._coordinates.gradient_power
         self._factors = {}
         if bool((self.cob != 1).any()):
             found = self._of_trained(factor_scales(self.quiver, self.cob))
@@ -218,7 +201,7 @@ class TeleportedOptimizer:
     def _compact_scales(self, cob: Tensor | None = None) -> dict[str, Tensor]:
         if cob is None and not self._is_teleported:
             return {}
-        return self._of_trained(compact_scales(self.quiver, self.cob if cob is None else cob))
+        return self._of_trained(scales(self.quiver, self.cob if cob is None else cob, expand=False))
 
     def _of_trained(self, found: dict[str, _Value]) -> dict[str, _Value]:
         return {name: value for name, value in found.items() if name in self._parameters}
@@ -229,7 +212,14 @@ class TeleportedOptimizer:
     def _ratios(self, before: Tensor) -> dict[Tensor, Tensor]:
         """For each trained tensor that can move, its new scale over the one at the CoB ``before``."""
         old, new = self._compact_scales(before), self._compact_scales(self.cob)
-        return {self._trained[name]: new[name] / old[name] for name in new}
+        return {self._coordinates.trained[name]: new[name] / old[name] for name in new}
+
+    def _plain(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self._parameters.items()}
+
+    def _teleported(self) -> dict[str, Tensor]:
+        found = teleported(self._plain(), self.quiver, self.cob)
+        return {name: weight.to(self._parameters[name].dtype) for name, weight in found.items()}
 
     def _push_gradients(self) -> None:
         """Give the optimizer the gradients of its coordinates."""
@@ -238,29 +228,13 @@ class TeleportedOptimizer:
             multiply_sparse(gradients.pop(name), self._factors.get(name, []))
             self._step_without_fused()
         multiply(gradients, self._factors)
-        if not self._in_plain_coordinates:
-            for name, trained in self._trained.items():
-                trained.grad = self._parameters[name].grad
+        self._coordinates.hand_over_gradients()
 
     def _step_without_fused(self) -> None:
         """Fused steps, our default, do not take sparse gradients."""
         if self._fused_by_default:
             for group in self.optimizer.param_groups:
                 group["fused"] = False
-
-    @torch.no_grad()
-    def _pull_weights(self) -> None:
-        """Write ``θ = θ' / s`` back to the network."""
-        if not self._is_teleported or self._in_plain_coordinates:
-            return
-        plain = {name: p.detach() for name, p in self._parameters.items()}
-        if self.cob.device.type == "cpu":  # memory is the limit: the first factor multiplies on the way
-            one = [self.cob.new_ones(())]
-            for name, trained in self._trained.items():
-                multiply_into(plain[name], trained, self._factors.get(name, one))
-        else:
-            torch._foreach_copy_(list(plain.values()), [each.detach() for each in self._trained.values()])
-            multiply(plain, self._factors)
 
 
 def _fused(

@@ -162,7 +162,7 @@ def check_scales(quiver: Quiver, cob: Tensor, parameters: Mapping[str, Tensor]) 
     narrow = {name for name, p in parameters.items() if _range(p.dtype) < _range(cob.dtype)}
     if not narrow:
         return
-    for name, scale in compact_scales(quiver, cob).items():
+    for name, scale in scales(quiver, cob, expand=False).items():
         if name in narrow:
             held = torch.stack([scale, scale.reciprocal()]).to(parameters[name].dtype)
             if not bool((torch.isfinite(held) & (held != 0)).all()):
@@ -208,25 +208,52 @@ def factor_scales(
     }
 
 
-def compact_scales(quiver: Quiver, cob: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """Like :func:`scales`, with axes along which a scale is constant kept at size 1.
-
-    Parameters that the CoB does not reach have no entry. ``names``: only of these parameters.
-    """
-    return {name: reduce(mul, factors) for name, factors in factor_scales(quiver, cob, names).items()}
-
-
-def scales(quiver: Quiver, cob: Tensor) -> dict[str, Tensor]:
+def scales(
+    quiver: Quiver, cob: Tensor, *, expand: bool = True, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
     """The vector ``s(τ)`` that multiplies the parameters, ``θ' = s ⊙ θ`` (section 3 of the paper).
 
     Args:
         quiver: from :func:`nteleport.analyze`.
         cob: shape ``(quiver.cob_size,)``, floating point. Gradients flow to it.
+        expand: to the shape of each parameter. Otherwise axes along which a scale is constant keep size 1,
+            and parameters that the CoB does not reach have no entry.
+        names: only of these parameters; all if None.
 
     Returns:
-        For each parameter name a tensor of the parameter's shape, with the dtype and device of ``cob``.
-        Constant axes share memory (they are expanded views): copy before writing.
+        For each parameter name a tensor with the dtype and device of ``cob``. Constant axes share memory
+        (they are expanded views): copy before writing.
     """
-    reached = compact_scales(quiver, cob)
+    names = list(quiver.parameters if names is None else names)
+    reached = {name: reduce(mul, factors) for name, factors in factor_scales(quiver, cob, names).items()}
+    if not expand:
+        return reached
     one = cob.new_ones(())
-    return {name: reached.get(name, one).expand(p.shape) for name, p in quiver.parameters.items()}
+    return {name: reached.get(name, one).expand(quiver.parameters[name].shape) for name in names}
+
+
+def teleported(
+    parameters: Mapping[str, Tensor], quiver: Quiver, cob: Tensor, *, power: int = 1
+) -> dict[str, Tensor]:
+    """The parameters times ``scales ** power``, by name: teleported (1), or taken back to plain (−1).
+
+    Differentiable in parameters and CoB. Parameters that the CoB does not reach are returned as they are.
+
+    Args:
+        parameters: by the names of the quiver, all or some of them.
+        quiver: from :func:`nteleport.analyze`.
+        cob: shape ``(quiver.cob_size,)``, on the device of the parameters.
+        power: of the scales; gradients of plain weights take −1, second moments ∓2.
+
+    Returns:
+        Tensors of the shape of each parameter, in the wider dtype of it and the CoB.
+    """
+    known = [name for name in parameters if name in quiver.parameters]
+    found = scales(quiver, cob, expand=False, names=known)
+    return {name: p * _power(found[name], power) if name in found else p for name, p in parameters.items()}
+
+
+def _power(scale: Tensor, power: int) -> Tensor:
+    """``scale ** power``, to be multiplied by: sparse gradients do not pass through a quotient."""
+    whole = scale if abs(power) == 1 else scale.pow(abs(power))
+    return whole.reciprocal() if power < 0 else whole

@@ -9,21 +9,3 @@
 
 No torch is imported, nor matplotlib before something is drawn.
 """
-
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-_HOMES = {"PlotReport": "report", "plot_results": "report"}
-
-__all__ = ["PlotReport", "plot_results"]
-
-if TYPE_CHECKING:
-    from nteleport.plots.report import PlotReport, plot_results
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

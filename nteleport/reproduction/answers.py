@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nteleport.data import is_present
+from nteleport.data.sources import is_present
 from nteleport.errors import ResultsError
 from nteleport.jobs.job import Job
 from nteleport.jobs.table import read_results

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from nteleport.data import availability, is_present
+from nteleport.data.sources import availability, is_present
 from nteleport.jobs.events import Report
 from nteleport.jobs.job import Job
 from nteleport.jobs.options import RunOptions

@@ -19,7 +19,9 @@ import torch
 from torch.optim import lr_scheduler
 
 from nteleport.core.optimizer_state import check_transportable
-from nteleport.data import availability, dataset_info, num_batches
+from nteleport.data.batching import num_batches
+from nteleport.data.catalog import dataset_info
+from nteleport.data.sources import availability
 from nteleport.errors import ExperimentError, ModelError, NTeleportError, Problem, nearest
 from nteleport.experiment.components import OptimizerChoice, Placed
 from nteleport.experiment.experiment import Experiment, read_experiment

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from nteleport.core.preserving import keeping_modes
-from nteleport.data import Split, batches
+from nteleport.data.batching import batches
+from nteleport.data.splits import Split
 from nteleport.studies.study import Progress, no_progress
 from nteleport.training.metrics import Scores, score_sums
 

@@ -18,14 +18,9 @@ from torch import Tensor, nn
 from nteleport.core.analysis import analyze
 from nteleport.core.cob import sample_cob
 from nteleport.core.quiver import Quiver
-from nteleport.data import (
-    Dataset,
-    DatasetInfo,
-    batches,
-    dataset_info,
-    load_dataset,
-    random_split,
-)
+from nteleport.data.batching import batches
+from nteleport.data.catalog import DatasetInfo, dataset_info
+from nteleport.data.splits import Dataset, load_dataset, random_split
 from nteleport.jobs.job import Component
 from nteleport.networks.models import seeded_model
 from nteleport.randomness import generator_for, seed_of, wide_dtype

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from nteleport.data import Split, batches
+from nteleport.data.batching import batches
+from nteleport.data.splits import Split
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
 from nteleport.randomness import generator_for, seed_of

@@ -23,7 +23,8 @@ from nteleport.core.optimizer import TeleportedOptimizer
 from nteleport.core.optimizer_state import check_transportable
 from nteleport.core.preserving import keeping_random_states
 from nteleport.core.quiver import Quiver
-from nteleport.data import Dataset, Split, batches, hold_out, load_dataset, num_batches
+from nteleport.data.batching import batches, hold_out, num_batches
+from nteleport.data.splits import Dataset, Split, load_dataset
 from nteleport.errors import JobError, nearest
 from nteleport.expression import compile_lambda
 from nteleport.jobs.job import Component, Job

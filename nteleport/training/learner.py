@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nteleport.core.optimizer import TeleportedOptimizer
-from nteleport.core.quiver import compact_scales
+from nteleport.core.quiver import scales
 from nteleport.training.metrics import ScoreSums, teleported_norms
 
 Batch = tuple[Tensor, Tensor]
@@ -71,7 +71,9 @@ class Learner:
     def norms(self) -> Tensor:
         """Norms of the teleported gradient and weights: see `nteleport.training.metrics`."""
         with torch.no_grad():
-            return teleported_norms(self.network, compact_scales(self.optimizer.quiver, self.optimizer.cob))
+            return teleported_norms(
+                self.network, scales(self.optimizer.quiver, self.optimizer.cob, expand=False)
+            )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

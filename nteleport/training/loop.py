@@ -16,7 +16,7 @@ from datetime import datetime
 import torch
 
 from nteleport.core.preserving import keeping_random_states, random_states, restore_random_states
-from nteleport.data import Split
+from nteleport.data.splits import Split
 from nteleport.jobs.atomic import replacing
 from nteleport.jobs.events import EpochFinished, Report, Resumed, Warned, ignore
 from nteleport.jobs.job import Job, teleports_at

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from nteleport.core.cob import sample_cob
-from nteleport.core.quiver import compact_scales
+from nteleport.core.quiver import scales
 from nteleport.jobs.job import Teleportation
 from nteleport.randomness import seed_of
 from nteleport.training.controls import displace_at_random, redraw_same_distribution
@@ -122,7 +122,7 @@ def _control(change: Callable[[nn.Module, Mapping[str, Tensor], torch.Generator]
     ) -> bool:
         optimizer = learner.optimizer
         would_be = _sample(learner, how, generator).to(optimizer.cob)
-        change(learner.network, compact_scales(optimizer.quiver, would_be), generator)
+        change(learner.network, scales(optimizer.quiver, would_be, expand=False), generator)
         optimizer.reload_weights()
         if optimizer_state == "reset":  # else it stays, for nothing was scaled
             optimizer.reset_state()

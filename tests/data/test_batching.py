@@ -11,18 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms
 
-from nteleport.data import (
-    DATASETS,
-    Split,
-    batches,
-    batching,
-    dataset_info,
-    hold_out,
-    load_dataset,
-    num_batches,
-    random_split,
-)
+from nteleport.data import batching
+from nteleport.data.batching import batches, hold_out, num_batches
+from nteleport.data.catalog import DATASETS, dataset_info
 from nteleport.data.files import read_digits
+from nteleport.data.splits import Split, load_dataset, random_split
 from nteleport.errors import DatasetError, UnknownNameError
 from nteleport.randomness import generator_for
 

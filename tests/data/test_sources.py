@@ -15,7 +15,9 @@ import pytest
 import torch
 import torchvision
 
-from nteleport.data import DATASETS, availability, is_present, load_dataset
+from nteleport.data.catalog import DATASETS
+from nteleport.data.sources import availability, is_present
+from nteleport.data.splits import load_dataset
 from nteleport.errors import DatasetError, UnknownNameError
 
 RANDOM = np.random.default_rng(0)

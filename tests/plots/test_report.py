@@ -19,7 +19,7 @@ from support.synthetic_results import (
 )
 
 from nteleport.errors import ResultsError
-from nteleport.plots import plot_results
+from nteleport.plots.report import plot_results
 
 
 @pytest.fixture

@@ -25,8 +25,7 @@ from nteleport.reproduction.measures import grows, orthogonal, sharper, wider
 from nteleport.reproduction.report import draw_pictures, markdown
 from nteleport.reproduction.run import missing_studies, run_studies
 from nteleport.reproduction.trainings import Pair, compare, epochs_until, pairs_of, rows_of
-from nteleport.studies import find_study
-from nteleport.studies.study import Progress
+from nteleport.studies.study import Progress, find_study
 
 RANDOM = Teleportation(mode="random", every_n_epochs=0, teleport_only_once=True)
 EXPERIMENT = """

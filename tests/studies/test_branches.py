@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from torch.nn import functional
 
 from nteleport import TeleportableModel
-from nteleport.data import batches
+from nteleport.data.batching import batches
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
 from nteleport.randomness import generator_for, seed_of

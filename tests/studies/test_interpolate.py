@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nteleport import TeleportableModel, analyze, sample_cob
-from nteleport.data import batches, load_dataset
+from nteleport.data.batching import batches
+from nteleport.data.splits import load_dataset
 from nteleport.errors import JobError, StudyError
 from nteleport.jobs.job import Component
 from nteleport.randomness import generator_for, seed_of

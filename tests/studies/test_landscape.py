@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from nteleport import TeleportableModel, sample_cob
-from nteleport.data import random_split
+from nteleport.data.splits import random_split
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
 from nteleport.plots.ticks import round_numbers, tick_labels

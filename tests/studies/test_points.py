@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nteleport.data import Split, random_split
+from nteleport.data.splits import Split, random_split
 from nteleport.studies.points import Evaluation, PointScorer
 
 

@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from nteleport.cli.app import nteleport
 from nteleport.errors import ExperimentError, StudyError
 from nteleport.jobs.job import Component
-from nteleport.studies import STUDIES, DotProductSettings, MicroSettings, find_study, load_study, run_study
+from nteleport.studies.dot_product import DotProductSettings
+from nteleport.studies.micro import MicroSettings
 from nteleport.studies.settings import plain_settings
-from nteleport.studies.study import settings_yaml
+from nteleport.studies.study import STUDIES, find_study, load_study, run_study, settings_yaml
 
 SMALL = {"models": (Component("mlp", {"hidden_layers": [6, 5]}),), "datasets": ("digits",)}
 

@@ -16,8 +16,11 @@ from nteleport import TeleportableModel
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
 from nteleport.randomness import generator_for
-from nteleport.studies import GradientsSettings, MicroSettings, gradient_changes, micro_angles
 from nteleport.studies.angles import angle_of_products, angles, draw_candidates, loss_gradients
+from nteleport.studies.gradients import GradientsSettings
+from nteleport.studies.gradients.compute import gradient_changes
+from nteleport.studies.micro import MicroSettings
+from nteleport.studies.micro.compute import micro_angles
 from nteleport.studies.subject import Subject, one_subject
 
 TINY = Component("mlp", {"hidden_layers": [6, 5], "activation": "tanh"})

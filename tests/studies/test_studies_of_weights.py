@@ -17,10 +17,13 @@ from nteleport import TeleportableModel
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
 from nteleport.randomness import generator_for
-from nteleport.studies import DotProductSettings, WeightsSettings, weight_angles, weight_densities
 from nteleport.studies.angles import draw_candidates
+from nteleport.studies.dot_product import DotProductSettings
+from nteleport.studies.dot_product.compute import weight_angles
 from nteleport.studies.subject import draw_cob, one_subject
 from nteleport.studies.weight_files import load_weights
+from nteleport.studies.weights import WeightsSettings
+from nteleport.studies.weights.compute import weight_densities
 
 TINY = Component("mlp", {"hidden_layers": [30, 20]})
 SETTINGS = WeightsSettings(models=(TINY,), per_layer=True, bins=20)

@@ -18,7 +18,8 @@ from torch.optim import lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nteleport import TeleportableModel, sample_cob
-from nteleport.data import batches, hold_out, load_dataset
+from nteleport.data.batching import batches, hold_out
+from nteleport.data.splits import load_dataset
 from nteleport.errors import NTeleportError
 from nteleport.jobs.job import Component, Job, Scheduler
 from nteleport.jobs.paths import JobPaths

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from nteleport.core.cob import SMALLEST_ENTRY
-from nteleport.core.quiver import Quiver, compact_scales
+from nteleport.core.quiver import Quiver, teleported
 from nteleport.jobs.job import Component
 from nteleport.randomness import generator_for
 from nteleport.studies.interpolate import InterpolateSettings
@@ -60,9 +60,7 @@ class Position:
 
     def teleported(self, quiver: Quiver, cob: Tensor) -> Position:
         """The same function at the CoB ``cob``, coming from a CoB of ones."""
-        scale = compact_scales(quiver, cob)
-        moved = {name: w * scale[name] if name in scale else w for name, w in self.weights.items()}
-        return Position(moved, cob, self.statistics)
+        return Position(teleported(self.weights, quiver, cob), cob, self.statistics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +86,10 @@ class Line:
     def __getitem__(self, position: int) -> dict[str, Tensor]:
         alpha = self.alphas[position]
         cob = _away_from_zero(torch.lerp(self.first.cob, self.second.cob, alpha))
-        scale = compact_scales(self.quiver, cob)
-        point = {
+        between = {
             name: torch.lerp(w, self.second.weights[name], alpha) for name, w in self.first.weights.items()
         }
-        for name, each in scale.items():
-            point[name] = point[name] / each
+        point = teleported(between, self.quiver, cob, power=-1)
         if self.moves_statistics:
             for name, statistic in self.first.statistics.items():
                 moved = torch.lerp(statistic, self.second.statistics[name], alpha)

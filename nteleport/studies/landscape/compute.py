@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nteleport.core.quiver import scales
+from nteleport.core.quiver import scales, teleported
 from nteleport.jobs.atomic import replacing
 from nteleport.randomness import generator_for
 from nteleport.schema.yaml_source import to_yaml
@@ -146,9 +146,8 @@ def _random(
     generator = generator_for("study", settings.seed, f"landscape {axis}")
     if coordinates == PLAIN:
         return filter_normalised(trained.weights, generator)
-    scale = scales(subject.quiver, trained.cob)
-    teleported = {name: w * scale[name] for name, w in trained.weights.items()}
-    return {name: d / scale[name] for name, d in filter_normalised(teleported, generator).items()}
+    there = filter_normalised(teleported(trained.weights, subject.quiver, trained.cob), generator)
+    return teleported(there, subject.quiver, trained.cob, power=-1)
 
 
 def _trained(

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pandas as pd
 import torch
 
-from nteleport.core.quiver import compact_scales
+from nteleport.core.quiver import scales
 from nteleport.randomness import generator_for
 from nteleport.studies.angles import angle_of_products, loss_gradients
 from nteleport.studies.micro import MicroSettings
@@ -72,10 +72,10 @@ def _angles(subject: Subject, batch_size: int, settings: MicroSettings) -> Itera
     for _, batch in zip(range(settings.teleportations), subject.batches(batch_size, purpose), strict=False):
         gradients = loss_gradients(subject.network, batch)
         cob = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator)
-        scales = compact_scales(subject.quiver, cob)
+        reached = scales(subject.quiver, cob, expand=False)
         products = torch.zeros(4, 4, dtype=cob.dtype, device=subject.device)
         for name, parameter in subject.network.named_parameters():
-            scale = scales.get(name, cob.new_ones(())).expand_as(parameter)
+            scale = reached.get(name, cob.new_ones(())).expand_as(parameter)
             pieces = (each.flatten().split(_PIECE) for each in (gradients[name], parameter.detach(), scale))
             for gradient, weight, factor in zip(*pieces, strict=True):
                 noise = torch.randn(2, len(gradient), generator=generator).to(cob)

@@ -19,7 +19,7 @@ from torch import Tensor
 from nteleport.core.cob import SMALLEST_ENTRY
 from nteleport.core.cob_fitting import Distance, LayerwiseFit, distance_to
 from nteleport.core.model import TeleportableModel
-from nteleport.core.quiver import Quiver, compact_scales, scales
+from nteleport.core.quiver import Quiver, teleported
 from nteleport.errors import StudyError, TeleportationError, nearest
 from nteleport.randomness import generator_for
 from nteleport.studies.recover import METHODS, RecoverSettings
@@ -76,9 +76,9 @@ def solve_cob(
 
 def plain_weights(model: TeleportableModel) -> dict[str, Tensor]:
     """The weights of ``model`` at the CoB of ones, on the CPU."""
-    scale = compact_scales(model.quiver, model.cob.detach())
-    named = ((name, p.detach()) for name, p in model.network.named_parameters())
-    return {name: (p / scale[name] if name in scale else p).cpu() for name, p in named}
+    parameters = {name: p.detach() for name, p in model.network.named_parameters()}
+    plain = teleported(parameters, model.quiver, model.cob.detach(), power=-1)
+    return {name: weight.cpu() for name, weight in plain.items()}
 
 
 def named_weights(model: TeleportableModel, weights: Tensor | Weights) -> dict[str, Tensor]:
@@ -219,8 +219,7 @@ def _target(
         return None, {name: p.detach().cpu() for name, p in network.named_parameters()}
     generator = generator_for("study", settings.seed, "recover")
     true = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator).cpu()
-    scale = scales(subject.quiver, true)
-    exact = {name: p * scale[name] for name, p in weights.items()}
+    exact = teleported(weights, subject.quiver.to("cpu"), true)
     deviates = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in exact.items()}
     return true, {name: p + noise * p.square().mean().sqrt() * deviates[name] for name, p in exact.items()}
 
@@ -228,13 +227,13 @@ def _target(
 def _quality(
     model: TeleportableModel, target: Weights, found: Tensor, true: Tensor | None
 ) -> dict[str, float]:
-    weights, scale = plain_weights(model), scales(model.quiver.to("cpu"), found)
+    weights = plain_weights(model)
     size = sum(float(t.square().sum()) for t in target.values())
     if size == 0:
         raise StudyError("all weights of the target are 0, expected those of a network")
     before, after = (
         math.sqrt(sum(float((w[name] - t).square().sum()) for name, t in target.items()) / size)
-        for w in (weights, {name: p * scale[name] for name, p in weights.items()})
+        for w in (weights, teleported(weights, model.quiver.to("cpu"), found))
     )
     if true is None:
         return {"before": before, "after": after}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from nteleport.core.quiver import compact_scales
+from nteleport.core.quiver import scales, teleported
 from nteleport.randomness import generator_for
 from nteleport.studies.study import Progress, no_progress
 from nteleport.studies.subject import Subject, draw_cob, subjects
@@ -67,11 +67,12 @@ def _three(subject: Subject, settings: WeightsSettings) -> dict[str, Weights]:
         settings.cob_sampling,
         generator_for("study", settings.seed, "weights cob"),
     )
-    scales = compact_scales(subject.quiver, cob)
+    scale = scales(subject.quiver, cob, expand=False)
     before = _layer_weights(subject.network)
-    after = {n: w * scales[f"{n}.weight"] if f"{n}.weight" in scales else w for n, w in before.items()}
+    by_parameter = {f"{layer}.weight": weight for layer, weight in before.items()}
+    after = dict(zip(before, teleported(by_parameter, subject.quiver, cob).values(), strict=True))
     redrawn = copy.deepcopy(subject.network)
-    redraw_same_distribution(redrawn, scales, generator_for("study", settings.seed, "weights redrawn"))
+    redraw_same_distribution(redrawn, scale, generator_for("study", settings.seed, "weights redrawn"))
     return {BEFORE: before, AFTER: after, REDRAWN: _layer_weights(redrawn)}
 
 

@@ -1,0 +1,31 @@
+from .core.analysis import analyze as analyze
+from .core.cob import sample_cob as sample_cob
+from .core.materialization import materialize as materialize
+from .core.model import TeleportableModel as TeleportableModel
+from .core.optimizer import TeleportedOptimizer as TeleportedOptimizer
+from .core.quiver import Quiver as Quiver
+from .core.quiver import scales as scales
+from .core.quiver import teleported as teleported
+from .core.recovery import solve_cob as solve_cob
+from .errors import NTeleportError as NTeleportError
+from .jobs.table import collect as collect
+from .jobs.table import read_results as read_results
+from .plots.report import plot_results as plot_results
+from .studies.branches import BranchesSettings as BranchesSettings
+from .studies.branches.compute import branched_training as branched_training
+from .studies.dot_product import DotProductSettings as DotProductSettings
+from .studies.dot_product.compute import weight_angles as weight_angles
+from .studies.gradients import GradientsSettings as GradientsSettings
+from .studies.gradients.compute import gradient_changes as gradient_changes
+from .studies.interpolate import InterpolateSettings as InterpolateSettings
+from .studies.interpolate.compute import interpolate_networks as interpolate_networks
+from .studies.landscape import LandscapeSettings as LandscapeSettings
+from .studies.landscape.compute import loss_landscape as loss_landscape
+from .studies.micro import MicroSettings as MicroSettings
+from .studies.micro.compute import micro_angles as micro_angles
+from .studies.recover import RecoverSettings as RecoverSettings
+from .studies.recover.compute import recover_cob as recover_cob
+from .studies.weights import WeightsSettings as WeightsSettings
+from .studies.weights.compute import weight_densities as weight_densities
+
+__version__: str

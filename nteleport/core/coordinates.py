@@ -1,0 +1,120 @@
+"""In which coordinates a wrapped optimizer works: two strategies with the same verbs.
+
+The optimizer's step belongs in teleported coordinates, where weights are ``θ' = s ⊙ θ`` and gradients
+``g / s``. For SGD a step there is a step on the plain weights with gradients multiplied by ``1 / s²``, so
+:class:`PlainCoordinates` need no second copy of the weights. Every other optimizer works on ``θ'`` itself
+(:class:`TeleportedCoordinates`), and after its step ``θ = θ' / s`` is written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nteleport.core.optimizer_state import scale_momentum, transport
+from nteleport.core.scaling import multiply, multiply_into
+
+Weights = Mapping[str, Tensor]
+Factors = Mapping[str, list[Tensor]]
+
+
+class Coordinates(Protocol):
+    """How the tensors of an optimizer relate to the parameters of the plain network.
+
+    Attributes:
+        gradient_power: ``k`` of the scale ``sᵏ`` that multiplies plain gradients for it.
+    """
+
+    gradient_power: int
+
+    @property
+    def trained(self) -> Mapping[str, Tensor]:
+        """What the optimizer steps on, by name."""
+
+    def move_state(self, optimizer: Optimizer, ratios: Mapping[Tensor, Tensor], exactly: bool) -> None:
+        """Follow a teleportation that multiplies the scales by ``ratios``: transport the optimizer's state
+        exactly, or keep its numbers."""
+
+    def set_weights(self, teleported: Weights) -> None:
+        """Take over weights ``θ'`` after the network was written to or teleported."""
+
+    def own_weights(self) -> dict[str, Tensor]:
+        """The weights ``θ'`` where they are held apart from the network; else none."""
+
+    def hand_over_gradients(self) -> None:
+        """Give the optimizer the gradients, which are scaled already."""
+
+    def write_back(self, factors: Factors) -> None:
+        """Write the weights after a step to the network; ``factors`` make up ``1 / s``."""
+
+
+class PlainCoordinates:
+    """SGD's: it steps on the parameters themselves, so nothing is ever copied."""
+
+    gradient_power = -2
+
+    def __init__(self, parameters: Weights) -> None:
+        self._parameters = parameters
+
+    @property
+    def trained(self) -> Weights:
+        return self._parameters
+
+    def move_state(self, optimizer: Optimizer, ratios: Mapping[Tensor, Tensor], exactly: bool) -> None:
+        scale_momentum(optimizer, ratios, -2 if exactly else -1)
+
+    def set_weights(self, teleported: Weights) -> None: ...
+
+    def own_weights(self) -> dict[str, Tensor]:
+        return {}
+
+    def hand_over_gradients(self) -> None: ...
+
+    def write_back(self, factors: Factors) -> None: ...
+
+
+class TeleportedCoordinates:
+    """Any optimizer's: it steps on ``θ'``. While the CoB is 1, they share memory with the parameters."""
+
+    gradient_power = -1
+
+    def __init__(self, parameters: Weights) -> None:
+        self._parameters = parameters
+        self._trained = {name: nn.Parameter(p.detach()) for name, p in parameters.items()}
+
+    @property
+    def trained(self) -> Weights:
+        return self._trained
+
+    def move_state(self, optimizer: Optimizer, ratios: Mapping[Tensor, Tensor], exactly: bool) -> None:
+        if exactly:
+            transport(optimizer, ratios)
+
+    def set_weights(self, teleported: Weights) -> None:
+        for name, trained in self._trained.items():
+            trained.data = teleported[name]
+
+    def own_weights(self) -> dict[str, Tensor]:
+        return {name: trained.detach() for name, trained in self._trained.items()}
+
+    def hand_over_gradients(self) -> None:
+        for name, trained in self._trained.items():
+            trained.grad = self._parameters[name].grad
+
+    @torch.no_grad()
+    def write_back(self, factors: Factors) -> None:
+        if not factors:
+            return
+        plain = {name: p.detach() for name, p in self._parameters.items()}
+        device = next(iter(factors.values()))[0].device
+        if device.type == "cpu":  # memory is the limit: the first factor multiplies on the way
+            one = [torch.ones((), device=device)]
+            for name, trained in self._trained.items():
+                multiply_into(plain[name], trained, factors.get(name, one))
+        else:
+            torch._foreach_copy_(list(plain.values()), [each.detach() for each in self._trained.values()])
+            multiply(plain, factors)
