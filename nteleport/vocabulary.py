@@ -84,6 +84,9 @@ OPTIMIZER_STATES: tuple[OptimizerState, ...] = get_args(OptimizerState)
 Precision = Literal["fp32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
+RecoveryMethod = Literal["least_squares", "gradient"]
+RECOVERY_METHODS: tuple[RecoveryMethod, ...] = get_args(RecoveryMethod)
+
 Mode = Literal["no_teleport", "random", "optim", "pseudo", "same_distr"]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nteleport.errors import TeleportationError
-from nteleport.vocabulary import sampling_problem
+from nteleport.vocabulary import Sampling, sampling_problem
 
 SMALLEST_ENTRY = 1e-6
 """No sampled entry is nearer to zero than this: zero has no inverse."""
@@ -15,7 +15,7 @@ SMALLEST_ENTRY = 1e-6
 def sample_cob(
     size: int,
     cob_range: float,
-    sampling: str,
+    sampling: Sampling,
     *,
     center: float = 1.0,
     generator: torch.Generator | None = None,

@@ -39,7 +39,7 @@ class Coordinates(Protocol):
         """Follow a teleportation that multiplies the scales by ``ratios``: transport the optimizer's state
         exactly, or keep its numbers."""
 
-    def set_weights(self, teleported: Weights) -> None:
+    def load_weight_vector(self, teleported: Weights) -> None:
         """Take over weights ``θ'`` after the network was written to or teleported."""
 
     def own_weights(self) -> dict[str, Tensor]:
@@ -67,7 +67,7 @@ class PlainCoordinates:
     def move_state(self, optimizer: Optimizer, ratios: Mapping[Tensor, Tensor], exactly: bool) -> None:
         scale_momentum(optimizer, ratios, -2 if exactly else -1)
 
-    def set_weights(self, teleported: Weights) -> None: ...
+    def load_weight_vector(self, teleported: Weights) -> None: ...
 
     def own_weights(self) -> dict[str, Tensor]:
         return {}
@@ -94,7 +94,7 @@ class TeleportedCoordinates:
         if exactly:
             transport(optimizer, ratios)
 
-    def set_weights(self, teleported: Weights) -> None:
+    def load_weight_vector(self, teleported: Weights) -> None:
         for name, trained in self._trained.items():
             trained.data = teleported[name]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from nteleport.core.analysis import analyze
 from nteleport.core.cob import sample_cob
@@ -22,6 +23,7 @@ from nteleport.core.quiver import Quiver, checked_cob, cob_dtype, factor_scales,
 from nteleport.core.scaling import divide, fast_factors, multiply
 from nteleport.core.tracing import ExampleInputs, as_call
 from nteleport.errors import TeleportationError
+from nteleport.vocabulary import Sampling
 
 
 class TeleportableModel(nn.Module):
@@ -116,7 +118,7 @@ class TeleportableModel(nn.Module):
     def random_teleport(
         self,
         cob_range: float,
-        sampling: str,
+        sampling: Sampling,
         *,
         reset: bool = True,
         generator: torch.Generator | None = None,
@@ -135,13 +137,13 @@ class TeleportableModel(nn.Module):
         divide(parameters, {name: fast_factors(parameters[name], factors) for name, factors in scale.items()})
         self.cob = self._identity()
 
-    def get_weights(self) -> Tensor:
+    def weight_vector(self) -> Tensor:
         """All teleported parameters as one detached vector, in the order of
         ``network.named_parameters()``."""
-        return torch.cat([p.detach().flatten() for p in self.network.parameters()])
+        return parameters_to_vector([p.detach() for p in self.network.parameters()])
 
-    def set_weights(self, vector: Tensor) -> None:
-        """Set all teleported parameters from a vector as :meth:`get_weights` returns it.
+    def load_weight_vector(self, vector: Tensor) -> None:
+        """Set all teleported parameters from a vector as :meth:`weight_vector` returns it.
 
         Raises:
             TeleportationError: wrong length.
@@ -158,22 +160,22 @@ class TeleportableModel(nn.Module):
             ):
                 parameter.copy_(piece.view_as(parameter))
 
-    def get_params(self) -> tuple[Tensor, Tensor]:
+    def position(self) -> tuple[Tensor, Tensor]:
         """The position in weight space: the vector of teleported weights and a copy of the CoB."""
-        return self.get_weights(), self.cob.detach().clone()
+        return self.weight_vector(), self.cob.detach().clone()
 
-    def set_params(self, weights: Tensor, cob: Tensor) -> None:
-        """Set both as :meth:`get_params` returns them; nothing is moved, so the function changes with the
+    def load_position(self, weights: Tensor, cob: Tensor) -> None:
+        """Set both as :meth:`position` returns them; nothing is moved, so the function changes with the
         weights.
 
         Raises:
             TeleportationError: wrong length, or a CoB entry that is zero or not finite. Nothing is set then.
         """
         usable = self._checked(cob)
-        self.set_weights(weights)
+        self.load_weight_vector(weights)
         self.cob = usable.clone()
 
-    def get_grad(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
+    def gradient_vector(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
         """Gradient of ``loss_fn(model(x), y)`` at the teleported weights, as one vector.
 
         Args:
@@ -182,7 +184,7 @@ class TeleportableModel(nn.Module):
             loss_fn: returns a scalar.
 
         Returns:
-            A vector like :meth:`get_weights`; zero where a parameter is frozen or unused. ``.grad`` is left
+            A vector like :meth:`weight_vector`; zero where a parameter is frozen or unused. ``.grad`` is left
             alone.
         """
         parameters = list(self.network.parameters())
@@ -191,9 +193,9 @@ class TeleportableModel(nn.Module):
         loss = loss_fn(self(*args, **kwargs), y)
         found = dict(zip(trained, torch.autograd.grad(loss, trained, allow_unused=True), strict=True))
         gradients = [torch.zeros_like(p) if found.get(p) is None else found[p] for p in parameters]
-        return torch.cat([g.flatten() for g in gradients])
+        return parameters_to_vector(gradients)
 
-    def reset_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Draw new weights by each layer's ``reset_parameters`` and set the CoB to 1."""
         for module in self.network.modules():
             reset = getattr(module, "reset_parameters", None)

@@ -27,7 +27,7 @@ from nteleport.core.quiver import (
 )
 from nteleport.core.scaling import fast_factors, multiply, multiply_sparse
 from nteleport.errors import TeleportationError
-from nteleport.vocabulary import OPTIMIZER_STATES
+from nteleport.vocabulary import OPTIMIZER_STATES, OptimizerState
 
 _Value = TypeVar("_Value")
 
@@ -104,7 +104,7 @@ class TeleportedOptimizer:
         self.network.zero_grad(set_to_none)
         self.optimizer.zero_grad(set_to_none)
 
-    def teleport(self, cob: Tensor, optimizer_state: str = "reset") -> None:
+    def teleport(self, cob: Tensor, optimizer_state: OptimizerState = "reset") -> None:
         """Move to another point of weight space; the function stays.
 
         Args:
@@ -139,7 +139,7 @@ class TeleportedOptimizer:
 
     def reload_weights(self) -> None:
         """Take over the network's parameters; call this after writing to them directly."""
-        self._coordinates.set_weights(self._teleported() if self._is_teleported else self._plain())
+        self._coordinates.load_weight_vector(self._teleported() if self._is_teleported else self._plain())
 
     def scales(self) -> dict[str, Tensor]:
         """The scale of every trained parameter, of its shape; expanded views, not for writing."""

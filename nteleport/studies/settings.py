@@ -26,7 +26,7 @@ from nteleport.schema.fields import (
     whole_number,
 )
 from nteleport.schema.yaml_source import Node, Problems
-from nteleport.vocabulary import SAMPLINGS, sampling_problem
+from nteleport.vocabulary import SAMPLINGS, Sampling, sampling_problem
 
 
 def path(node: Node) -> Path:
@@ -93,7 +93,7 @@ class StudySettings:
     cob_range: float = option(
         0.9, number("of at least 0", lambda r: r >= 0), "Range of the changes of basis."
     )
-    cob_sampling: str = option(
+    cob_sampling: Sampling = option(
         "intra_landscape", one_of(*SAMPLINGS), "How changes of basis are drawn.", metavar="NAME"
     )
     seed: int = option(0, whole_number(0), "Everything random follows from it.")

@@ -27,6 +27,7 @@ from nteleport.randomness import generator_for, seed_of, wide_dtype
 from nteleport.studies.settings import StudySettings
 from nteleport.studies.weight_files import load_weights
 from nteleport.training.device import find_device
+from nteleport.vocabulary import Sampling
 
 RANDOM_IMAGES = (4096, 1024)
 """Images of the training and the test split of random data."""
@@ -131,7 +132,7 @@ def load_data(dataset: str, settings: StudySettings) -> Dataset:
     return Dataset(info, *splits)
 
 
-def draw_cob(subject: Subject, cob_range: float, sampling: str, generator: torch.Generator) -> Tensor:
+def draw_cob(subject: Subject, cob_range: float, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """A random change of basis of the subject's network, shape (cob_size,), on its device, in float64."""
     cob = sample_cob(subject.quiver.cob_size, cob_range, sampling, generator=generator)
     return cob.to(subject.device, wide_dtype(subject.device))

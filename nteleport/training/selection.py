@@ -22,6 +22,7 @@ from nteleport.core.preserving import (
     restore_random_states,
 )
 from nteleport.training.learner import Batch, Learner
+from nteleport.vocabulary import OptimizerState
 
 
 def score_candidates(
@@ -30,7 +31,7 @@ def score_candidates(
     cobs: Tensor,
     batches: Iterable[Batch],
     *,
-    optimizer_state: str = "reset",
+    optimizer_state: OptimizerState = "reset",
     seed: int = 0,
 ) -> Tensor:
     """The metric of each change of basis, larger is better.
@@ -55,7 +56,7 @@ def score_candidates(
     return torch.where(torch.isfinite(scores), scores, -torch.inf)
 
 
-def _grad_norms(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: str) -> Tensor:
+def _grad_norms(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: OptimizerState) -> Tensor:
     """One backward pass for all candidates. The optimizer's state plays no part."""
     learner.backward(*batch)
     weights = {name: p.detach() for name, p in learner.network.named_parameters() if p.grad is not None}
@@ -64,7 +65,7 @@ def _grad_norms(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: s
     return norms.squared_ratios(weights, gradients).sqrt()
 
 
-def _loss_drops(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: str) -> Tensor:
+def _loss_drops(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: OptimizerState) -> Tensor:
     """A real step for each candidate. All share one gradient at the plain weights, computed once.
 
     All losses see the same dropout masks, so that they can be compared.
@@ -119,7 +120,7 @@ def keeping_all_but_weights(learner: Learner) -> Iterator[None]:
             learner.optimizer.zero_grad()
 
 
-_METRICS: dict[str, Callable[[Learner, Tensor, Batch, str], Tensor]] = {
+_METRICS: dict[str, Callable[[Learner, Tensor, Batch, OptimizerState], Tensor]] = {
     "weighted_grad_norm": _grad_norms,
     "loss_lookahead_diff": _loss_drops,
 }

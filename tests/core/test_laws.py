@@ -69,7 +69,7 @@ def growth(sigma: float, samples: int) -> tuple[dict[str, Tensor], dict[str, Ten
     names = [name for name, _ in network.named_parameters()]
 
     def squares() -> tuple[Tensor, Tensor]:
-        vectors = model.get_weights(), model.get_grad(x, y, functional.cross_entropy)
+        vectors = model.weight_vector(), model.gradient_vector(x, y, functional.cross_entropy)
         weights, gradients = (torch.stack([v.square().sum() for v in w.split(sizes)]) for w in vectors)
         return weights, gradients
 

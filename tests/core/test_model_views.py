@@ -288,9 +288,9 @@ class TestKeywords:
     def test_gradients_take_keyword_arguments(self) -> None:
         network = perceptron(lambda n, x: n.o(n.b(n.a(x))))
         model, x, y = TeleportableModel(network, inputs()), inputs(), torch.arange(6) % 3
-        expected = model.get_grad(x, y, F.cross_entropy)
+        expected = model.gradient_vector(x, y, F.cross_entropy)
         network.forward = lambda *, x: network.o(network.b(network.a(x)))  # type: ignore[method-assign]
-        assert torch.equal(model.get_grad({"x": x}, y, F.cross_entropy), expected)
+        assert torch.equal(model.gradient_vector({"x": x}, y, F.cross_entropy), expected)
 
 
 class TestSparseGradients:

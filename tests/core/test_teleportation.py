@@ -321,7 +321,7 @@ class TestLimitsOfThePublishedCode:
             network, inputs = ZOO[name]()
             model = TeleportableModel(network, inputs)
             model.teleport(inter(model))
-            written[name] = model.get_weights()
+            written[name] = model.weight_vector()
         assert torch.equal(written["residual"], written["residual_reversed"])
         assert torch.equal(written["residual"], written["residual_inplace"])
 
@@ -361,26 +361,26 @@ class TestModel:
 
     def test_set_weights_inverts_get_weights(self) -> None:
         model = TeleportableModel(*residual())
-        vector = torch.randn_like(model.get_weights())
-        model.set_weights(vector)
-        assert torch.equal(model.get_weights(), vector)
+        vector = torch.randn_like(model.weight_vector())
+        model.load_weight_vector(vector)
+        assert torch.equal(model.weight_vector(), vector)
         assert torch.equal(vector[:162].view(6, 3, 3, 3), model.network.stem.weight.detach())
 
     def test_set_params_restores_a_position(self) -> None:
         model = TeleportableModel(*residual())
         model.eval()
         model.teleport(inter(model))
-        position, expected = model.get_params(), model(*model.example_inputs)
-        model.reset_weights()
+        position, expected = model.position(), model(*model.example_inputs)
+        model.reset_parameters()
         assert not torch.equal(model(*model.example_inputs), expected)
-        model.set_params(*position)
+        model.load_position(*position)
         assert torch.equal(model(*model.example_inputs), expected)
 
     def test_get_grad_is_autograd_and_leaves_grad_alone(self) -> None:
         model = TeleportableModel(*mlp())
         model.teleport(inter(model))
         (x,), y = model.example_inputs, torch.tensor([0, 1, 2, 0])
-        vector = model.get_grad(x, y, F.cross_entropy)
+        vector = model.gradient_vector(x, y, F.cross_entropy)
         assert all(p.grad is None for p in model.parameters())
         F.cross_entropy(model(x), y).backward()
         assert torch.equal(
@@ -390,7 +390,7 @@ class TestModel:
     def test_get_grad_is_zero_where_a_parameter_is_frozen(self) -> None:
         model = TeleportableModel(*mlp())
         model.network[0].weight.requires_grad_(False)
-        vector = model.get_grad(model.example_inputs[0], torch.tensor([0, 1, 2, 0]), F.cross_entropy)
+        vector = model.gradient_vector(model.example_inputs[0], torch.tensor([0, 1, 2, 0]), F.cross_entropy)
         assert (vector[:42] == 0).all()
         assert (vector[42:] != 0).any()
 
@@ -405,7 +405,7 @@ class TestModel:
         model = TeleportableModel(*mlp())
         model.teleport(inter(model))
         torch.manual_seed(3)
-        model.reset_weights()
+        model.reset_parameters()
         torch.manual_seed(3)
         expected = nn.Linear(7, 6)
         assert torch.equal(model.network[0].weight, expected.weight)
@@ -423,10 +423,10 @@ class TestModel:
     )
     def test_an_unusable_cob_is_refused_and_nothing_moves(self, cob: Tensor, message: str) -> None:
         model = TeleportableModel(*mlp())
-        before = model.get_weights()
+        before = model.weight_vector()
         with pytest.raises(TeleportationError, match=message):
             model.teleport(cob)
-        assert torch.equal(model.get_weights(), before)
+        assert torch.equal(model.weight_vector(), before)
 
     @pytest.mark.parametrize(
         ("network", "inputs", "message"),

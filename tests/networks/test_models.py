@@ -61,7 +61,7 @@ def test_an_unknown_model_names_the_nearest() -> None:
 
 def test_names_and_catalogue_import_no_torch() -> None:
     code = (
-        "import sys, nteleport.vocabulary; from nteleport.data import DATASETS, is_present\n"
+        "import sys, nteleport.vocabulary; from nteleport.data.sources import is_present\n"
         "assert is_present('digits', 'nowhere') and not is_present('cifar10', 'nowhere')\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -66,9 +66,9 @@ def test_a_point_of_the_line_computes_what_a_teleported_model_there_computes(alp
         model.teleport(sample_cob(model.cob_size, 0.9, "intra_landscape").double())
         positions.append(Position(plain, torch.ones_like(model.cob), {}).teleported(quiver, model.cob))
         torch.testing.assert_close(positions[-1].weights, dict(model.network.named_parameters()))
-    (first, first_cob), (second, second_cob) = (model.get_params() for model in models)
+    (first, first_cob), (second, second_cob) = (model.position() for model in models)
     between = models[0].eval()
-    between.set_params((1 - alpha) * first + alpha * second, (1 - alpha) * first_cob + alpha * second_cob)
+    between.load_position((1 - alpha) * first + alpha * second, (1 - alpha) * first_cob + alpha * second_cob)
     point = Line(quiver, positions[0], positions[1], [alpha])[0]
     plain_network = network().eval()
     plain_network.load_state_dict(point, strict=False)

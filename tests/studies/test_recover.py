@@ -13,10 +13,11 @@ from torchvision.models.vgg import make_layers
 
 from nteleport import TeleportableModel, sample_cob
 from nteleport.core.cob_fitting import best_entry
+from nteleport.core.recovery import solve_cob
 from nteleport.errors import StudyError, TeleportationError
 from nteleport.jobs.job import Component
 from nteleport.studies.recover import RecoverSettings
-from nteleport.studies.recover.compute import recover_cob, solve_cob
+from nteleport.studies.recover.compute import recover_cob
 from nteleport.studies.recover.picture import draw
 
 METHODS = ("least_squares", "gradient")
@@ -74,7 +75,7 @@ def teleported(model: TeleportableModel, seed: int = 1) -> tuple[Tensor, Tensor]
     cob = sample_cob(model.cob_size, 0.9, "inter_landscape", generator=generator).double()
     moved = copy.deepcopy(model)
     moved.teleport(cob)
-    return cob, moved.get_weights()
+    return cob, moved.weight_vector()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -98,7 +99,7 @@ def test_the_cob_found_is_relative_to_the_network_as_it_was_given() -> None:
     cob, target = teleported(model)
     model.random_teleport(0.5, "intra_landscape", generator=torch.Generator().manual_seed(3))
     model.teleport(solve_cob(model, target))
-    torch.testing.assert_close(model.get_weights(), target, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(model.weight_vector(), target, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(model.cob, cob, rtol=1e-12, atol=0)
 
 
@@ -117,7 +118,7 @@ def test_the_distance_to_a_noisy_target_is_stationary(name: str, method: str) ->
 
     def distance(cob: Tensor) -> float:
         model.teleport(cob)
-        return float((model.get_weights() - target).square().sum())
+        return float((model.weight_vector() - target).square().sum())
 
     best = distance(found)
     for _ in range(20):
@@ -139,7 +140,7 @@ def test_one_neuron_of_two_hidden_is_least_squares_by_hand() -> None:
     """Network y = v·w·x with one hidden neuron: minimise (w τ − w')² + (v/τ − v')² on a fine grid."""
     network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Tanh(), nn.Linear(1, 1, bias=False)).double()
     model = TeleportableModel(network, torch.ones(1, 1, dtype=torch.float64))
-    model.set_weights(torch.tensor([0.7, -1.3], dtype=torch.float64))
+    model.load_weight_vector(torch.tensor([0.7, -1.3], dtype=torch.float64))
     w, v = 0.7, -1.3
     grid = torch.cat([torch.linspace(-5, -0.01, 400001), torch.linspace(0.01, 5, 400001)]).double()
     values = (w * grid + 0.9).square() + (v / grid - 0.4).square()
@@ -178,7 +179,7 @@ def test_an_entry_on_which_no_weight_depends_is_one() -> None:
 
 def test_wrong_targets_are_refused() -> None:
     model = teleportable("mlp")
-    target = model.get_weights()
+    target = model.weight_vector()
     with pytest.raises(TeleportationError, match=r"have shape \(\d+,\), got \(3,\)"):
         solve_cob(model, target[:3])
     with pytest.raises(TeleportationError, match="did you mean 'gradient'"):

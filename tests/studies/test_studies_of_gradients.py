@@ -69,13 +69,13 @@ def long_way(settings: GradientsSettings) -> dict[str, list[float]]:
         range(settings.batches), subject.batches(settings.batch_size, "gradients"), strict=False
     ):
         model.undo_teleportation()
-        plain = model.get_grad(x.double(), y, functional.cross_entropy)
-        before = float(plain.norm() / model.get_weights().norm())
+        plain = model.gradient_vector(x.double(), y, functional.cross_entropy)
+        before = float(plain.norm() / model.weight_vector().norm())
         for cob in cobs:
             model.teleport(cob)
-            moved = model.get_grad(x.double(), y, functional.cross_entropy)
+            moved = model.gradient_vector(x.double(), y, functional.cross_entropy)
             found["before"].append(before)
-            found["after"].append(float(moved.norm() / model.get_weights().norm()))
+            found["after"].append(float(moved.norm() / model.weight_vector().norm()))
             found["angle"].append(degrees_between(plain, moved))
     return found
 
@@ -136,11 +136,11 @@ def test_the_angle_of_a_micro_teleportation_is_that_of_the_weights_that_move() -
     subject = one_subject(settings)
     model = doubled(subject)
     x, y = next(subject.batches(8, "micro 8"))
-    gradient, before = model.get_grad(x.double(), y, functional.cross_entropy), model.get_weights()
+    gradient, before = model.gradient_vector(x.double(), y, functional.cross_entropy), model.weight_vector()
     from nteleport.studies.subject import draw_cob
 
     model.teleport(draw_cob(subject, 0.4, "intra_landscape", generator_for("study", 0, "micro 8")))
-    assert found == pytest.approx(degrees_between(gradient, model.get_weights() - before), rel=1e-5)
+    assert found == pytest.approx(degrees_between(gradient, model.weight_vector() - before), rel=1e-5)
 
 
 def test_a_batch_that_a_network_cannot_take_is_one_message() -> None:

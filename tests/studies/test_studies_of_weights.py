@@ -76,11 +76,11 @@ def test_dot_products_equal_those_of_truly_teleported_weights() -> None:
     subject = one_subject(settings)
     example = torch.zeros(2, *subject.data.input_shape, dtype=torch.float64)
     model = TeleportableModel(subject.network.double(), example, subject.quiver)
-    plain = model.get_weights()
+    plain = model.weight_vector()
     cosines = []
     for cob in draw_candidates(subject, settings, "dot-product").cobs:
         model.teleport(cob)
-        cosines.append(float(functional.cosine_similarity(plain, model.get_weights(), dim=0)))
+        cosines.append(float(functional.cosine_similarity(plain, model.weight_vector(), dim=0)))
     np.testing.assert_allclose(table["cosine"], cosines, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(table["angle"], [math.degrees(math.acos(c)) for c in cosines], rtol=1e-4)
 

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from nteleport.schema.fields import number, one_of, option, optional, redefault
 from nteleport.studies.settings import StudySettings, path
-
-METHODS = ("least_squares", "gradient")
+from nteleport.vocabulary import RECOVERY_METHODS, RecoveryMethod, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecoverSettings(StudySettings):
     """Find the change of basis between two sets of weights: a known one under noise, or that of two files."""
 
-    cob_sampling: str = redefault(StudySettings, "cob_sampling", "inter_landscape")
+    cob_sampling: Sampling = redefault(StudySettings, "cob_sampling", "inter_landscape")
     target: Path | None = option(
         None, optional(path), "Weights to come near to; without it, the model's own, teleported at random.",
         metavar="FILE",
@@ -24,7 +23,9 @@ class RecoverSettings(StudySettings):
         (0.0, 0.1, 0.3, 1.0, 3.0), number("of at least 0", lambda n: n >= 0),
         "Noise on the target, relative to the size of its weights; may be repeated.", several=True,
     )  # fmt: skip
-    method: str = option("least_squares", one_of(*METHODS), "least_squares or gradient.", metavar="NAME")
+    method: RecoveryMethod = option(
+        "least_squares", one_of(*RECOVERY_METHODS), "least_squares or gradient.", metavar="NAME"
+    )
 
     def problem(self) -> str | None:
         """Why these settings cannot run, or None."""
