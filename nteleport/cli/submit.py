@@ -114,9 +114,9 @@ def submit(
     is queued again and goes on from its checkpoint; after any other end, the same command submits what is
     missing. Needs the extra nteleport[slurm].
     """
-    from nteleport.cli.train import check_folder
     from nteleport.experiment.matrix import expand
     from nteleport.extras import import_extra
+    from nteleport.jobs.paths import check_folder
     from nteleport.runner.preflight import load_checked
     from nteleport.runner.slurm import Resources, minutes
     from nteleport.trackers.tracker import load_trackers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from nteleport.jobs.options import RunOptions
 if TYPE_CHECKING:
     from nteleport.jobs.job import Job
 
-__all__ = ["check_folder", "train"]
+__all__ = ["train"]
 
 SOME_JOB_FAILED = 1
 
@@ -92,17 +91,16 @@ def train(
     Exit code: 0 when all is well, 1 when a job failed, 2 for bad input (nothing is written then), and 128
     plus the number of the signal when one stopped it.
     """
-    from nteleport.experiment.experiment import load_experiment
     from nteleport.experiment.matrix import expand
+    from nteleport.jobs.paths import check_folder
     from nteleport.jobs.state import matching
 
     if dry_run:
-        experiment = load_experiment(config, overrides=overrides)
+        from nteleport.experiment.experiment import load_experiment as load
     else:
-        from nteleport.runner.preflight import load_checked
+        from nteleport.runner.preflight import load_checked as load
 
-        experiment = load_checked(config, overrides=overrides)
-    jobs = expand(experiment)
+    jobs = expand(load(config, overrides=overrides))
     check_folder(out, writable=not dry_run)
     if only:
         jobs = _chosen(jobs, matching(jobs, out, only), only)
@@ -111,19 +109,6 @@ def train(
         return 0
     again = command_again(ctx, without=("only", "redo", "fail_fast"), more=("--only", "failed"))
     return _run(jobs, out, RunOptions(command=tuple(sys.argv), **options), again) if jobs else 0
-
-
-def check_folder(folder: Path, *, writable: bool = True) -> None:
-    """Check that `folder` is one, or can be made, and, if asked, can be written to. Nothing is written.
-
-    Raises:
-        JobError: it is or lies below a file, or writing is forbidden.
-    """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise JobError(f"--out {folder}: {existing} is a file, expected a folder")
-    if writable and not os.access(existing, os.W_OK | os.X_OK):
-        raise JobError(f"--out {folder}: {existing} cannot be written to, expected a writable folder")
 
 
 def _chosen(jobs: Sequence[Job], chosen: list[Job], only: Sequence[str]) -> list[Job]:

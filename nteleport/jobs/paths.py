@@ -6,8 +6,11 @@ whole: `nteleport.jobs.atomic` writes it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from nteleport.errors import JobError
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,16 @@ class JobPaths:
     def before(self) -> Path:
         """The folder with the results that a redone job had, until it has new ones."""
         return self.directory / "before"
+
+
+def check_folder(folder: Path, *, writable: bool = True) -> None:
+    """Check that `folder` is one, or can be made, and, if asked, can be written to. Nothing is written.
+
+    Raises:
+        JobError: it is or lies below a file, or writing is forbidden.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise JobError(f"{folder}: {existing} is a file, expected a folder")
+    if writable and not os.access(existing, os.W_OK | os.X_OK):
+        raise JobError(f"{folder}: {existing} cannot be written to, expected a writable folder")

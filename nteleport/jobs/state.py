@@ -110,11 +110,11 @@ def read_status(out: Path) -> list[JobStatus]:
             names = [entry.name for entry in entries if entry.is_dir()]
     except OSError as error:
         raise ResultsError(
-            f"cannot read {out}: {error.strerror}; expected the --out of `nteleport train`"
+            f"cannot read {out}: {error.strerror}; expected the output folder of `nteleport train`"
         ) from error
     found = [_job_status(paths) for paths in (JobPaths(out, name) for name in names) if paths.config.exists()]
     if not found:
-        raise ResultsError(f"no jobs in {out}: expected the --out of `nteleport train`")
+        raise ResultsError(f"no jobs in {out}: expected the output folder of `nteleport train`")
     order = list(JobState)
     return sorted(found, key=lambda status: (order.index(status.state), status.job))
 

@@ -124,7 +124,7 @@ def read_results(out: str | Path) -> Results:
     if not jobs:
         raise ResultsError(
             f"no jobs in {directory}: expected folders with hparams.yml and metrics.csv, as `nteleport train "
-            "CONFIG --out DIR` writes them"
+            "CONFIG` writes them"
         )
     epochs = _parse_rows(rows)
     counts = np.bincount(epochs["job"].to_numpy(), minlength=len(jobs))
@@ -166,9 +166,13 @@ def _job_names(directory: Path) -> list[str]:
         with os.scandir(directory) as entries:
             folders = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
     except FileNotFoundError:
-        raise ResultsError(f"no folder {directory}: expected the --out of `nteleport train`") from None
+        raise ResultsError(
+            f"no folder {directory}: expected the output folder of `nteleport train`"
+        ) from None
     except NotADirectoryError:
-        raise ResultsError(f"{directory} is a file: expected the --out of `nteleport train`") from None
+        raise ResultsError(
+            f"{directory} is a file: expected the output folder of `nteleport train`"
+        ) from None
     except OSError as error:
         raise ResultsError(f"cannot read {directory}: {error.strerror}") from error
     return [name for name in folders if _is_job(JobPaths(directory, name))]

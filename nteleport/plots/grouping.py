@@ -212,7 +212,7 @@ def _mixtures(groups: Sequence[Group], jobs: Sequence[JobResult], grouped: Seque
     if len(mixed) == 1 and len(everything) <= 6:
         values = sorted("unset" if value is None else number(value) for _, value in everything)
         shown += f" ({', '.join(values)})"
-    return [f"groups mix runs that differ in {shown}: add what matters to --group-by"]
+    return [f"groups mix runs that differ in {shown}: group by what matters too"]
 
 
 def _values(group: Group, jobs: Sequence[JobResult], key: str) -> set[tuple[bool, str | int | float | None]]:

@@ -30,12 +30,12 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise StudyError(f"{path}: no such file, expected weights from `train --save-weights`") from error
+        raise StudyError(f"{path}: no such file, expected the weights.pt of a training") from error
     except Exception as error:  # torch.load raises whatever a damaged file makes it raise
         sentences = str(error).strip().splitlines() or [type(error).__name__]
         reason = sentences[0].partition(". ")[0]
         raise StudyError(
-            f"{path}: cannot be read ({reason}); expected weights from `train --save-weights`"
+            f"{path}: cannot be read ({reason}); expected the weights.pt of a training"
         ) from error
     if isinstance(state, Mapping) and isinstance(state.get("weights", state), Mapping):
         found: Mapping[str, Any] = state.get("weights", state)

@@ -29,12 +29,12 @@ def find_device(name: str) -> torch.device:
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise JobError("there is no device mps: expected an Apple GPU; --device cpu works anywhere")
+        raise JobError("there is no device mps: expected an Apple GPU; the device cpu works anywhere")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
             raise JobError(
-                f"there is no device {name}: torch sees {count} CUDA devices; --device cpu works anywhere"
+                f"there is no device {name}: torch sees {count} CUDA devices; the device cpu works anywhere"
             )
         return torch.device("cuda", int(number or torch.cuda.current_device()))
     return torch.device(kind)

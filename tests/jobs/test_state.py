@@ -147,7 +147,7 @@ def test_options_that_exclude_each_other(out: Path, arguments: tuple[str, ...]) 
 def test_a_folder_without_jobs_is_one_clear_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(ResultsError, match=r"expected the --out of `nteleport train`"):
+    with pytest.raises(ResultsError, match=r"expected the output folder of `nteleport train`"):
         read_status(tmp_path / name)
     assert run(status, tmp_path / name).exit_code == 2
 
