@@ -138,7 +138,7 @@ def test_what_is_averaged_over_by_oversight_is_named(panels: Arrange) -> None:
     (panel,) = panels(short(optimizers=SIX[:2]), "teleport")
     assert panel.warnings == (
         "MLP on digits: groups mix runs that differ in optimizer.momentum (0.9, unset): "
-        "add what matters to --group-by",
+        "group by what matters too",
     )
 
 
