@@ -15,7 +15,7 @@ from nteleport.errors import StudyError
 from nteleport.schema.fields import Option, Refused, options_of
 from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml
 from nteleport.studies.settings import StudySettings
-from nteleport.studies.study import STUDIES, Progress, Study, load_study, run_study
+from nteleport.studies.study import STUDIES, Progress, Study, find_study, load_study, run_study
 
 __all__ = ["progress_bar", "study"]
 
@@ -24,11 +24,11 @@ class StudyGroup(LazyGroup):
     """Builds the command of a study when it is asked for."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return _command_of(STUDIES[cmd_name]) if cmd_name in STUDIES else None
+        return _command_of(find_study(cmd_name)) if cmd_name in STUDIES else None
 
 
 @click.group(
-    cls=StudyGroup, lazy={name: each.summary for name, each in STUDIES.items()},
+    cls=StudyGroup, lazy={name: find_study(name).summary for name in STUDIES},
     context_settings=CONTEXT_SETTINGS, invoke_without_command=True, no_args_is_help=True,
 )  # fmt: skip
 @click.option(
@@ -52,8 +52,7 @@ def study(ctx: click.Context, source: Path | None, out: Path | None) -> None:
 
 
 def _command_of(chosen: Study) -> click.Command:
-    settings_class = chosen.settings_class()
-    options = options_of(settings_class)
+    options = options_of(chosen.settings)
     out = click.Option(
         ["--out", "-o"], type=click.Path(file_okay=False, path_type=Path),
         default=Path("results") / chosen.name, show_default=True,
@@ -63,14 +62,14 @@ def _command_of(chosen: Study) -> click.Command:
 
     def run(out: Path, **given: Any) -> None:
         values = {name: value for name, value in given.items() if value is not None and value != ()}
-        _run(chosen, settings_class(**values), out)
+        _run(chosen, chosen.settings(**values), out)
 
     return Command(
         chosen.name,
         params=[*parameters, out],
         callback=run,
         short_help=chosen.summary,
-        help=settings_class.__doc__,
+        help=chosen.settings.__doc__,
     )
 
 

@@ -80,10 +80,10 @@ class Layout:
         root = parse_yaml(to_yaml({**entries, **machine}), Mark(study.name), problems) or Node(
             {}, Mark(study.name)
         )
-        values = read_options(study.settings_class(), root, problems, study.name)
+        values = read_options(study.settings, root, problems, study.name)
         if problems:
             raise StudyError("\n".join(map(str, problems)))
-        return study.settings_class()(**values)
+        return study.settings(**values)
 
 
 @dataclass(frozen=True)

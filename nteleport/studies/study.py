@@ -1,8 +1,9 @@
 """The studies of the paper, each by its name: what it computes, how it is drawn and how it is run again.
 
-A study is three things that this module knows by name only, so that help and plots never import torch:
+A study is a package with three parts, of which only the first is imported before it is needed, so that help
+and plots never import torch:
 
-- a settings class in `nteleport.studies.<name>`, from which the command line and `study.yml` follow;
+- `STUDY` with a settings class, from which the command line and `study.yml` follow;
 - `compute(settings, *, progress)`, which returns one tidy table or several by name. One that is `resumable`
   is also given `folder`, where it may keep what is finished;
 - `draw(tables)`, which takes what `compute` returned and gives one matplotlib figure or several by name.
@@ -40,71 +41,48 @@ def no_progress(done: int, total: int) -> None:
     """A `Progress` that shows nothing."""
 
 
+STUDIES = (
+    "micro",
+    "gradients",
+    "weights",
+    "dot-product",
+    "recover",
+    "interpolate",
+    "landscape",
+    "branches",
+)
+"""The names of all studies. Each has a package of its name, `-` as `_`, that defines `STUDY`."""
+
+
 @dataclass(frozen=True)
 class Study:
-    """One study. The package of its three parts is named after it, `-` as `_`.
+    """One study.
 
     Attributes:
         name: as on the command line.
         summary: one line of help.
-        settings: the class in the package itself, a subclass of `StudySettings`.
-        compute: the function in its module `compute`; `draw` in its module `picture` draws.
+        settings: the class of its settings.
+        compute: the name of the function in its module `compute`; `draw` in its module `picture` draws.
         resumable: `compute` takes the output folder as `folder` and continues what it finds there.
     """
 
     name: str
     summary: str
-    settings: str
+    settings: type[StudySettings]
     compute: str
     resumable: bool = False
 
-    def settings_class(self) -> type[StudySettings]:
-        """The class of its settings; no torch."""
-        found: type[StudySettings] = self._load("", self.settings)
-        return found
-
     def computing(self) -> Callable[..., DataFrame | Mapping[str, DataFrame]]:
         """The function that computes; imports torch."""
-        found: Callable[..., DataFrame | Mapping[str, DataFrame]] = self._load(".compute", self.compute)
+        found: Callable[..., DataFrame | Mapping[str, DataFrame]]
+        found = getattr(import_module(f"{_package_of(self.name)}.compute"), self.compute)
         return found
 
     def drawing(self) -> Callable[..., Figure | Mapping[str, Figure]]:
         """The function that draws; imports matplotlib, not torch."""
-        found: Callable[..., Figure | Mapping[str, Figure]] = self._load(".picture", "draw")
+        found: Callable[..., Figure | Mapping[str, Figure]]
+        found = import_module(f"{_package_of(self.name)}.picture").draw
         return found
-
-    def _load(self, part: str, name: str) -> Any:
-        return getattr(import_module(f"nteleport.studies.{self.name.replace('-', '_')}{part}"), name)
-
-
-_STUDIES = (
-    Study("micro", "Angles between gradients and micro-teleportations.", "MicroSettings", "micro_angles"),
-    Study("gradients", "Gradients before and after teleporting.", "GradientsSettings", "gradient_changes"),
-    Study(
-        "weights", "Densities of weights before and after teleporting.", "WeightsSettings", "weight_densities"
-    ),
-    Study("dot-product", "Angles between weights before and after.", "DotProductSettings", "weight_angles"),
-    Study(
-        "recover", "Find the change of basis between two sets of weights.", "RecoverSettings", "recover_cob"
-    ),
-    Study(
-        "interpolate",
-        "Loss and accuracy on the line between two networks.",
-        "InterpolateSettings",
-        "interpolate_networks",
-    ),
-    Study(
-        "landscape",
-        "Loss surfaces before and after teleporting.",
-        "LandscapeSettings",
-        "loss_landscape",
-        resumable=True,
-    ),
-    Study("branches", "A tree of teleported copies that train on.", "BranchesSettings", "branched_training"),
-)
-
-STUDIES: Mapping[str, Study] = {study.name: study for study in _STUDIES}
-"""All studies, by name."""
 
 
 def find_study(name: str) -> Study:
@@ -117,7 +95,12 @@ def find_study(name: str) -> Study:
     if key not in STUDIES:
         known = ", ".join(STUDIES)
         raise StudyError(f"unknown study {name!r}, expected one of {known}{nearest(key, STUDIES)}")
-    return STUDIES[key]
+    study: Study = import_module(_package_of(key)).STUDY
+    return study
+
+
+def _package_of(study: str) -> str:
+    return f"nteleport.studies.{study.replace('-', '_')}"
 
 
 def run_study(
@@ -179,10 +162,10 @@ def load_study(path: Path) -> tuple[Study, StudySettings]:
     if study is None:
         raise ExperimentError(problems)
     rest = Node({key: node for key, node in entries.items() if key != "study"}, root.mark)
-    values = read_options(study.settings_class(), rest, problems, f"the study {study.name}")
+    values = read_options(study.settings, rest, problems, f"the study {study.name}")
     if problems:
         raise ExperimentError(sorted(set(problems)))
-    return study, study.settings_class()(**values)
+    return study, study.settings(**values)
 
 
 def write_figure(folder: Path, name: str, figure: Figure) -> list[Path]:

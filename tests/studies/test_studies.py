@@ -29,8 +29,8 @@ def run(*arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_default_settings_of_every_study_read_back_equal(name: str, tmp_path: Path) -> None:
-    study = STUDIES[name]
-    settings = study.settings_class()()
+    study = find_study(name)
+    settings = study.settings()
     (tmp_path / "study.yml").write_text(settings_yaml(study, settings), encoding="utf-8")
     assert load_study(tmp_path / "study.yml") == (study, settings)
 

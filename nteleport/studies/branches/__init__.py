@@ -1,4 +1,4 @@
-"""Settings of the study `branches`."""
+"""The study `branches`: its settings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nteleport.schema.fields import option, redefault, whole_number
 from nteleport.studies.settings import OneTrainingSettings
+from nteleport.studies.study import Study
 
 MOST_LEAVES = 1024
 
@@ -48,3 +49,6 @@ class BranchesSettings(OneTrainingSettings):
         lengths = [min(self.every, self.epochs - k * self.every) for k in range(self.branchings + 1)]
         in_the_tree: int = sum(self.branches**k * length for k, length in enumerate(lengths))
         return in_the_tree + self.epochs - lengths[0]
+
+
+STUDY = Study("branches", "A tree of teleported copies that train on.", BranchesSettings, "branched_training")

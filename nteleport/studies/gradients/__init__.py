@@ -1,4 +1,4 @@
-"""Settings of the study `gradients`."""
+"""The study `gradients`: its settings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nteleport.schema.fields import option, whole_number
 from nteleport.studies.settings import RangesSettings
+from nteleport.studies.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,3 +15,6 @@ class GradientsSettings(RangesSettings):
 
     batches: int = option(10, whole_number(1), "Batches; each is used for every teleportation.", metavar="N")
     batch_size: int = option(32, whole_number(1), "Images a batch.", metavar="N")
+
+
+STUDY = Study("gradients", "Gradients before and after teleporting.", GradientsSettings, "gradient_changes")

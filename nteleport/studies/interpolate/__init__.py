@@ -1,4 +1,4 @@
-"""Settings of the study `interpolate`."""
+"""The study `interpolate`: its settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from nteleport.jobs.job import Component
 from nteleport.schema.fields import boolean, number, one_of, option, optional, redefault, whole_number
 from nteleport.studies.settings import SGD, TrainingSettings, optimizer, path
+from nteleport.studies.study import Study
 
 _LINE = number("", lambda _: True)
 
@@ -53,3 +54,11 @@ class InterpolateSettings(TrainingSettings):
         """The positions on each line."""
         step = (self.alpha_to - self.alpha_from) / (self.points - 1)
         return [round(self.alpha_from + step * k, 12) for k in range(self.points)]
+
+
+STUDY = Study(
+    "interpolate",
+    "Loss and accuracy on the line between two networks.",
+    InterpolateSettings,
+    "interpolate_networks",
+)

@@ -1,4 +1,4 @@
-"""Settings of the study `landscape`."""
+"""The study `landscape`: its settings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nteleport.schema.fields import number, one_of, option, optional, whole_number
 from nteleport.studies.settings import OneTrainingSettings
+from nteleport.studies.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,3 +46,12 @@ class LandscapeSettings(OneTrainingSettings):
     def teleports_at(self) -> int:
         """The epoch at whose start the network is teleported."""
         return self.epochs // 2 if self.teleport_epoch is None else self.teleport_epoch
+
+
+STUDY = Study(
+    "landscape",
+    "Loss surfaces before and after teleporting.",
+    LandscapeSettings,
+    "loss_landscape",
+    resumable=True,
+)

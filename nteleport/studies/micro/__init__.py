@@ -1,4 +1,4 @@
-"""Settings of the study `micro`."""
+"""The study `micro`: its settings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nteleport.jobs.job import Component
 from nteleport.schema.fields import number, option, redefault, whole_number
 from nteleport.studies.settings import StudySettings
+from nteleport.studies.study import Study
 
 _SMALL_MLP = Component("mlp", {"hidden_layers": [128]})
 
@@ -29,3 +30,6 @@ class MicroSettings(StudySettings):
     teleportations: int = option(
         100, whole_number(1), "Angles of each kind, each on a fresh batch.", metavar="N"
     )
+
+
+STUDY = Study("micro", "Angles between gradients and micro-teleportations.", MicroSettings, "micro_angles")

@@ -1,4 +1,4 @@
-"""Settings of the study `recover`."""
+"""The study `recover`: its settings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nteleport.schema.fields import number, one_of, option, optional, redefault
 from nteleport.studies.settings import StudySettings, path
+from nteleport.studies.study import Study
 from nteleport.vocabulary import RECOVERY_METHODS, RecoveryMethod, Sampling
 
 
@@ -32,3 +33,8 @@ class RecoverSettings(StudySettings):
         if len(self.models) > 1 or len(self.datasets) > 1:
             return "recover takes one model and one data set"
         return super().problem()
+
+
+STUDY = Study(
+    "recover", "Find the change of basis between two sets of weights.", RecoverSettings, "recover_cob"
+)

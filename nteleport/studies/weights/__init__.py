@@ -1,4 +1,4 @@
-"""Settings of the study `weights`."""
+"""The study `weights`: its settings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nteleport.schema.fields import boolean, option, whole_number
 from nteleport.studies.settings import StudySettings
+from nteleport.studies.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,3 +15,8 @@ class WeightsSettings(StudySettings):
 
     per_layer: bool = option(False, boolean, "Each layer by itself, instead of the whole model.")
     bins: int = option(200, whole_number(10), "Bins of a density, fewer for small layers.", metavar="N")
+
+
+STUDY = Study(
+    "weights", "Densities of weights before and after teleporting.", WeightsSettings, "weight_densities"
+)
