@@ -10,7 +10,6 @@ suffix ``COB``: the published implementation had a class of its own for each tel
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -105,7 +104,7 @@ class ModeInfo:
 
 _SCHEDULE_AND_COB = ("every_n_epochs", "teleport_only_once", "cob_range", "cob_sampling", "center")
 
-MODES: Mapping[Mode, ModeInfo] = {
+MODES: dict[Mode, ModeInfo] = {
     "no_teleport": ModeInfo((), "no teleport"),
     "random": ModeInfo((*_SCHEDULE_AND_COB, "teleport_prob"), "teleported"),
     "optim": ModeInfo(

@@ -84,7 +84,8 @@ def test_every_command_is_in_the_readme(name: str) -> None:
 
 
 def test_the_files_of_a_job_are_those_it_writes() -> None:
-    section = README.split("## What a job leaves behind")[1].split("\n## ")[0]
+    page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    section = page.split("## What a job leaves behind")[1].split("\n## ")[0]
     listed = set(re.findall(r"^\| `([\w.]+)`", section, flags=re.MULTILINE))
     paths = JobPaths(Path(), "job")
     kept = [

@@ -55,7 +55,7 @@ _SMALL_IN_32 = (28 * 28) / (32 * 32)
 _MNIST_MEAN, _MNIST_STD = _padded(0.1307, 0.3081, _SMALL_IN_32)
 _FASHION_MEAN, _FASHION_STD = _padded(0.2860, 0.3530, _SMALL_IN_32)
 
-_IDX_FILES = (
+IDX_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte",
@@ -82,7 +82,7 @@ DATASETS: dict[str, DatasetInfo] = {
         mean=_MNIST_MEAN,
         std=_MNIST_STD,
         folder="MNIST/raw",
-        files=_IDX_FILES,
+        files=IDX_FILES,
         torchvision_class="MNIST",
     ),
     "fashion_mnist": DatasetInfo(
@@ -94,7 +94,7 @@ DATASETS: dict[str, DatasetInfo] = {
         mean=_FASHION_MEAN,
         std=_FASHION_STD,
         folder="FashionMNIST/raw",
-        files=_IDX_FILES,
+        files=IDX_FILES,
         torchvision_class="FashionMNIST",
         system_folder="/usr/share/datasets/fashion-mnist",
         system_package="dataset-fashion-mnist",

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nteleport.data.catalog import DatasetInfo, dataset_info
+from nteleport.data.catalog import IDX_FILES, DatasetInfo, dataset_info
 from nteleport.data.files import Arrays, read_cifar, read_digits, read_mnist
 from nteleport.data.sources import availability, locate
 from nteleport.errors import DatasetError
@@ -120,7 +120,7 @@ def _read(info: DatasetInfo, paths: dict[str, Path]) -> tuple[Arrays, Arrays]:
     found = [paths[file] for file in info.files]
     if info.name == "digits":
         return read_digits("train"), read_digits("test")
-    if info.name in ("mnist", "fashion_mnist"):
+    if info.files == IDX_FILES:
         return read_mnist(found[0], found[1]), read_mnist(found[2], found[3])
     label_key = "labels" if info.name == "cifar10" else "fine_labels"
     train, test = (read_cifar(paths, label_key, info.num_classes) for paths in (found[:-1], found[-1:]))

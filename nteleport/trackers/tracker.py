@@ -49,7 +49,7 @@ class Tracker(Protocol):
 
 
 @dataclass(frozen=True)
-class _Place:
+class TrackerPlace:
     """Where a tracker is: our class, and the package that it needs."""
 
     module: str
@@ -57,14 +57,14 @@ class _Place:
     package: str
 
 
-_TRACKERS = {
-    "tensorboard": _Place("nteleport.trackers.tensorboard", "TensorBoardTracker", "tensorboard"),
-    "wandb": _Place("nteleport.trackers.wandb", "WandbTracker", "wandb"),
-    "comet": _Place("nteleport.trackers.comet", "CometTracker", "comet_ml"),
-    "mlflow": _Place("nteleport.trackers.mlflow", "MLflowTracker", "mlflow"),
+TRACKERS = {
+    "tensorboard": TrackerPlace("nteleport.trackers.tensorboard", "TensorBoardTracker", "tensorboard"),
+    "wandb": TrackerPlace("nteleport.trackers.wandb", "WandbTracker", "wandb"),
+    "comet": TrackerPlace("nteleport.trackers.comet", "CometTracker", "comet_ml"),
+    "mlflow": TrackerPlace("nteleport.trackers.mlflow", "MLflowTracker", "mlflow"),
 }
 
-TRACKER_NAMES = tuple(_TRACKERS)
+TRACKER_NAMES = tuple(TRACKERS)
 
 
 def load_trackers(names: Iterable[str]) -> dict[str, type[Tracker]]:
@@ -78,12 +78,12 @@ def load_trackers(names: Iterable[str]) -> dict[str, type[Tracker]]:
 
 
 def _load(name: str) -> type[Tracker]:
-    if name not in _TRACKERS:
+    if name not in TRACKERS:
         expected = ", ".join(TRACKER_NAMES)
         raise UnknownNameError(
             f"unknown tracker {name!r}: expected one of {expected}{nearest(name, TRACKER_NAMES)}"
         )
-    place = _TRACKERS[name]
+    place = TRACKERS[name]
     import_extra(place.package, extra="tracking", purpose=f"the tracker {name}")
     module = import_extra(place.module, extra="tracking", purpose=f"the tracker {name}")
     tracker: type[Tracker] = getattr(module, place.cls)

@@ -34,7 +34,7 @@ from nteleport.training.learner import Batch, Learner
 from nteleport.training.selection import score_candidates
 from nteleport.vocabulary import OptimizerState
 
-_Mode = Callable[
+ModeAction = Callable[
     [Learner, Teleportation, OptimizerState, torch.Generator, Callable[[int], Iterable[Batch]]], bool
 ]
 
@@ -58,7 +58,7 @@ def teleport(
     Returns:
         Whether the weights were moved.
     """
-    return _MODES[how.mode](learner, how, optimizer_state, generator, batches)
+    return MODE_ACTIONS[how.mode](learner, how, optimizer_state, generator, batches)
 
 
 def teleport_seed(seed: int, mode: str) -> int:
@@ -110,7 +110,7 @@ def _best(
     return True
 
 
-def _control(change: Callable[[nn.Module, Mapping[str, Tensor], torch.Generator], None]) -> _Mode:
+def _control(change: Callable[[nn.Module, Mapping[str, Tensor], torch.Generator], None]) -> ModeAction:
     """A mode that writes to the weights with `change` and leaves the change of basis at 1."""
 
     def run(
@@ -131,7 +131,7 @@ def _control(change: Callable[[nn.Module, Mapping[str, Tensor], torch.Generator]
     return run
 
 
-_MODES: dict[str, _Mode] = {
+MODE_ACTIONS: dict[str, ModeAction] = {
     "no_teleport": lambda *given: False,
     "random": _random,
     "optim": _best,
