@@ -6,6 +6,7 @@ import importlib
 import re
 from pathlib import Path
 
+import click
 import pytest
 from support import ROOT
 
@@ -24,6 +25,8 @@ def shown_commands(page: Path) -> list[tuple[str, str]]:
 def test_the_commands_of_a_page_exist_with_their_options_and_files(page: Path) -> None:
     for name, arguments in shown_commands(page):
         command = getattr(importlib.import_module(f"nteleport.cli.{name}"), name)
+        if isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), arguments.split()[0])
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word.partition("=")[0] for word in arguments.split() if word.startswith("--")} <= known
         for word in arguments.split():
