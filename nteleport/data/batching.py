@@ -20,6 +20,9 @@ from nteleport.data.splits import Split
 from nteleport.errors import DatasetError
 from nteleport.randomness import generator_for
 
+EVALUATION_BATCH = 256
+"""Images that are evaluated at once: without gradients, larger batches gain nothing."""
+
 CROP_PADDING = 4
 """Black pixels added on every side before a random crop of the original size."""
 

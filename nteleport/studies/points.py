@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from nteleport.core.preserving import keeping_modes
-from nteleport.data.batching import batches
+from nteleport.data.batching import EVALUATION_BATCH, batches
 from nteleport.data.splits import Split
 from nteleport.studies.study import Progress, no_progress
 from nteleport.training.metrics import Scores, score_sums
@@ -34,7 +34,6 @@ PointScores = Mapping[str, Scores]
 """The scores at a point, by the name of the split."""
 
 _MOST_POINTS = 64
-_EVALUATION_BATCH = 256
 _CALIBRATION_BATCH = 256
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -62,7 +61,7 @@ class Evaluation:
     splits: Mapping[str, Split]
     calibration: Split | None = None
     points_per_pass: int | None = None
-    batch_size: int = _EVALUATION_BATCH
+    batch_size: int = EVALUATION_BATCH
 
 
 class PointScorer:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nteleport.data.batching import batches
+from nteleport.data.batching import EVALUATION_BATCH, batches
 from nteleport.data.splits import Split
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
@@ -23,8 +23,6 @@ from nteleport.studies.subject import Subject
 from nteleport.training.assembly import build_optimizer
 from nteleport.training.learner import Learner, evaluate, leaves_lone_image, train_epoch
 from nteleport.training.metrics import Scores
-
-_EVALUATION_BATCH = 256
 
 
 class Diverged(StudyError):
@@ -86,7 +84,7 @@ class Training:
 
     def scores(self, split: Split) -> Scores:
         """The scores of the network as it is, in evaluation mode."""
-        return evaluate(self.learner, batches(split, batch_size=_EVALUATION_BATCH)).read()
+        return evaluate(self.learner, batches(split, batch_size=EVALUATION_BATCH)).read()
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that changes while training."""

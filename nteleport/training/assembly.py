@@ -23,7 +23,7 @@ from nteleport.core.optimizer import TeleportedOptimizer
 from nteleport.core.optimizer_state import check_transportable
 from nteleport.core.preserving import keeping_random_states
 from nteleport.core.quiver import Quiver
-from nteleport.data.batching import batches, hold_out, num_batches
+from nteleport.data.batching import EVALUATION_BATCH, batches, hold_out, num_batches
 from nteleport.data.splits import Dataset, Split, load_dataset
 from nteleport.errors import JobError, nearest
 from nteleport.expression import compile_lambda
@@ -33,8 +33,6 @@ from nteleport.randomness import generator_for
 from nteleport.training.device import forward_of
 from nteleport.training.learner import Learner, leaves_lone_image
 from nteleport.training.learning_rate import LearningRate, build_learning_rate
-
-_EVALUATION_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Assembly:
 
     def evaluation_batches(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         """All images of a split, in order."""
-        return batches(split, batch_size=max(_EVALUATION_BATCH, self.job.training.batch_size))
+        return batches(split, batch_size=max(EVALUATION_BATCH, self.job.training.batch_size))
 
 
 def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembly:
