@@ -59,7 +59,7 @@ def mtimes(config: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (config.parent / "out").glob("*/*")}
 
 
-def test_equal_failures_are_told_once_with_the_command_that_runs_them_again(config: Path) -> None:
+def test_equal_failures_are_reported_once_with_the_command_that_runs_them_again(config: Path) -> None:
     result = train(config, "--set", "training_params.epochs=2", "--only", "*")
 
     assert result.exit_code == 1
@@ -130,7 +130,7 @@ def test_jobs_are_chosen_by_state_and_name(config: Path) -> None:
     assert [name for _, name in listed(both)] == names[::2]
 
 
-def test_a_choice_of_nothing_is_told(config: Path) -> None:
+def test_choosing_no_job_is_reported(config: Path) -> None:
     assert train(config, "--only", "failed").stdout == "none of 4 jobs is failed\n"
     unknown = train(config, "--only", "faild")
     assert unknown.exit_code == 2
@@ -172,7 +172,7 @@ def test_a_dry_run_needs_no_torch(config: Path) -> None:
     assert done.stdout.endswith("4 jobs: 4 pending\nFalse\n")
 
 
-def test_a_full_disk_is_told_and_leaves_earlier_results_alone(config: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_earlier_results_alone(config: Path) -> None:
     """The disk has room for files of up to 4 kB, so a checkpoint has none."""
     small = ("--only", "*hidden_layers-8-*")
     assert train(config, *small).exit_code == 0

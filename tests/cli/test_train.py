@@ -136,7 +136,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_is_told_and_nothing_is_written(
+def test_bad_input_is_reported_and_nothing_is_written(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_network(*arguments: Any) -> None:
@@ -154,7 +154,7 @@ def test_bad_input_is_told_and_nothing_is_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["experiment.yml"]
 
 
-def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_a_file_are_reported_at_once(tmp_path: Path) -> None:
     config = write(tmp_path, optimizers=[{"cls": "SGD", "lr": 0.1, "speed": 3}], epoch=3)
 
     result = train(config, tmp_path / "results")
@@ -162,7 +162,7 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     assert result.stderr.count(f"{config}:") == 2
 
 
-def test_an_output_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+def test_an_impossible_output_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -172,7 +172,7 @@ def test_an_output_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
         assert "is a file, expected a folder" in result.stderr
 
 
-def test_a_read_only_output_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_output_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Tests may run as a user who may write anywhere.
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
 
@@ -206,7 +206,7 @@ def test_a_failed_job_gives_exit_code_1_and_its_reason(
     assert "log.txt" in result.stdout
 
 
-def test_a_signal_stops_between_batches_and_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_a_signal_stops_between_batches_and_the_same_command_continues(tmp_path: Path) -> None:
     params = {"epochs": 15, "batch_size": 16}
     config, out = write(tmp_path, training_params=params, runs_per_config=1), tmp_path / "results"
     command = [sys.executable, "-m", "nteleport", "train", str(config), "--out", str(out), "--device", "cpu"]

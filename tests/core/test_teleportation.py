@@ -436,11 +436,11 @@ class TestModel:
             (nn.Linear(7, 2), None, "a tensor or a tuple of arguments, got NoneType"),
         ],
     )
-    def test_what_cannot_be_analyzed_is_told(self, network: Any, inputs: Any, message: str) -> None:
+    def test_what_cannot_be_analyzed_is_reported(self, network: Any, inputs: Any, message: str) -> None:
         with pytest.raises(AnalysisError, match=message):
             analyze(network, inputs)
 
-    def test_inputs_of_a_wrong_shape_are_told_without_the_log_of_torch(self) -> None:
+    def test_inputs_of_a_wrong_shape_are_reported_without_the_log_of_torch(self) -> None:
         program = (
             "import torch, nteleport\n"
             "try:\n    nteleport.analyze(torch.nn.Linear(4, 2), torch.ones(3, 7))\n"

@@ -177,7 +177,7 @@ class TestModes:
         assert self.dropouts(network, training=False)[0] == [False, False]
         assert self.dropouts(network, training=True)[0] == [False, True]
 
-    def test_of_two_failures_that_of_evaluation_mode_is_told(self) -> None:
+    def test_of_two_failures_that_of_evaluation_mode_is_reported(self) -> None:
         def training_only(n: Net, x: Tensor) -> Tensor:
             if n.training:
                 raise ValueError("needs labels in training mode")

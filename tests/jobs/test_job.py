@@ -49,7 +49,7 @@ def test_names_are_those_of_earlier_versions() -> None:
     assert BASELINE.seed == 5983241429042149838
 
 
-def test_a_name_tells_what_the_job_is() -> None:
+def test_a_name_describes_the_job() -> None:
     assert TELEPORTED.name.startswith("digits-mlp-hidden_layers-500-500-sgd-lr0.01-momentum0.9-random-run3-")
 
 
@@ -226,7 +226,7 @@ def test_the_ranges_a_sampling_allows(sampling: str, cob_range: float, center: f
     assert (sampling_problem(sampling, cob_range, center) is None) is allowed
 
 
-def test_an_unknown_sampling_is_told_the_nearest() -> None:
+def test_an_unknown_sampling_is_answered_with_the_nearest() -> None:
     problem = sampling_problem("intra", 0.5)
     assert problem is not None
     assert all(name in problem for name in SAMPLINGS)

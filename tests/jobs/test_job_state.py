@@ -94,7 +94,7 @@ def test_jobs_are_chosen_by_state_and_by_name(wanted: list[str], expected: set[s
     assert chosen == [job for state, job in JOBS.items() if state in expected]
 
 
-def test_jobs_put_off_come_again_after_the_others_and_after_a_while(tmp_path: Path) -> None:
+def test_deferred_jobs_return_after_the_others_and_after_a_while(tmp_path: Path) -> None:
     now = 0.0
     first, second = (Ticket.issue(replace(FIRST, run=run), tmp_path) for run in range(2))
     queue = Queue([first, second], seconds=lambda: now)

@@ -59,7 +59,7 @@ def has(paths: JobPaths) -> bool:
         return claim is not None
 
 
-def test_of_two_processes_one_has_the_claim_until_it_gives_it_back(paths: JobPaths) -> None:
+def test_of_two_processes_one_has_the_lease_until_it_gives_it_back(paths: JobPaths) -> None:
     process = holder(paths)
     assert answer(process) == "held"
     assert not has(paths)
@@ -70,7 +70,7 @@ def test_of_two_processes_one_has_the_claim_until_it_gives_it_back(paths: JobPat
     assert not paths.lease.exists()
 
 
-def test_the_claim_of_a_killed_process_is_taken_over_at_once(paths: JobPaths) -> None:
+def test_the_lease_of_a_killed_process_is_taken_over_at_once(paths: JobPaths) -> None:
     process = holder(paths)
     assert answer(process) == "held"
     process.kill()
@@ -102,7 +102,7 @@ def test_an_owner_elsewhere_is_dead_when_its_heartbeat_stopped(
 
 
 @pytest.mark.parametrize(("silence", "free"), [(0.0, False), (SILENCE * 2, True)])
-def test_a_claim_whose_maker_died_before_signing_it_is_cleared_away(
+def test_a_lease_whose_maker_died_before_signing_it_is_cleared_away(
     paths: JobPaths, silence: float, free: bool
 ) -> None:
     paths.lease.mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_a_claim_whose_maker_died_before_signing_it_is_cleared_away(
     assert has(paths) is free
 
 
-def test_an_owner_who_comes_back_finds_that_the_claim_is_lost(
+def test_an_owner_who_comes_back_finds_that_the_lease_is_lost(
     paths: JobPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = on_another_machine(paths, silent_for=SILENCE * 2)
@@ -166,7 +166,7 @@ def test_only_one_of_many_takes_over(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/claim"))
 
 
-def test_the_heart_beats_while_the_claim_is_held(paths: JobPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heart_beats_while_the_lease_is_held(paths: JobPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT", 0.01)
     with leased(paths):
         file = next(paths.lease.iterdir())
@@ -177,7 +177,7 @@ def test_the_heart_beats_while_the_claim_is_held(paths: JobPaths, monkeypatch: p
         assert time.time() - file.stat().st_mtime < 10
 
 
-def test_reading_tells_the_owner_and_leaves_no_trace(paths: JobPaths) -> None:
+def test_reading_gives_the_owner_and_leaves_no_trace(paths: JobPaths) -> None:
     assert read_lease(paths) is None
     owner = on_another_machine(paths, silent_for=5)
 

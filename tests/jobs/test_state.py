@@ -65,7 +65,7 @@ def run(command: object, *arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])  # type: ignore[arg-type]
 
 
-def test_every_state_is_told_apart(out: Path) -> None:
+def test_every_state_is_distinguished(out: Path) -> None:
     with leased(running(out)):
         found = {status.job.split("-run")[1][0]: status for status in read_status(out)}
     assert {run: status.state for run, status in found.items()} == {

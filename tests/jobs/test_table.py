@@ -276,7 +276,7 @@ def test_job_paths_are_where_results_are_read(tmp_path: Path, job: Job) -> None:
         paths.directory.rmdir()
 
 
-def test_the_command_collect_tells_what_is_damaged_and_what_is_left_out(tmp_path: Path) -> None:
+def test_the_command_collect_reports_what_is_damaged_and_what_is_left_out(tmp_path: Path) -> None:
     whole, cut, unreadable = matrix(runs=3, epochs=2)[:3]
     write_job(tmp_path, whole)
     metrics = write_job(tmp_path, cut).metrics

@@ -121,7 +121,7 @@ def test_the_legend_of_a_matrix_has_a_line_a_setting(tmp_path: Path) -> None:
     ]
 
 
-def test_the_legend_tells_which_groups_lack_runs(tmp_path: Path) -> None:
+def test_the_legend_shows_which_groups_lack_runs(tmp_path: Path) -> None:
     for job in matrix(optimizers=[sgd(), sgd(momentum=0.9)], runs=3, epochs=4):
         teleported = job.teleportation.mode == "random"
         if "momentum" in job.optimizer.kwargs and teleported and job.run == 0:

@@ -273,7 +273,7 @@ def test_answers_come_from_the_jobs_on_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_reproduction_goes_on_where_it_stopped(
+def test_an_interrupted_reproduction_continues_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "e.yml").write_text(EXPERIMENT, encoding="utf-8")

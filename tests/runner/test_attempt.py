@@ -61,7 +61,7 @@ def test_a_job_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None
         assert content(paths) == {}
 
 
-def test_no_claim_is_left_behind(tmp_path: Path) -> None:
+def test_no_lease_is_left_behind(tmp_path: Path) -> None:
     for job in (JOB, BAD):
         try_it(job, tmp_path)
         assert not JobPaths(tmp_path, job.name).lease.exists()
@@ -135,7 +135,7 @@ def test_old_results_are_kept_until_there_are_new_ones(
 
 
 def test_redoing_an_unfinished_job_begins_at_the_start(tmp_path: Path) -> None:
-    ask = iter([False] * 6 + [True] * 9)  # the last of four batches of the first epoch is behind it
+    ask = iter([False] * 6 + [True] * 9)  # the last of four batches of the first epoch is completed
     stopped = try_it(JOB, tmp_path, stop_requested=lambda: next(ask))
     assert stopped is not None
     assert stopped.state == "stopped"
@@ -147,7 +147,7 @@ def test_redoing_an_unfinished_job_begins_at_the_start(tmp_path: Path) -> None:
     assert "resumed" not in paths.log.read_text()
 
 
-def test_a_process_that_lost_its_claim_leaves_the_job_alone(
+def test_a_process_that_lost_its_lease_leaves_the_job_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was suspended in the first epoch, for so long that another one took over."""

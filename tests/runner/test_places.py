@@ -59,7 +59,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
-def test_contradictions_are_told(case: str) -> None:
+def test_contradictions_are_reported(case: str) -> None:
     arguments, message = CONTRADICTIONS[case]
     with pytest.raises(JobError, match=message):
         laid_out(**arguments)

@@ -76,7 +76,7 @@ def test_a_right_scheduler_passes_without_what_is_computed(tmp_path: Path, sched
         ("Muon", "3:14", "Muon only supports 2D parameters"),
     ],
 )
-def test_a_wrong_optimizer_is_told_where(tmp_path: Path, optimizer: str, place: str, message: str) -> None:
+def test_a_wrong_optimizer_is_reported_with_its_place(tmp_path: Path, optimizer: str, place: str, message: str) -> None:
     (problem,) = complaints(tmp_path, optimizers=optimizer)
     assert problem.startswith(f"{place}: ")
     assert message in problem
@@ -97,7 +97,7 @@ def test_a_wrong_optimizer_is_told_where(tmp_path: Path, optimizer: str, place: 
         ("{cls: SequentialLR, milestones: [], schedulers: [{cls: ConstantLR, factr: 1}]}", 68, "'factor'?"),
     ],
 )  # fmt: skip
-def test_a_wrong_scheduler_is_told_where(tmp_path: Path, scheduler: str, column: int, message: str) -> None:
+def test_a_wrong_scheduler_is_reported_with_its_place(tmp_path: Path, scheduler: str, column: int, message: str) -> None:
     before = "{cls: SGD, lr: 0.1, lr_scheduler: "
     problems = complaints(tmp_path, optimizers=f"{before}{scheduler}}}")
     assert len(problems) == 1
@@ -121,7 +121,7 @@ def test_a_cyclic_momentum_needs_a_momentum(tmp_path: Path) -> None:
         ("maxvit_t", "2:10", "cannot take images of 32×32"),
     ],
 )
-def test_a_wrong_model_is_told_where(tmp_path: Path, model: str, place: str, message: str) -> None:
+def test_a_wrong_model_is_reported_with_its_place(tmp_path: Path, model: str, place: str, message: str) -> None:
     (problem,) = complaints(tmp_path, models=model)
     assert problem.startswith(f"{place}: ")
     assert message in problem
@@ -133,7 +133,7 @@ def test_an_optimizer_without_a_fused_form_cannot_be_fused(tmp_path: Path) -> No
     assert problem.startswith("3:14: Rprop has no fused form")
 
 
-def test_a_state_that_cannot_be_transported_is_told_before_training(tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_transported_is_reported_before_training(tmp_path: Path) -> None:
     never = "training_params: {optimizer_state: transport}"
     more = f"{never}\nteleportations: {{no_teleport: , teleport: {{mode: random}}}}"
     assert complaints(tmp_path, optimizers="Adam", more=more) == []

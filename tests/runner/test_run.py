@@ -64,7 +64,7 @@ def test_a_diverged_job_is_over_too(tmp_path: Path) -> None:
     ]
 
 
-def test_a_job_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_job_that_fails_is_recorded_and_the_others_continue(tmp_path: Path) -> None:
     outcomes, events = run([BAD, GOOD], tmp_path)
 
     assert events == ["2 jobs", "start", "failed", "start", "epoch 0", "finished"]
@@ -89,7 +89,7 @@ def test_a_failed_job_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads(outcomes[0].paths.result.read_text())["state"] == "finished"
 
 
-def test_a_stop_ends_the_run_and_the_same_call_goes_on(tmp_path: Path) -> None:
+def test_a_stop_ends_the_run_and_the_same_call_continues(tmp_path: Path) -> None:
     jobs = [small_job(), TELEPORTED]
 
     outcomes, events = run(jobs, tmp_path, stop_requested=stop_after(8))

@@ -157,14 +157,14 @@ def submit_with(config: Path, *options: str, out: Path | None = None) -> Result:
 
 
 def told(folder: Path) -> dict[str, list[object]]:
-    """For each task that was submitted, what its function is told."""
+    """For each task that was submitted, what its function receives."""
     from submitit.core.utils import DelayedSubmission
 
     pickles = {path.name.removesuffix("_submitted.pkl"): path for path in folder.glob("*_submitted.pkl")}
     return {name: list(DelayedSubmission.load(path).args) for name, path in pickles.items()}
 
 
-def test_a_matrix_is_submitted_as_arrays_whose_tasks_are_told_a_path_each(
+def test_a_matrix_is_submitted_as_arrays_whose_tasks_get_one_path_each(
     cluster: FakeCluster, config: Path
 ) -> None:
     outcome = submit_with(config)
@@ -239,7 +239,7 @@ def test_a_cluster_that_does_not_answer_is_one_message(cluster: FakeCluster, con
     )
 
 
-def test_without_slurm_submitting_says_so_and_the_dry_run_works(
+def test_without_slurm_submitting_fails_clearly_and_the_dry_run_works(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("submitit")

@@ -146,7 +146,7 @@ def test_the_cluster_and_this_machine_compute_the_same(matrix: SubmittedMatrix) 
 
 
 @pytest.mark.parametrize("interrupted", [0, 1, 2])
-def test_an_interrupted_task_goes_on_from_its_checkpoint(matrix: SubmittedMatrix, interrupted: int) -> None:
+def test_an_interrupted_task_continues_from_its_checkpoint(matrix: SubmittedMatrix, interrupted: int) -> None:
     """By `scontrol requeue`, by the warning before the time limit, and by preemption."""
     if interrupted == 2 and "urgent" not in ask("sinfo", "--noheader", "--format=%R").split():
         pytest.skip("this cluster has no partition `urgent` that preempts others")

@@ -85,7 +85,7 @@ def ending_with(code: int, *, after_a_batch: bool) -> Callable[[Sequence[str]], 
         (1, True, RUNNING, True, 0, 1),  # the job failed: that is final
         (128 + signal.SIGUSR2, True, RUNNING, True, 1, 128 + signal.SIGUSR2),
         (128 + signal.SIGUSR2, True, RUNNING, False, 1, 1),
-        (128 + signal.SIGUSR2, False, RUNNING, True, 0, 1),  # it would go on for ever
+        (128 + signal.SIGUSR2, False, RUNNING, True, 0, 1),  # it would continue for ever
         (128 + signal.SIGTERM, False, PREEMPTED, True, 1, 128 + signal.SIGTERM),
         (128 + signal.SIGTERM, True, ENDING, True, 0, 128 + signal.SIGTERM),
     ],

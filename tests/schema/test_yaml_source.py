@@ -99,7 +99,7 @@ def test_anchors_aliases_and_merge_keys_read_as_in_yaml() -> None:
         pytest.param("[" * 100_000, "nest", id="deeper than PyYAML itself allows since 6.0.4"),
     ],
 )
-def test_what_is_refused_is_told_with_its_place(text: str, problem: str) -> None:
+def test_what_is_refused_is_reported_with_its_place(text: str, problem: str) -> None:
     _, problems = read(text)
     assert len(problems) == 1
     assert problem in problems[0]

@@ -158,7 +158,7 @@ def test_the_picture_has_a_column_for_each_line() -> None:
     ("wrong", "message"),
     [({"weights_b": Path("none.pt")}, "no such file"), ({"optimizer_b": Component("SGDD")}, "'SGD'")],
 )
-def test_what_is_wrong_with_the_second_network_is_told_before_the_first_is_trained(
+def test_what_is_wrong_with_the_second_network_is_reported_before_the_first_is_trained(
     monkeypatch: pytest.MonkeyPatch, wrong: dict[str, object], message: str
 ) -> None:
     monkeypatch.setattr(Training, "run_epoch", lambda *_: pytest.fail("it was trained"))
@@ -195,7 +195,7 @@ def test_a_training_is_that_of_plain_torch() -> None:
         torch.testing.assert_close(subject.network.get_parameter(name), parameter, rtol=1e-4, atol=1e-6)
 
 
-def test_a_training_goes_on_from_its_state_as_if_nothing_had_happened() -> None:
+def test_a_training_continues_from_its_state_as_if_nothing_had_happened() -> None:
     subject = one_subject(StudySettings(models=SMALL, device="cpu"))
     training = Training(subject, SGD, 200, "test")
     training.teleport(sample_cob(subject.quiver.cob_size, 0.5, "inter_landscape"))
@@ -207,7 +207,7 @@ def test_a_training_goes_on_from_its_state_as_if_nothing_had_happened() -> None:
     assert training.run_epoch(1) == first
 
 
-def test_a_training_that_diverges_and_an_unknown_optimizer_are_told() -> None:
+def test_a_training_that_diverges_and_an_unknown_optimizer_are_reported() -> None:
     subject = one_subject(StudySettings(models=SMALL, device="cpu"))
     training = Training(subject, Component("SGD", {"lr": 1e30}), 100, "test")
     with pytest.raises(StudyError, match="diverged in epoch 0"):

@@ -1,4 +1,4 @@
-"""Loss surfaces: their directions, their points, and that an interrupted one goes on where it was."""
+"""Loss surfaces: their directions, their points, and that an interrupted one continues."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_an_interrupted_study_ends_with_the_same_tables_and_trains_once(
         pd.testing.assert_frame_equal(found[name], table)
 
 
-def test_other_settings_do_not_go_on_with_what_is_there(tmp_path: Path) -> None:
+def test_other_settings_do_not_continue_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         loss_landscape(small(), progress=lambda done, _: _raise(), folder=tmp_path)
     found = loss_landscape(small(seed=1), folder=tmp_path)

@@ -1,4 +1,4 @@
-"""The framework of the studies: what they are told, what they write, and that it runs again."""
+"""The framework of the studies: their settings, what they write, and that it runs again."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_bad_input_is_one_message_and_exit_code_2(arguments: list[str], message:
     assert "Traceback" not in output
 
 
-def test_all_that_is_wrong_with_a_settings_file_is_told_with_its_place(tmp_path: Path) -> None:
+def test_all_that_is_wrong_with_a_settings_file_is_reported_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "study.yml"
     path.write_text("study: micro\ncob_rang: 1\nteleportations: many\nmodels: [mpl]\n", encoding="utf-8")
     with pytest.raises(ExperimentError) as caught:

@@ -114,7 +114,7 @@ def test_weights_of_another_network_are_refused_with_the_reason(tmp_path: Path) 
         (lambda state: state.update({"3.bias": 1.0}), "has no '3.bias'"),
     ],
 )
-def test_weights_that_do_not_fit_are_told_with_the_first_reason(
+def test_weights_that_do_not_fit_are_reported_with_the_first_reason(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], reason: str
 ) -> None:
     network = one_subject(SETTINGS).network

@@ -1,4 +1,4 @@
-"""Trackers: what they are told, and that their failures stay theirs."""
+"""Trackers: what they receive, and that their failures stay theirs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Diary:
             raise ConnectionError(f"no route to the service, in {name}")
 
 
-def test_a_tracker_hears_a_job_from_start_to_finish_and_so_does_the_reporter_behind(
+def test_a_tracker_receives_all_events_of_a_job_and_so_does_the_report_it_wraps(
     tmp_path: Path,
 ) -> None:
     diary = Diary()
@@ -60,7 +60,7 @@ def test_a_tracker_hears_a_job_from_start_to_finish_and_so_does_the_reporter_beh
     assert events.words == ["1 jobs", "start", *[f"epoch {epoch}" for epoch in range(4)], "finished"]
 
 
-def test_a_resumed_job_starts_with_the_rows_behind_it(tmp_path: Path) -> None:
+def test_a_resumed_job_starts_with_its_completed_rows(tmp_path: Path) -> None:
     diary = Diary()
     play(tmp_path, {"diary": diary}, earlier=3)
     assert diary.calls[:2] == [("start", JOB.name, [0.0, 1.0, 2.0]), ("log", 3)]
@@ -101,7 +101,7 @@ def test_a_tracker_that_fails_warns_once_and_leaves_the_others_alone(tmp_path: P
     assert [call[0] for call in bad.calls].count(method) == 1
 
 
-def test_training_goes_on_to_the_same_result_with_a_tracker_that_fails(tmp_path: Path) -> None:
+def test_training_continues_to_the_same_result_with_a_tracker_that_fails(tmp_path: Path) -> None:
     """Two jobs through the real loop, with and without."""
     jobs, metrics = [JOB, replace(JOB, run=1)], []
     for name, trackers in {"without": {}, "with": {"bad": Diary("log")}}.items():
@@ -123,7 +123,7 @@ def test_a_tracker_that_failed_three_jobs_in_a_row_is_not_tried_again(tmp_path: 
     assert len(reporter_events.warnings) == 1
 
 
-def test_an_unknown_tracker_is_told_the_nearest() -> None:
+def test_an_unknown_tracker_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'tensorboard'"):
         load_trackers(["tensorbord"])
 

@@ -164,7 +164,7 @@ def test_plateau_watches_the_validation_accuracy_by_epochs() -> None:
     assert seen == [0.1, 0.1, 0.01, 0.01, 0.001]
 
 
-def test_progress_goes_on_through_a_teleportation_that_resets_the_optimizer() -> None:
+def test_progress_continues_through_a_teleportation_that_resets_the_optimizer() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     quiver = analyze(network, torch.zeros(2, 3))
     optimizer = TeleportedOptimizer(network, quiver, torch.optim.SGD, lr=0.1, momentum=0.9)
