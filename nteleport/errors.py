@@ -9,14 +9,14 @@ prints it and exits with code 2, without a traceback.
     ├── AnalysisError        a network that cannot be traced
     ├── ExperimentError      an experiment file with problems, all of them at once
     ├── ExpressionError      a formula in an experiment file that is refused          (also a ValueError)
-    ├── UnknownNameError     a model, data set or initializer nobody knows            (also a LookupError)
+    ├── UnknownNameError     an unknown model, data set or initializer                (also a LookupError)
     ├── ModelError           arguments or images that a model cannot take             (also a ValueError)
     ├── DatasetError         a data set that is neither present nor downloadable
     ├── JobError             a job that cannot be started or continued
     ├── ResultsError         results on disk that are missing or cannot be read
     ├── StudyError           a study that cannot run with its settings, or weights that do not fit
     ├── MissingExtraError    a package that only an extra of nteleport installs        (also an ImportError)
-    └── SlurmError           a SLURM cluster that is not there or refuses a job
+    └── SlurmError           a SLURM cluster that is unavailable or refuses a job
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class AnalysisError(NTeleportError):
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong in an experiment file.
+    """One problem in an experiment file.
 
     `line` and `column` count from 1; line 0 means the file as a whole (it is missing, it is not text).
     """
@@ -74,7 +74,7 @@ class Problem:
 
 
 class ExperimentError(NTeleportError):
-    """An experiment file that cannot run: `problems` holds all that is wrong, `str()` gives one line each."""
+    """An experiment file that cannot run: `problems` holds all its problems, `str()` one line per problem."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
@@ -113,17 +113,17 @@ class StudyError(NTeleportError):
 
 
 class MissingExtraError(NTeleportError, ImportError):
-    """A package that is not needed for most things, and is installed by an extra of nteleport."""
+    """An optional package that is missing; an extra of nteleport installs it."""
 
 
 class SlurmError(NTeleportError):
-    """A SLURM cluster that is not there, or that refuses what is asked of it."""
+    """A SLURM cluster that is unavailable, or that refuses a request."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return `", did you mean 'x'?"` for the choice most like `name`, or `""` when none is; case is ignored.
+    """Return `", did you mean 'x'?"` for the choice closest to `name`, or `""` if none is; case is ignored.
 
-    What was cut short comes first: `inter` begins `inter_landscape`, though it looks more like `centered`.
+    Completions come first: `inter` begins `inter_landscape`, though it looks more like `centered`.
 
     Example:
         >>> nearest("SDG", ["SGD", "Adam"])

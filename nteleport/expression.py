@@ -1,8 +1,8 @@
 """Formulas in an experiment file: `lambda epoch: 0.95 ** epoch`, without ever running the file's code.
 
-The text is parsed, every part of it is compared with a short list of what a learning-rate formula needs, and
-what passes is evaluated by the `simpleeval` library. All arithmetic is in floating point, so no formula can
-build a huge integer: 9 ** 9 ** 9 overflows at once and says so.
+The text is parsed, every part of it is checked against a short list of what a learning-rate formula needs,
+and what passes is evaluated by the `simpleeval` library. All arithmetic is in floating point, so no formula
+can build a huge integer: 9 ** 9 ** 9 overflows at once with an error.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def compile_lambda(text: str) -> Callable[[float], float]:
         a plain function of one number. It raises `ExpressionError` where the formula has no finite value.
 
     Raises:
-        ExpressionError: anything else than such a formula, or one without a finite value at 1.
+        ExpressionError: anything other than such a formula, or one without a finite value at 1.
     """
     argument, body = _parse(text)
     try:

@@ -1,9 +1,9 @@
-"""The words of an experiment file: networks, initializers, samplings, modes. Without importing torch.
+"""The vocabulary of an experiment file: networks, initializers, samplings, modes. Imports no torch.
 
-An experiment is checked, listed and unravelled long before anything is trained, so the words live here, what
-they do elsewhere: networks in :mod:`nteleport.networks`, samplings in :mod:`nteleport.core.cob`, modes in
-:mod:`nteleport.training.modes`. The name of a network is canonical when it is lower case and carries no
-suffix ``COB``: the published implementation had a class of its own for each teleportable network
+An experiment is checked, listed and unraveled long before anything is trained, so the names are defined here
+and what they do elsewhere: networks in :mod:`nteleport.networks`, samplings in :mod:`nteleport.core.cob`,
+modes in :mod:`nteleport.training.modes`. The name of a network is canonical when it is lower case and carries
+no suffix ``COB``: the published implementation had a separate class for each teleportable network
 (``MLPCOB``, ``resnet18COB``), while here every network can be teleported as it is.
 """
 
@@ -91,11 +91,11 @@ Mode = Literal["no_teleport", "random", "optim", "pseudo", "same_distr"]
 
 @dataclass(frozen=True)
 class ModeInfo:
-    """What is to be known of a teleportation mode without running it.
+    """What is known about a teleportation mode without running it.
 
     Attributes:
         options: the fields of `Teleportation` that have an effect in it.
-        label: what a job in this mode is, for legends and sentences: "teleported".
+        label: what a job in this mode is called in legends and sentences: "teleported".
     """
 
     options: tuple[str, ...]
@@ -117,7 +117,7 @@ MODES: dict[Mode, ModeInfo] = {
 
 
 def sampling_problem(sampling: str, cob_range: float, center: float = 1.0) -> str | None:
-    """Say why changes of basis cannot be drawn like this, or return None if they can.
+    """Explain why changes of basis cannot be drawn like this, or return None if they can.
 
     With r = `cob_range`: `intra_landscape` needs 0 ≤ r ≤ 1 and `inter_landscape` r ≥ 0; `positive` and
     `negative` need r > 0; `centered` needs 0 < r ≤ `center`.

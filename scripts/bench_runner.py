@@ -33,7 +33,7 @@ from benchmarks.machine import describe
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from synthetic_results import matrix, sgd, write_jobs  # noqa: E402
+from support.synthetic_results import matrix, sgd, write_jobs  # noqa: E402
 
 FRESH_SHARE = 5
 """A fresh process is begun for every fifth job only: they are all alike, and slow."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -94,3 +96,8 @@ def test_a_figure_has_the_ratio_of_medians_and_quartiles_of_the_rounds() -> None
 
 def test_the_exponent_of_a_power_law_is_found() -> None:
     assert exponent([1.0, 10.0, 100.0], [3.0, 3.0 * 10**1.5, 3000.0]) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("module", ["benchmarks.__main__", "bench_runner", "bench_step"])
+def test_every_benchmark_can_be_imported(module: str) -> None:
+    importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Rules of the operators that act on activations: they move them, fold them, mix them, or join them.
+"""Rules of the operators that move, reduce, mix or join activations.
 
 A rule returns None when the operator must be treated as unknown.
 """
@@ -46,7 +46,7 @@ def unknown(node: Node, walk: Propagation) -> Flow:
 
 
 def elementwise(node: Node, walk: Propagation) -> Flow | None:
-    """Labels of the operand computed first pass; the operator is conjugated, ``x ↦ τ f(x / τ)``.
+    """The labels of the operand computed first pass through; the operator is conjugated, ``x ↦ τ f(x / τ)``.
 
     For the sum or product of two activations this is the identity edge of section 3 of the paper: the second
     operand is brought to the scale of the first.
@@ -69,12 +69,12 @@ def elementwise(node: Node, walk: Propagation) -> Flow | None:
 
 
 def affine(node: Node, walk: Propagation) -> Flow | None:
-    """``addcmul``: a diagonal weight and a bias, or an operator like any other."""
+    """``addcmul``: a diagonal weight and a bias, or an elementwise operator."""
     return add_product(node, walk) or elementwise(node, walk)
 
 
 def _first(labels: Tensor, shapes: list[Any]) -> list[Labels]:
-    """Labels of several results of which the first is the scaled one; the others are masks and indices."""
+    """Labels of several results: only the first is scaled; the others are masks and indices."""
     return [labels.expand(shapes[0]), *(pinned_like(s) for s in shapes[1:])]
 
 
@@ -110,7 +110,7 @@ def _with_labels(node: Node, walk: Propagation) -> tuple[tuple[Any, ...], dict[s
 
 
 def move_data(node: Node, walk: Propagation) -> Flow | None:
-    """Run the same operator on the labels; the operator runs as it is on scaled activations."""
+    """Run the same operator on the labels; on scaled activations it runs unchanged."""
     if not walk.activations(node):
         return view_of(node, walk)
     args, kwargs = _with_labels(node, walk)
@@ -119,7 +119,7 @@ def move_data(node: Node, walk: Propagation) -> Flow | None:
 
 
 def _functional(target: Any) -> Any:
-    """The operator that does the same and leaves its operand as it is."""
+    """The out-of-place variant of an in-place operator."""
     name = target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else ""
     if not name.endswith("_") or name.startswith("__"):
         return target
@@ -138,7 +138,7 @@ def reshape_data(node: Node, walk: Propagation) -> Flow | None:
 
 
 def join_data(node: Node, walk: Propagation) -> Flow | None:
-    """``cat``: parameters that stand beside activations take their labels."""
+    """``cat``: parameters concatenated with activations take their labels."""
     if not walk.activations(node):
         return view_of(node, walk)
     parts, axis = arguments(node)["tensors"], int(arguments(node).get("dim", 0))
@@ -151,9 +151,8 @@ def join_data(node: Node, walk: Propagation) -> Flow | None:
 
 
 def move_or_look_up(node: Node, walk: Propagation) -> Flow | None:
-    """``index``, ``index_select``, ``gather``: known positions move data; positions that are known only when
-    the network runs look up entries of a parameter, or pass labels that are constant along the axes they
-    index."""
+    """``index``, ``index_select``, ``gather``: known positions move data; positions known only at run time
+    look up entries of a parameter, or pass labels that are constant along the axes they index."""
     given = arguments(node)
     indices = given.get("indices", [given.get("index", given.get("indices"))])
     if all(i is None or i in walk.constants for i in indices):
@@ -173,7 +172,7 @@ def move_or_look_up(node: Node, walk: Propagation) -> Flow | None:
 
 
 def _index_at_run_time(labels: Tensor, indices: list[Any], shape: torch.Size) -> Flow | None:
-    """Leading axes are indexed and labels do not vary along them: those of the axes behind stay."""
+    """Leading axes are indexed and labels do not vary along them: the labels of the remaining axes stay."""
     taken = 0
     for position in indices:
         if position is None:
@@ -227,7 +226,7 @@ def pool(node: Node, walk: Propagation) -> Flow | None:
 
 
 def reduce_axes(node: Node, walk: Propagation) -> Flow | None:
-    """Mean, maximum, sum and the like, over given axes or all of them."""
+    """Mean, maximum, sum and the like, over the given axes or all of them."""
     if not walk.activations(node):
         return view_of(node, walk)
     given, shape = arguments(node), result_shapes(node)
@@ -262,8 +261,8 @@ def gated(node: Node, walk: Propagation) -> Flow | None:
 
 
 def product(node: Node, walk: Propagation) -> Flow | None:
-    """A product with a parameter is a linear layer. In one of two activations, the axes of one operand keep
-    their scale where the other is pinned (attention)."""
+    """A product with a parameter is a linear layer. In a product of two activations, the axes of one operand
+    keep their scale where the other is pinned (attention)."""
     found = PRODUCTS[operator_name(node)](node)
     if found is None:
         return None
@@ -284,7 +283,8 @@ def product(node: Node, walk: Propagation) -> Flow | None:
 
 
 def attention(node: Node, walk: Propagation) -> Flow | None:
-    """Scaled dot-product attention averages values over tokens: the scale of the values' channels passes."""
+    """Scaled dot-product attention averages values over tokens: the scale of the values' channels passes
+    through."""
     values = walk.labels_of(node.args[2])
     labels = values.narrow(-2, 0, 1) if values is not None and is_constant(values, -2) else None
     return _conjugated_with(labels, node, walk)
@@ -298,7 +298,7 @@ def _conjugated_with(labels: Tensor | None, node: Node, walk: Propagation) -> Fl
 
 
 def normalize(node: Node, walk: Propagation) -> Flow | None:
-    """With affine parameters, see :func:`normalization`; without, an operator like any other. Normalizing a
+    """With affine parameters, see :func:`normalization`; without, an elementwise operator. Normalizing a
     weight (weight standardization) is part of computing it."""
     name = operator_name(node)
     if not walk.activations(node) and "layer_norm" not in name and "rms_norm" not in name:

@@ -2,7 +2,7 @@
 
 ``torch.export`` gives a graph of ATen operators in which functional calls, reused modules and reshaped
 tensors are plain nodes. The walk (:mod:`nteleport.core.walk`, :mod:`nteleport.core.rules`) labels every
-activation; what the uses of the parameters say at the end is the quiver.
+activation; the uses of the parameters that it records make up the quiver.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from nteleport.errors import AnalysisError
 def analyze(network: nn.Module, example_inputs: ExampleInputs, *, training: bool | None = None) -> Quiver:
     """Find how a change of basis acts on ``network``.
 
-    Nothing of the network changes: its mode, buffers, attributes, random states and device are as before.
+    The network is left unchanged: its mode, buffers, attributes, random states and device stay as they were.
 
     Args:
         network: any module that ``torch.export`` can trace.
         example_inputs: a tensor; a tuple of positional arguments; a mapping of keyword arguments; or a tuple
-            of both, ``(args, kwargs)``. Of the shape and on the device of real inputs.
-        training: whether to trace the network in training mode. None: in training mode, so that heads that
-            only train are seen too, and where that is not possible (BatchNorm on a single value per channel)
-            in evaluation mode.
+            of both, ``(args, kwargs)``. They have the shape and the device of real inputs.
+        training: whether to trace the network in training mode. None: in training mode, so that heads used
+            only in training are seen too, or in evaluation mode where that is not possible (BatchNorm on a
+            single value per channel).
 
     Returns:
         The quiver, its CoB entries numbered in execution order.
@@ -84,7 +84,7 @@ class Sources(NamedTuple):
     constants: dict[Node, Tensor]
 
     def add_constant(self, node: Node, value: object) -> None:
-        """Note what ``node`` holds, if rules can use it: positions and masks, on the CPU as labels are."""
+        """Record what ``node`` holds, if rules can use it: positions and masks, on the CPU like labels."""
         if isinstance(value, Tensor) and value.numel() <= LARGEST_CONSTANT:
             self.constants[node] = value.detach().cpu()
 
@@ -130,7 +130,7 @@ def _walk_region(node: Node, graph: Graph, operands: Sequence[Any], walk: Propag
 
 
 class _Runs:
-    """Numbers labels from 1 in the order of the uses, and notes who owns them."""
+    """Numbers labels from 1 in the order of the uses, and records which layer owns them."""
 
     def __init__(self) -> None:
         self.layers: list[Layer] = []
@@ -236,7 +236,7 @@ def _explained(
 
 
 def _why_pinned(uses: Sequence[Use]) -> str:
-    """What holds both sides of a parameter that no entry of the CoB scales."""
+    """What pins both sides of a parameter that no entry of the CoB scales."""
     use = uses[0]
     reads = f", reads what {use.ended_by} leaves unscaled" if use.ended_by else ""
     if any(use.outputs is not None and not is_pinned(use.outputs) for use in uses):

@@ -9,7 +9,7 @@ from nteleport.errors import TeleportationError
 from nteleport.vocabulary import Sampling, sampling_problem
 
 SMALLEST_ENTRY = 1e-6
-"""No sampled entry is nearer to zero than this: zero has no inverse."""
+"""No sampled entry is closer to zero than this: zero has no inverse."""
 
 
 def sample_cob(
@@ -23,7 +23,7 @@ def sample_cob(
     """Draw a change of basis.
 
     With ``r = cob_range``: ``intra_landscape`` U[1−r, 1+r]; ``inter_landscape`` U[1−r, 1+r] or U[−1−r, −1+r]
-    with equal chances, chosen per entry; ``positive`` U[0, r]; ``negative`` U[−r, 0]; ``centered`` U[c−r,
+    with equal probability, chosen per entry; ``positive`` U[0, r]; ``negative`` U[−r, 0]; ``centered`` U[c−r,
     c+r].
 
     Args:
@@ -31,7 +31,7 @@ def sample_cob(
         cob_range: ``r``; at most 1 for ``intra_landscape``, in (0, ``center``] for ``centered``.
         sampling: one of the names above.
         center: ``c`` of ``centered``.
-        generator: source of randomness, on the CPU; the default generator of torch if None.
+        generator: source of randomness, on the CPU; torch's default generator if None.
 
     Returns:
         float32 tensor of shape ``(size,)`` on the CPU, all ``|τ| ≥ 1e-6``.

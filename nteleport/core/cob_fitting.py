@@ -1,18 +1,18 @@
 """The squared distance between teleported weights and a target, as a function of the change of basis.
 
-A teleportation multiplies each weight by a ratio ``r = τ_i / τ_j``, so the distance ``‖s(τ) ⊙ θ − t‖²`` only
-depends on the weights through two sums for each pair of CoB entries: ``p = Σ θ²`` and ``q = Σ θ t`` over the
-weights between the two neurons. :class:`Distance` holds these sums, for any quiver (residuals, normalisations
-and shared parameters are pairs like all others), in a form that does not cancel near the minimum:
-``Σ p (r − q / p)²`` and a rest that no CoB changes.
+A teleportation multiplies each weight by a ratio ``r = τ_i / τ_j``, so the distance ``‖s(τ) ⊙ θ − t‖²``
+depends on the weights only through two sums for each pair of CoB entries: ``p = Σ θ²`` and ``q = Σ θ t`` over
+the weights between the two neurons. :class:`Distance` holds these sums, for any quiver (residuals,
+normalizations and shared parameters are pairs like all others), in a form without cancellation near the
+minimum: ``Σ p (r − q / p)²`` plus a remainder that no CoB changes.
 
-With all other entries fixed the distance is, in one entry, ::
+With all other entries fixed, the distance as a function of one entry is ::
 
     a τ² − 2 b τ + c / τ² − 2 d / τ + constant
 
-where ``a`` and ``b`` come from the weights and the bias that feed the neuron and ``c`` and ``d`` from
-those that it feeds. Its minimum is a root of a quartic polynomial (:func:`best_entry`). Two entries of one
-layer never meet in a ratio, so a whole layer is minimised at once, exactly (:class:`LayerwiseFit`).
+where ``a`` and ``b`` come from the weights and the bias that feed the neuron and ``c`` and ``d`` from those
+that it feeds. Its minimum is a root of a quartic polynomial (:func:`best_entry`). Two entries of one layer
+never appear in the same ratio, so a whole layer is minimized at once, exactly (:class:`LayerwiseFit`).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from nteleport.core.quiver import Factor, ParameterScaling, Quiver
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """``‖s(τ) ⊙ θ − t‖² = Σ squares · (τ[upper] / τ[lower] − ratios)² + rest``, a term for each pair.
+    """``‖s(τ) ⊙ θ − t‖² = Σ squares · (τ[upper] / τ[lower] − ratios)² + rest``, one term per pair.
 
     Attributes:
         upper, lower: entries of the extended CoB (0 is the constant 1), int64.
-        squares: ``Σ θ²`` of each term, above 0, float64.
-        ratios: ``Σ θ t / Σ θ²`` of each term: where it would like the ratio to be.
+        squares: ``Σ θ²`` of each term, positive, float64.
+        ratios: ``Σ θ t / Σ θ²`` of each term: the ratio that minimizes it.
         rest: the part of the distance that no CoB changes.
     """
 
@@ -45,7 +45,7 @@ class Distance:
     rest: float
 
     def reducible(self, extended: Tensor) -> Tensor:
-        """The distance less ``rest`` at an extended CoB: a scalar that can be differentiated."""
+        """The distance minus ``rest`` at an extended CoB: a differentiable scalar."""
         return (self.squares * (extended[self.upper] / extended[self.lower] - self.ratios).square()).sum()
 
     def where(self, chosen: Tensor) -> Distance:
@@ -56,12 +56,12 @@ class Distance:
 
 
 def distance_to(quiver: Quiver, weights: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Distance:
-    """Sum up the weights of each pair of CoB entries.
+    """Sum over the weights of each pair of CoB entries.
 
     Args:
         quiver: how the CoB acts on the parameters.
         weights: the weights ``θ`` at the CoB of ones, by parameter name.
-        target: the weights ``t`` to come near to, by parameter name.
+        target: the weights ``t`` to approach, by parameter name.
     """
     found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     rest = 0.0
@@ -89,7 +89,7 @@ def _sums_of(scaling: ParameterScaling, theta: Tensor, goal: Tensor) -> tuple[Te
         if not varying:
             squares, products = squares.sum(axis, keepdim=True), products.sum(axis, keepdim=True)
         elif len(varying) == 1 and index[varying[0]].numel() == theta.shape[axis]:
-            # Behind a flatten many positions belong to one entry.
+            # After a flatten, many positions belong to one entry.
             entries, place = index[varying[0]].flatten().unique(return_inverse=True)
             index[varying[0]] = entries.view([-1 if each == axis else 1 for each in range(theta.dim())])
             squares, products = (
@@ -116,10 +116,10 @@ def _index(factors: tuple[Factor, ...], power: int, dim: int) -> Tensor:
 
 
 class LayerwiseFit:
-    """Minimises a distance over one layer of CoB entries after the other, in execution order.
+    """Minimizes a distance over one layer of CoB entries at a time, in execution order.
 
     Attributes:
-        extended: the extended CoB found so far, float64; ones at first.
+        extended: the extended CoB found so far, float64; initially ones.
     """
 
     def __init__(self, quiver: Quiver, distance: Distance) -> None:
@@ -131,10 +131,10 @@ class LayerwiseFit:
             self._feeds.append(distance.where((distance.lower >= start) & (distance.lower < start + size)))
 
     def first_pass(self) -> None:
-        """Find each layer from the parameters that feed it; the layers behind it are not known yet.
+        """Find each layer from the parameters that feed it; the layers after it are not known yet.
 
-        This minimises ``Σ (θ τ_i − t τ_j)²``: multiplied out, a small ``τ_j`` that noise got wrong does
-        not count for more than the others. It recovers an exact teleportation where each neuron is fed by
+        This minimizes ``Σ (θ τ_i − t τ_j)²``: multiplied out in this way, a small ``τ_j`` corrupted by noise
+        does not weigh more than the others. It recovers an exact teleportation where each neuron is fed by
         some weight.
         """
         for (start, size), fed_by in zip(self._runs, self._fed_by, strict=True):
@@ -144,7 +144,7 @@ class LayerwiseFit:
             self.extended[start : start + size] = _within_bounds(sums[1] / sums[0]).nan_to_num(nan=1.0)
 
     def sweep(self) -> None:
-        """Minimise over each layer in turn from both of its sides; the distance never grows."""
+        """Minimize over each layer in turn, from both of its sides; the distance never increases."""
         for run in range(len(self._runs)):
             self._minimise(run)
 
@@ -168,13 +168,13 @@ class LayerwiseFit:
 def best_entry(a: Tensor, b: Tensor, c: Tensor, d: Tensor, current: Tensor) -> Tensor:
     """The ``τ`` that minimises ``a τ² − 2 b τ + c / τ² − 2 d / τ``, over both signs, elementwise.
 
-    Candidates are the real roots of the derivative, the minima of either half alone, and the current
-    value, which so is kept where nothing depends on the entry. All lie within [1e-6, 1e6] in size.
+    Candidates are the real roots of the derivative, the minima of either half alone, and the current value,
+    which is therefore kept where nothing depends on the entry. All absolute values lie within [1e-6, 1e6].
 
     Args:
-        a, c: at least 0, float64, shape ``(n,)``.
+        a, c: non-negative, float64, shape ``(n,)``.
         b, d: float64, shape ``(n,)``.
-        current: the present values.
+        current: the current values.
     """
     candidates = torch.stack([current, *(_within_bounds(each) for each in _stationary(a, b, c, d))])
     values = a * candidates.square() - 2 * b * candidates + c / candidates.square() - 2 * d / candidates
@@ -204,7 +204,7 @@ def _stationary(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Iterator[Tensor]:
 
 
 def _sharpened(x: Tensor, beta: Tensor, delta: Tensor) -> Tensor:
-    """Newton's steps to a root of x⁴ − β x³ + δ x − 1, as far as they lessen the residual."""
+    """Newton steps toward a root of x⁴ − β x³ + δ x − 1, kept where they reduce the residual."""
 
     def residual(x: Tensor) -> Tensor:
         cube = x * x * x

@@ -1,4 +1,4 @@
-"""In which coordinates a wrapped optimizer works: two strategies with the same verbs.
+"""The coordinates in which a wrapped optimizer works: two strategies with one interface.
 
 The optimizer's step belongs in teleported coordinates, where weights are ``θ' = s ⊙ θ`` and gradients
 ``g / s``. For SGD a step there is a step on the plain weights with gradients multiplied by ``1 / s²``, so
@@ -26,34 +26,34 @@ class Coordinates(Protocol):
     """How the tensors of an optimizer relate to the parameters of the plain network.
 
     Attributes:
-        gradient_power: ``k`` of the scale ``sᵏ`` that multiplies plain gradients for it.
+        gradient_power: ``k`` of the scale ``sᵏ`` that multiplies plain gradients for the optimizer.
     """
 
     gradient_power: int
 
     @property
     def trained(self) -> Mapping[str, Tensor]:
-        """What the optimizer steps on, by name."""
+        """The tensors that the optimizer updates, by name."""
 
     def move_state(self, optimizer: Optimizer, ratios: Mapping[Tensor, Tensor], exactly: bool) -> None:
         """Follow a teleportation that multiplies the scales by ``ratios``: transport the optimizer's state
-        exactly, or keep its numbers."""
+        exactly, or keep its values."""
 
     def load_weight_vector(self, teleported: Weights) -> None:
-        """Take over weights ``θ'`` after the network was written to or teleported."""
+        """Adopt the weights ``θ'`` after the network was written to or teleported."""
 
     def own_weights(self) -> dict[str, Tensor]:
-        """The weights ``θ'`` where they are held apart from the network; else none."""
+        """The weights ``θ'`` where they are held separately from the network; otherwise empty."""
 
     def hand_over_gradients(self) -> None:
-        """Give the optimizer the gradients, which are scaled already."""
+        """Give the optimizer the gradients, which are already scaled."""
 
     def write_back(self, factors: Factors) -> None:
-        """Write the weights after a step to the network; ``factors`` make up ``1 / s``."""
+        """Write the weights to the network after a step; the product of ``factors`` is ``1 / s``."""
 
 
 class PlainCoordinates:
-    """SGD's: it steps on the parameters themselves, so nothing is ever copied."""
+    """For SGD: it updates the parameters themselves, so nothing is ever copied."""
 
     gradient_power = -2
 
@@ -78,7 +78,7 @@ class PlainCoordinates:
 
 
 class TeleportedCoordinates:
-    """Any optimizer's: it steps on ``θ'``. While the CoB is 1, they share memory with the parameters."""
+    """For any optimizer: it updates ``θ'``, which shares memory with the parameters while the CoB is 1."""
 
     gradient_power = -1
 
@@ -111,7 +111,7 @@ class TeleportedCoordinates:
             return
         plain = {name: p.detach() for name, p in self._parameters.items()}
         device = next(iter(factors.values()))[0].device
-        if device.type == "cpu":  # memory is the limit: the first factor multiplies on the way
+        if device.type == "cpu":  # memory-bound: the first factor multiplies during the copy
             one = [torch.ones((), device=device)]
             for name, trained in self._trained.items():
                 multiply_into(plain[name], trained, factors.get(name, one))

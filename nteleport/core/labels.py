@@ -2,7 +2,7 @@
 
 A label tensor is int64 and has the shape of its activation; 0 means pinned (scaled by the constant 1). Labels
 mostly vary along the channel axis only, so they are kept as expanded views (stride 0), which makes the
-questions asked here cheap.
+queries below cheap.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def is_constant(labels: Tensor, axis: int) -> bool:
 
 
 def reduce_to(labels: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """Labels of something that broadcasts from ``shape`` to the labels' shape; None if they vary where it
+    """Labels of a tensor that broadcasts from ``shape`` to the labels' shape; None if they vary where it
     cannot.
 
     Axes are aligned at the right, as in broadcasting.
@@ -66,7 +66,7 @@ def spread(vector: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
 
 
 def collapse(labels: Tensor) -> Tensor:
-    """Labels with every axis along which they are constant cut to size 1."""
+    """Labels with every axis along which they are constant reduced to size 1."""
     for axis in range(labels.dim()):
         if labels.shape[axis] > 1 and is_constant(labels, axis):
             labels = labels.narrow(axis, 0, 1)
@@ -74,14 +74,13 @@ def collapse(labels: Tensor) -> Tensor:
 
 
 def moved(operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What an operator that only moves elements makes of labels, again with stride 0 where they are
-    constant."""
+    """Labels after an operator that only moves elements, again with stride 0 where they are constant."""
     result = operator(*args, **kwargs)
     return [_expanded(r) for r in result] if isinstance(result, (tuple, list)) else _expanded(result)
 
 
 def reshape(labels: Tensor, shape: Sequence[int]) -> Tensor:
-    """``labels.reshape(shape)`` that leaves axes along which labels are constant unwritten."""
+    """``labels.reshape(shape)`` without materializing axes along which labels are constant."""
     if labels.numel() == 0 or labels.numel() != math.prod(shape):
         return labels.reshape(tuple(shape))
     sizes = []
@@ -96,7 +95,7 @@ def reshape(labels: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
-    """``torch.cat`` of labels that leaves axes along which all of them are constant unwritten."""
+    """``torch.cat`` of labels without materializing axes along which all of them are constant."""
     parts = [part for part in parts if part.shape != (0,)] or list(parts[:1])
     axis %= parts[0].dim()
     shape = list(parts[0].shape)
@@ -108,7 +107,7 @@ def concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
 
 
 def _reshape_groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Which axes turn into which: the finest runs of axes with equal numbers of elements."""
+    """Which axes map to which: the finest runs of axes with equal numbers of elements."""
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):

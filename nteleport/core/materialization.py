@@ -1,11 +1,11 @@
-"""The teleported network made visible: teleported weights, conjugated activations.
+"""The teleported network made explicit: teleported weights, conjugated activations.
 
 :func:`materialize` executes what the paper describes, operator by operator: linear and convolution layers run
 untouched on teleported weights and scaled activations, everything else runs as ``x ↦ τ f(x / τ)``. It never
 divides a teleported weight of such a layer by its scale, so it is an independent check of the quiver: with a
 wrong label its outputs differ from the network's.
 
-Layers that compute in lower precision than the change of basis, and layers that the network wires otherwise
+Layers that compute in lower precision than the change of basis, and layers that the network wires differently
 in the mode in which the quiver was found, are conjugated too: they run on unscaled operands and weights.
 """
 
@@ -34,7 +34,7 @@ _aten = torch.ops.aten
 def materialize(model: TeleportableModel) -> GraphModule:
     """Build a graph module that runs the teleported weights of ``model``.
 
-    It is traced in the present mode of the network (call ``model.eval()`` first for an evaluation graph), for
+    It is traced in the current mode of the network (call ``model.eval()`` first for an evaluation graph), for
     inputs of the shape of the model's example inputs, and shares no memory with the model.
 
     Returns:
@@ -42,7 +42,7 @@ def materialize(model: TeleportableModel) -> GraphModule:
         weights.
 
     Raises:
-        AnalysisError: the network cannot be traced in its present mode.
+        AnalysisError: the network cannot be traced in its current mode.
     """
     network, quiver = model.network, model.quiver
     names = canonical_names(network)
@@ -104,7 +104,7 @@ def _sources(
 
 
 def _labels_from(quiver: Quiver) -> FreshLabels:
-    """Labels of uses as the quiver has them, in place of new ones."""
+    """Labels of uses taken from the quiver, in place of fresh ones."""
     left = {name: list(p.outputs) for name, p in quiver.parameters.items()}
 
     def fresh(parameter: str, size: int) -> Tensor:
@@ -123,10 +123,10 @@ def _agrees(scaling: ParameterScaling, name: str, walk: Propagation) -> bool:
 
 
 class _Conjugation:
-    """Rewrites a graph, node by node, as its flows say.
+    """Rewrites a graph, node by node, according to its flows.
 
-    What a narrow operator puts out is scaled in the dtype of the CoB and held in it until an operator needs
-    the dtype it had, so that scaling and unscaling do not cost its last digit.
+    The output of a narrow operator is scaled in the dtype of the CoB and kept in it until an operator needs
+    its original dtype, so that scaling and unscaling do not cost the last digit.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class _Conjugation:
                 if operator_name(user) == "getitem":
                     self._scale_results(user, labels[user.args[1]])  # type: ignore[index]
         elif labels is not None and not is_pinned(labels):
-            # The product needs the constant before it, and both stand right behind the node.
+            # The product needs the constant before it, and both come right after the node.
             with node.graph.inserting_after(node):
                 constant = self._constant(node.graph, self._at(labels))
             with node.graph.inserting_after(constant):
@@ -233,7 +233,7 @@ class _Conjugation:
         return node in self.widened or (node in self.outer and self._is_wide(self.outer[node]))
 
     def _pass_width_on(self, node: Node) -> None:
-        """Moved elements stay in the dtype in which they are held; all operands of a move need the same."""
+        """Moved elements stay in the dtype in which they are held; all operands of a move need it."""
         inner = region(node)
         if inner is not None:
             results: Any = inner[0].output_node().args[0]
@@ -265,7 +265,7 @@ class _Conjugation:
 
 
 def _bits(dtype: torch.dtype) -> int:
-    """Size of a floating point number, of its real part if it is complex; of others more than of any."""
+    """Bits of a floating-point number, of the real part if it is complex; of others, more than of any."""
     if not (dtype.is_floating_point or dtype.is_complex):
         return 1_000
     return torch.finfo(dtype).bits

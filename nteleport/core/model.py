@@ -40,7 +40,7 @@ class TeleportableModel(nn.Module):
         network: any module that ``torch.export`` can trace; it is wrapped, not copied.
         example_inputs: a tensor, a tuple of positional arguments, a mapping of keyword arguments, or a pair
             of both; as for :func:`nteleport.analyze`.
-        quiver: of an earlier :func:`nteleport.analyze` of this architecture, to save the analysis.
+        quiver: from an earlier :func:`nteleport.analyze` of this architecture, to skip the analysis.
 
     Raises:
         AnalysisError: the network cannot be traced.
@@ -91,11 +91,11 @@ class TeleportableModel(nn.Module):
         return {name: weight.to(parameters[name].dtype) for name, weight in plain.items()}
 
     def teleport(self, cob: Tensor, reset: bool = True) -> None:
-        """Move the weights; the function stays.
+        """Move the weights; the function stays the same.
 
         Args:
             cob: shape ``(cob_size,)``, every entry finite and non-zero.
-            reset: teleport from the original position; otherwise from the present one, so that CoBs multiply.
+            reset: teleport from the original position; otherwise from the current one, so that CoBs multiply.
 
         Raises:
             TeleportationError: wrong shape, or an entry that is zero or not finite.
@@ -112,7 +112,7 @@ class TeleportableModel(nn.Module):
         self.cob = new.clone()
 
     def _checked(self, cob: Tensor) -> Tensor:
-        """A usable CoB in the dtype and on the device of the network's."""
+        """A usable CoB in the dtype and on the device of the network's CoB."""
         return checked_cob(self.quiver, cob, self.cob, dict(self.network.named_parameters()))
 
     def random_teleport(
@@ -129,8 +129,8 @@ class TeleportableModel(nn.Module):
     def undo_teleportation(self) -> None:
         """Teleport back to the original position, where the CoB is 1.
 
-        Right after one teleportation this is exact to two units in the last place: it divides by what was
-        multiplied.
+        Directly after a single teleportation this is exact to two units in the last place: it divides by the
+        factors that were multiplied.
         """
         parameters = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
         scale = factor_scales(self.quiver, self.cob.detach())
@@ -165,11 +165,12 @@ class TeleportableModel(nn.Module):
         return self.weight_vector(), self.cob.detach().clone()
 
     def load_position(self, weights: Tensor, cob: Tensor) -> None:
-        """Set both as :meth:`position` returns them; nothing is moved, so the function changes with the
+        """Set both as :meth:`position` returns them; nothing is teleported, so the function changes with the
         weights.
 
         Raises:
-            TeleportationError: wrong length, or a CoB entry that is zero or not finite. Nothing is set then.
+            TeleportationError: wrong length, or a CoB entry that is zero or not finite. In that case nothing
+                is set.
         """
         usable = self._checked(cob)
         self.load_weight_vector(weights)
@@ -180,12 +181,12 @@ class TeleportableModel(nn.Module):
 
         Args:
             x: input of the network; a tuple is taken as positional arguments, a mapping as keyword arguments.
-            y: target, handed to ``loss_fn``.
+            y: target, passed to ``loss_fn``.
             loss_fn: returns a scalar.
 
         Returns:
             A vector like :meth:`weight_vector`; zero where a parameter is frozen or unused. ``.grad`` is left
-            alone.
+            unchanged.
         """
         parameters = list(self.network.parameters())
         trained = [p for p in parameters if p.requires_grad]
@@ -196,7 +197,7 @@ class TeleportableModel(nn.Module):
         return parameters_to_vector(gradients)
 
     def reset_parameters(self) -> None:
-        """Draw new weights by each layer's ``reset_parameters`` and set the CoB to 1."""
+        """Draw new weights with each layer's ``reset_parameters`` and set the CoB to 1."""
         for module in self.network.modules():
             reset = getattr(module, "reset_parameters", None)
             if callable(reset):

@@ -1,6 +1,6 @@
 """In-place operators in an exported graph, and what else they change.
 
-An in-place operator is harmless to rules and rewriting while nothing but its own result is read afterwards.
+An in-place operator is harmless to rules and rewriting as long as only its own result is read afterwards.
 Where another view of the same memory is read too, the graph has to be functionalized first.
 """
 
@@ -17,7 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 from nteleport.core.walk import operator_name
 
 _MAY_RETURN_THEIR_INPUT = frozenset(["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"])
-"""In evaluation mode, without saying so in their schema."""
+"""They do so in evaluation mode, although their schema does not declare it."""
 
 _READ_SHAPES_ALONE = frozenset(
     """new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like

@@ -1,4 +1,4 @@
-"""A network as a graph that rules can read, and what the graph does not say of its parameters."""
+"""A network as a graph that rules can read, and properties of its parameters that the graph lacks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Traced(NamedTuple):
 def trace_functional(
     network: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, training: bool | None
 ) -> Traced:
-    """Trace ``network``, and rewrite its in-place operators where others read the memory they change."""
+    """Trace ``network``, and rewrite its in-place operators where others read the memory that they change."""
     program, mode = trace(network, args, kwargs, training=training)
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     placeholders = program.graph.find_nodes(op="placeholder")
@@ -69,7 +69,7 @@ def unscalable(network: nn.Module, changed: Collection[str] = ()) -> dict[str, s
 
 
 def _sharing(network: nn.Module) -> dict[str, str]:
-    """Parameters that lie in the memory of another one, or of a buffer."""
+    """Parameters that share memory with another parameter or a buffer."""
     tensors = [*network.named_parameters(), *(("", buffer) for buffer in network.buffers())]
     spans = [(*_span(t), name) for name, t in tensors if t.layout == torch.strided and t.numel()]
     found: dict[str, str] = {}
@@ -85,7 +85,7 @@ def _sharing(network: nn.Module) -> dict[str, str]:
 
 
 def _span(tensor: Tensor) -> tuple[int, int, int]:
-    """The memory of a tensor, and the first byte in it and the one behind the last."""
+    """The memory of a tensor, its first byte there, and the byte after its last."""
     size = tensor.element_size()
     start = int(tensor.storage_offset()) * size
     reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))

@@ -1,8 +1,8 @@
 """Norms at many teleported positions at once, without teleporting.
 
 At the change of basis τ the weights are ``θ' = s ⊙ θ`` and the gradient is ``g / s`` (paper, section 3), so
-the norms and inner products that one asks about are all of the form ``Σ R ⊙ s(τ)^k``, with an ``R`` that does
-not depend on τ:
+the norms and inner products of interest are all of the form ``Σ R ⊙ s(τ)^k``, with an ``R`` that does not
+depend on τ:
 
 =====================  =========  ====
 quantity               R          k
@@ -14,13 +14,14 @@ quantity               R          k
 ``‖g' / θ'‖²``         ``(g/θ)²`` −4
 =====================  =========  ====
 
-For a weight between two layers ``s`` is an outer product, so that its share is the bilinear form ``uᵀ R v``
+For a weight between two layers ``s`` is an outer product, so its contribution is the bilinear form ``uᵀ R v``
 with ``u`` and ``v`` powers of the CoB and ``R`` summed once over kernel positions. A thousand changes of
-basis are one matrix product for each layer, and all of their gradient norms cost one backward pass.
+basis cost one matrix product per layer, and all of their gradient norms cost one backward pass.
 
-Products run in the precision of the weights, on what differs from 1 alone: with ``u = 1 + a``, ``v = 1 + b``,
-``uᵀ R v = Σ R + a·(R 1) + b·(Rᵀ 1) + aᵀ R b``. A small teleportation changes norms by little, and this little
-keeps its digits even in float32: compare with the norms at a CoB of ones, which have the same ``Σ R``.
+Products are computed in the precision of the weights, only on the differences from 1: with ``u = 1 + a`` and
+``v = 1 + b``, ``uᵀ R v = Σ R + a·(R 1) + b·(Rᵀ 1) + aᵀ R b``. A small teleportation changes norms only
+slightly, and this change keeps its digits even in float32: compare with the norms at a CoB of ones, which
+have the same ``Σ R``.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from nteleport.core.quiver import Factor, ParameterScaling, Quiver
 from nteleport.errors import TeleportationError
 
 _PIECE_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
-"""A large weight is taken in pieces of about this many elements: no copy of it is ever whole, and on a CPU
-what is made of a piece stays in its cache."""
+"""A large weight is processed in pieces of about this many elements: it is never copied as a whole, and on a
+CPU the intermediate results of a piece stay in cache."""
 
 Tensors = Mapping[str, Tensor]
 
 _Values = tuple[Tensor] | tuple[Tensor, Tensor]
-"""Whose squares are summed: one tensor, or the ratio of the first to the second."""
+"""The values whose squares are summed: one tensor, or the ratio of the first to the second."""
 
 
 class TeleportedNorms:
@@ -51,12 +52,12 @@ class TeleportedNorms:
         quiver: of the network.
         cobs: shape ``(n, cob_size)``, relative to the plain network.
 
-    All methods take tensors of the *plain* network by parameter name, leave them alone, and return a tensor
-    of shape ``(n,)`` in float64 (float32 on a device without it), on the device of ``cobs``. A parameter that
-    is not given does not count.
+    All methods take tensors of the *plain* network by parameter name, leave them unchanged, and return a
+    tensor of shape ``(n,)`` in float64 (float32 on a device without it), on the device of ``cobs``. A
+    parameter that is not given does not contribute.
 
     Raises:
-        TeleportationError: ``cobs`` has another shape.
+        TeleportationError: ``cobs`` has the wrong shape.
     """
 
     def __init__(self, quiver: Quiver, cobs: Tensor) -> None:
@@ -90,7 +91,8 @@ class TeleportedNorms:
         return self.sums(gradients, -1)
 
     def squared_ratios(self, weights: Tensors, gradients: Tensors) -> Tensor:
-        """``‖g' / θ'‖²``, weights that are 0 left out; in float64 throughout, as ratios span many decades."""
+        """``‖g' / θ'‖²``, excluding weights that are 0; in float64 throughout, as ratios span many
+        decades."""
         total = self._zeros()
         for name, gradient in gradients.items():
             total += self._sum(name, (gradient, weights[name]), -4)
@@ -107,7 +109,7 @@ class TeleportedNorms:
         return self._extended.new_zeros(len(self._extended))
 
     def _sum(self, name: str, values: _Values, power: int) -> Tensor:
-        """The share of one parameter."""
+        """The contribution of one parameter."""
         match self._sides[name]:
             case []:
                 total = self._squares([value.reshape(1, -1) for value in values])
@@ -141,7 +143,7 @@ class TeleportedNorms:
         return total
 
     def _elementwise(self, values: _Values, scaling: ParameterScaling, power: int) -> Tensor:
-        """Whatever the factors: grouped convolutions, whose input side varies along two axes."""
+        """Any factors, such as those of grouped convolutions, whose input side varies along two axes."""
         shape = torch.broadcast_shapes(*(factor.index.shape for factor in scaling.factors))
         constant = [axis for axis, size in enumerate(shape) if size == 1]
         squares = self._widened(self._squares([value.unsqueeze(-1) for value in values]))
@@ -193,7 +195,7 @@ class _Side:
         power: +1 or −1.
         labels: extended CoB entry of each position, one for each run of ``repeats`` equal ones.
         start, count: the labels are ``start, start + 1, …``; ``start`` is None if they are not.
-        repeats: how many neighbours share a label, as behind a flattened convolution.
+        repeats: how many neighbors share a label, as after a flattened convolution.
     """
 
     axis: int
@@ -233,7 +235,7 @@ def _piece_elements(values: Tensor) -> int:
 
 
 def _pieces(matrix: Tensor) -> Iterator[slice]:
-    """The rows of a matrix, a piece at a time."""
+    """The rows of a matrix, one piece at a time."""
     step = max(1, _piece_elements(matrix) * len(matrix) // max(1, matrix.numel()))
     return (slice(start, start + step) for start in range(0, len(matrix), step))
 

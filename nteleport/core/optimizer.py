@@ -38,18 +38,18 @@ class TeleportedOptimizer:
     Attributes:
         network: the plain network; it runs forward and backward as usual.
         quiver: how the CoB acts on its parameters.
-        cob: the present CoB, shape ``(cob_size,)``; ones at first.
+        cob: the current CoB, shape ``(cob_size,)``; initially ones.
         optimizer: the wrapped torch optimizer; learning-rate schedulers attach to it.
 
     Args:
         network: its parameters that require gradients are trained.
         quiver: from :func:`nteleport.analyze`.
         optimizer_class: any class of ``torch.optim``.
-        **hyper_parameters: its keyword arguments. ``fused`` is on where torch has it, unless given, or unless
-            ``foreach``, ``capturable`` or ``differentiable`` is.
+        **hyper_parameters: its keyword arguments. ``fused`` is enabled where torch supports it, unless it,
+            ``foreach``, ``capturable`` or ``differentiable`` is given.
 
     Raises:
-        TeleportationError: the quiver is that of another network, or no parameter requires a gradient.
+        TeleportationError: the quiver belongs to another network, or no parameter requires a gradient.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TeleportedOptimizer:
         self._fused_by_default = bool(fused)
         self._hyper_parameters = {**fused, **hyper_parameters}
         self.optimizer = self._new_optimizer(optimizer_class)
-        self._factors: dict[str, list[Tensor]] = {}  # of 1 / s, for SGD of 1 / s²; none while s = 1
+        self._factors: dict[str, list[Tensor]] = {}  # of 1 / s, for SGD of 1 / s²; empty while s = 1
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step from the gradients of the plain network. It consumes ``.grad`` of the
@@ -105,13 +105,13 @@ class TeleportedOptimizer:
         self.optimizer.zero_grad(set_to_none)
 
     def teleport(self, cob: Tensor, optimizer_state: OptimizerState = "reset") -> None:
-        """Move to another point of weight space; the function stays.
+        """Move to another point of weight space; the function stays the same.
 
         Args:
             cob: the new total CoB, relative to the plain network; shape ``(cob_size,)``.
             optimizer_state: ``reset`` starts the optimizer's state afresh, ``transport`` moves it exactly (a
                 first moment like a gradient, a second moment like its square), ``keep`` leaves the numbers as
-                they are. Hyper-parameters, and so the progress of a scheduler, carry on in all cases.
+                they are. Hyper-parameters, and thus the progress of a scheduler, are kept in all cases.
 
         Raises:
             TeleportationError: an unusable CoB, an unknown policy, or a state that cannot be transported.
@@ -133,16 +133,16 @@ class TeleportedOptimizer:
         self.reload_weights()
 
     def reset_state(self) -> None:
-        """Start the optimizer's state afresh; hyper-parameters stay."""
+        """Start the optimizer's state afresh; hyper-parameters are kept."""
         self.optimizer.state.clear()
         self.optimizer.state.update(self._new_optimizer(type(self.optimizer)).state)
 
     def reload_weights(self) -> None:
-        """Take over the network's parameters; call this after writing to them directly."""
+        """Adopt the network's parameters; call this after writing to them directly."""
         self._coordinates.load_weight_vector(self._teleported() if self._is_teleported else self._plain())
 
     def scales(self) -> dict[str, Tensor]:
-        """The scale of every trained parameter, of its shape; expanded views, not for writing."""
+        """The scale of every trained parameter, in its shape; expanded views: do not write to them."""
         compact, one = self._compact_scales(), self.cob.new_ones(())
         return {name: compact.get(name, one).expand_as(p) for name, p in self._parameters.items()}
 
@@ -168,7 +168,7 @@ class TeleportedOptimizer:
         """Restore what :meth:`state_dict` returned.
 
         Raises:
-            TeleportationError: the CoB does not fit this network. Nothing is changed then.
+            TeleportationError: the CoB does not fit this network. In that case nothing is changed.
         """
         self._set_cob(self._checked(state["cob"]))
         self.reload_weights()
@@ -180,7 +180,7 @@ class TeleportedOptimizer:
         return optimizer_class(self._coordinates.trained.values(), **self._hyper_parameters)
 
     def _checked(self, cob: Tensor) -> Tensor:
-        """A usable CoB in the dtype and on the device of the present one."""
+        """A usable CoB in the dtype and on the device of the current one."""
         return checked_cob(self.quiver, cob, self.cob, self._parameters)
 
     def _set_cob(self, cob: Tensor) -> None:
@@ -222,7 +222,7 @@ class TeleportedOptimizer:
         return {name: weight.to(self._parameters[name].dtype) for name, weight in found.items()}
 
     def _push_gradients(self) -> None:
-        """Give the optimizer the gradients of its coordinates."""
+        """Give the optimizer the gradients in its coordinates."""
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
         for name in [name for name, gradient in gradients.items() if gradient.is_sparse]:
             multiply_sparse(gradients.pop(name), self._factors.get(name, []))
@@ -231,7 +231,7 @@ class TeleportedOptimizer:
         self._coordinates.hand_over_gradients()
 
     def _step_without_fused(self) -> None:
-        """Fused steps, our default, do not take sparse gradients."""
+        """Fused steps, the default here, do not support sparse gradients."""
         if self._fused_by_default:
             for group in self.optimizer.param_groups:
                 group["fused"] = False
@@ -240,7 +240,7 @@ class TeleportedOptimizer:
 def _fused(
     optimizer_class: type[Optimizer], parameters: Iterable[Tensor], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """``fused=True`` where the class knows it, the device has it and nothing given contradicts it."""
+    """``fused=True`` where the class accepts it, the device supports it and no argument contradicts it."""
     known = inspect.signature(optimizer_class).parameters
     contradicted = {"fused", "foreach", "capturable", "differentiable"} & given.keys()
     supported = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in parameters)

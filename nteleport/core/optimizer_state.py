@@ -2,8 +2,8 @@
 
 With ``r`` the new scale of a parameter over its old one, weights are multiplied by ``r`` and gradients by ``1
 / r``. What an optimizer accumulates from gradients therefore moves exactly: a mean of gradients by ``1 / r``,
-a mean of squared gradients by ``1 / r²``, a step size in weight units by ``|r|``. Exact but for the ``eps``
-that Adamax and RMSprop mix into what they accumulate.
+a mean of squared gradients by ``1 / r²``, a step size in weight units by ``|r|``. The only exception is the
+``eps`` that Adamax and RMSprop mix into what they accumulate.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _FACTORS: dict[str, dict[str, _Factor]] = {
     "Adamax": {"exp_avg": _like_gradient, "exp_inf": _like_gradient_size},
     "Adagrad": {"sum": _like_gradient_squared},
     "Adadelta": {"square_avg": _like_gradient_squared, "acc_delta": _like_weight_squared},
-    # The momentum of RMSprop is of gradients divided by their size: only signs move.
+    # RMSprop's momentum accumulates gradients divided by their size: only signs move.
     "RMSprop": {
         "square_avg": _like_gradient_squared,
         "grad_avg": _like_gradient,
@@ -96,7 +96,7 @@ def transport(optimizer: Optimizer, ratios: Mapping[Tensor, Tensor]) -> None:
 def scale_momentum(optimizer: Optimizer, ratios: Mapping[Tensor, Tensor], power: int) -> None:
     """Multiply the momentum of an SGD that works in the plain network's coordinates by ``ratio ** power``.
 
-    Its momentum is the teleported one over the scale: power −1 keeps the latter, −2 transports it.
+    Its momentum is the teleported one over the scale: power −1 keeps the teleported one, −2 transports it.
     """
     for parameter, ratio in ratios.items():
         for key, value in _tensors_of(optimizer, parameter):

@@ -1,7 +1,7 @@
 """What happens to parameters on the way to the layer that uses them as its weights.
 
-Operators that only move elements, or multiply them by constants, commute with scaling: the tensor that comes
-out is an exact view. Others (weight standardization, ``1 + γ``) run on unscaled parameters, and the tensor is
+Operators that only move elements, or multiply them by constants, commute with scaling: the resulting tensor
+is an exact view. Others (weight standardization, ``1 + γ``) run on unscaled parameters, and the tensor is
 scaled where a layer uses it.
 """
 
@@ -31,11 +31,11 @@ MOVES_PARAMETERS = frozenset(
 
 _JOINS = frozenset(["cat", "concat", "concatenate", "stack"])
 _MULTIPLIES = frozenset(["mul", "div", "neg", "dropout", "feature_dropout"])
-"""They multiply by numbers that no parameter's scale reaches."""
+"""They multiply by numbers that no parameter's scale affects."""
 
 
 def view_of(node: Node, walk: Propagation) -> Flow | None:
-    """Let ``node``, which depends on parameters and constants alone, hold a view of them if it can."""
+    """Record ``node``, which depends on parameters and constants alone, as a view of them where possible."""
     operands = [n for n in node.all_input_nodes if n in walk.parameters or n in walk.parameter_lists]
     if not operands:
         return None
@@ -74,7 +74,7 @@ def _on_elements(node: Node, source: Node, walk: Propagation) -> Any:
     if name in ("view", "_unsafe_view", "reshape", "view_as", "reshape_as", "_reshape_alias"):
         shape = result_shapes(node)
         if source.meta["val"].dtype != node.meta["val"].dtype:
-            raise TypeError("a view of other numbers")
+            raise TypeError("a view with another dtype")
         return lambda elements: elements.reshape(shape)
     if name in ("expand_as", "broadcast_to", "expand"):
         return lambda elements: elements.expand(result_shapes(node))
@@ -103,7 +103,7 @@ def _joined(node: Node, walk: Propagation) -> ParameterView | None:
 
 
 def _computed(node: Node, walk: Propagation) -> ParameterView | None:
-    """The view of the first operand that lies in the result element by element."""
+    """The view of the first operand whose elements correspond one to one to those of the result."""
     shape, name = result_shapes(node), operator_name(node)
     views = [(n, walk.parameters[n]) for n in node.all_input_nodes if n in walk.parameters]
     for operand, view in views:
@@ -117,7 +117,7 @@ def _computed(node: Node, walk: Propagation) -> ParameterView | None:
 
 def parameters_beside(node: Node, walk: Propagation, parts: Sequence[Any], axis: int) -> dict[Node, Use]:
     """Uses of the parameters among ``parts`` of a concatenation, which take the labels of the activations
-    they stand beside (class tokens)."""
+    beside them (class tokens)."""
     neighbors = [(part, walk.labels_of(part)) for part in parts if walk.labels_of(part) is not None]
     source, labels = neighbors[0]
     assert labels is not None

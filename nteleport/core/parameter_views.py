@@ -19,7 +19,7 @@ from nteleport.core.labels import collapse, is_constant, reshape
 
 
 class Owner(NamedTuple):
-    """A parameter, and the number that the first of its elements has in a view."""
+    """A parameter, and the number of its first element in a view."""
 
     name: str
     shape: torch.Size
@@ -33,8 +33,8 @@ class ParameterView:
     Attributes:
         owners: the parameters.
         elements: of the tensor's shape. While there is one owner and nothing was copied, a uint8 stand-in
-            that lies in its (never touched) memory as the tensor lies in the parameter's; else int64, the
-            number of each element, −1 where it comes from no parameter.
+            with the same layout in its own (never touched) memory as the tensor has in the parameter's;
+            otherwise int64, the number of each element, −1 where it comes from no parameter.
         exact: each element is one of a parameter times a constant, so that scaled parameters give a scaled
             tensor. Otherwise the tensor is computed from unscaled parameters and scaled where it is used.
     """
@@ -91,7 +91,7 @@ class ParameterView:
         return torch.equal(self.numbers(), other.numbers())
 
     def repeats(self) -> bool:
-        """Whether an element stands at several positions."""
+        """Whether an element occurs at several positions."""
         if self._is_strided and torch._debug_has_internal_overlap(self.elements) == 0:
             return False
         numbers = self.numbers().reshape(-1)
@@ -127,7 +127,7 @@ class ParameterView:
         }
 
     def push(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Values of the parameters' elements, by name, as the tensor arranges them; 1 for no parameter."""
+        """Values of the parameters' elements, by name, arranged as in the tensor; 1 for no parameter."""
         flat = torch.cat([values[owner.name].expand(owner.shape).reshape(-1) for owner in self.owners])
         flat = torch.cat([flat, flat.new_ones(1)])
         return flat[self.numbers().to(flat.device)]
@@ -163,7 +163,7 @@ def combined(
 ) -> ParameterView:
     """The view after an operator that moves the elements of several tensors, some of them constants.
 
-    Constants are taken for what they are at any scale, so that with one of them the view is not exact.
+    Constants do not follow the scale, so a view that contains one is not exact.
     """
     starts: dict[str, Owner] = {}
     for part in parts:

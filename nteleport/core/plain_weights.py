@@ -1,9 +1,9 @@
-"""Let a network run on other weights than its parameters, for one call and whatever that call repeats.
+"""Run a network on weights other than its parameters, for one call and whatever that call recomputes.
 
 Each slot (a module and the name of one of its parameters) is filled once, however many names the module has
 in the network. Activation checkpointing and reversible layers run parts of ``forward`` again inside the
-backward pass, when the parameters are back in their slots; so a module whose weights were replaced reads as
-the replacement for as long as a backward pass runs.
+backward pass, when the parameters are back in their slots; so the parameters of a module whose weights were
+replaced read as the replacements while a backward pass runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from nteleport.errors import TeleportationError
 
 Replace = Callable[[Tensor], Tensor]
-"""The weight to use in place of a parameter; the parameter itself where that is none of its business."""
+"""Returns the weight to use in place of a parameter, or the parameter itself where none replaces it."""
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def replaced(network: nn.Module, weights: Mapping[int, Tensor]) -> Iterator[None
         for name, parameter in module._parameters.items():
             if id(parameter) in weights:
                 slots.append((module._parameters, name, parameter))
-        flat = module.__dict__.get("_flat_weights")  # recurrent networks keep a list of their own
+        flat = module.__dict__.get("_flat_weights")  # recurrent networks keep their own list
         if isinstance(flat, list):
             slots.append((module.__dict__, "_flat_weights", flat))
     try:
@@ -69,7 +69,7 @@ class _Parameters(dict[str, Any]):
         return self._replaced(value) if _in_backward() else value
 
     def items(self) -> Any:
-        # What runs forward again needs gradients; hooks that look at the parameters do not.
+        # A recomputed forward pass needs gradients; hooks that inspect the parameters do not.
         if not (_in_backward() and torch.is_grad_enabled()):
             return super().items()
         return {name: self._replaced(value) for name, value in super().items()}.items()
@@ -78,7 +78,7 @@ class _Parameters(dict[str, Any]):
         return dict(self.items()).values()
 
     def _replaced(self, value: Tensor | None) -> Tensor | None:
-        # Out of sight of checkpointing, which counts what is saved, and which operators run.
+        # Hidden from checkpointing, which counts saved tensors and the operators that run.
         with saved_tensors_hooks(_as_it_is, _as_it_is), _disable_current_modes():
             return None if value is None else self.replace(value)
 
@@ -91,7 +91,7 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 
 def _in_backward() -> bool:
-    # Dynamo (torch.compile, torch.cond) traces forward passes, and cannot trace the question.
+    # Dynamo (torch.compile, torch.cond) traces forward passes, and cannot trace this check.
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 

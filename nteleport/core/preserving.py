@@ -1,11 +1,11 @@
-"""Run a network and leave no trace: it and the world around it are put back as they were.
+"""Run a network without side effects: it and its surroundings are restored to their previous state.
 
 Tracing runs ``forward`` on fake tensors, and whatever ``forward`` keeps (a buffer it registers, a mask in a
-dict, an activation for later, a result behind ``functools.lru_cache``) would keep them too. So
-:func:`preserved` notes beforehand what every attribute, plain container and plain object within reach of the
-network holds, and puts back what has changed. Only references are copied, and never the parameters and
-buffers, which ``torch.export`` replaces while it traces; the few other tensors within reach are cloned,
-because ``torch.export`` runs in-place operators on them for real.
+dict, an activation for later, a result behind ``functools.lru_cache``) would keep them too. Therefore
+:func:`preserved` records beforehand what every attribute, plain container and plain object reachable from the
+network holds, and restores what has changed. Only references are copied, and never the parameters and
+buffers, which ``torch.export`` replaces while it traces; the few other reachable tensors are cloned, because
+``torch.export`` actually runs in-place operators on them.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _GENERATORS: dict[type, tuple[str, str]] = {  # methods that get and set the sta
     torch.Generator: ("get_state", "set_state"),
     random.Random: ("getstate", "setstate"),
     np.random.RandomState: ("get_state", "set_state"),
-    np.random.Generator: ("", ""),  # its bit generator has it
+    np.random.Generator: ("", ""),  # its bit generator holds it
 }
 # Code of these packages keeps nothing that belongs to a network, and reaches everything.
 _FOREIGN = sys.stdlib_module_names - {"__main__", "test"} | {"torch", "numpy", "nteleport"}
-_LONG = 1000  # a longer container holds data; its items are put back, but what they hold is not looked into
+_LONG = 1000  # a longer container holds data; its items are restored, but what they hold is not inspected
 _LARGE = 2**18  # elements; a larger tensor among the globals is data
 _ABSENT = object()
 
@@ -51,17 +51,17 @@ RandomStates = dict[str, Tensor]
 
 @contextmanager
 def preserved(network: nn.Module, inputs: object = ()) -> Iterator[None]:
-    """Put ``network`` and what is around it back after the block, as they were before it.
+    """Restore ``network`` and its surroundings after the block to their state before it.
 
     That is: every attribute of every module (parameters, buffers, hooks, modes); plain containers and plain
-    objects within reach of them; attributes of the classes of the network and globals of the Python modules
+    objects reachable from them; attributes of the classes of the network and globals of the Python modules
     that define these classes; results that ``functools.lru_cache`` keeps of fake tensors; the random states
     of Python, NumPy and torch on the CPU and on the CUDA devices that hold the network or ``inputs``.
-    Containers are restored in place. Values of parameters and buffers are left alone.
+    Containers are restored in place. Values of parameters and buffers are left unchanged.
 
     Args:
         network: the module that the block runs.
-        inputs: what it runs on, nested as it may be.
+        inputs: what it runs on, arbitrarily nested.
     """
     snapshot = _Snapshot(network)
     tensors = (*network.parameters(), *network.buffers(), *tree_leaves(inputs))
@@ -87,7 +87,7 @@ def random_states(device: torch.device) -> RandomStates:
 
 
 def restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Put the default generators back where `random_states` found them."""
+    """Restore the default generators to the states that `random_states` returned."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -117,7 +117,7 @@ def keeping_modes(network: nn.Module) -> Iterator[None]:
 
 
 class _Snapshot:
-    """What everything within reach of a network holds."""
+    """What everything reachable from a network holds."""
 
     def __init__(self, network: nn.Module) -> None:
         self._seen: dict[int, object] = {id(t): t for t in (*network.parameters(), *network.buffers())}
@@ -133,7 +133,7 @@ class _Snapshot:
         self._visit_pending()
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore everything."""
         for container, before in self._containers:
             _restore_container(container, before)
         for restore in self._restorers:
@@ -150,7 +150,7 @@ class _Snapshot:
                 self._visit(value, is_global)
 
     def _visit(self, value: Any, is_global: bool) -> None:
-        """Note what ``value`` holds, and what is within reach of that."""
+        """Record what ``value`` holds, and what is reachable from there."""
         kind = type(value)
         if kind in _CONTAINERS:
             self._containers.append((value, value.copy()))
@@ -227,7 +227,7 @@ class _Snapshot:
         self._restorers.append(restore)
 
     def _note_globals(self, namespace: dict[str, Any], imports: bool = True) -> None:
-        """Note a Python module's globals, and those of the modules it imports from."""
+        """Record a Python module's globals, and those of the modules it imports from."""
         if id(namespace) in self._seen or is_foreign(namespace.get("__name__", "")):
             return
         self._seen[id(namespace)] = namespace
@@ -240,7 +240,7 @@ class _Snapshot:
                 self._note_globals(vars(value), imports=False)
 
         def restore() -> None:
-            # A name that is new stays unless it holds a fake tensor: it may be a submodule just imported.
+            # A new name stays unless it holds a fake tensor: it may be a submodule just imported.
             new = [name for name in namespace if name not in before and not name.startswith("__")]
             for name in new:
                 if _holds_fake(namespace[name]):
@@ -257,14 +257,14 @@ def _has_contents(value: object) -> bool:
 
 
 def _kept_in_globals(value: object) -> bool:
-    """Of globals only plain containers, cached functions and small tensors are put back."""
+    """Among globals, only plain containers, cached functions and small tensors are restored."""
     if isinstance(value, Tensor):
         return value.numel() <= _LARGE
     return type(value) in _CONTAINERS or type(value) in (tuple, _CACHED_FUNCTION)
 
 
 def is_foreign(module: object) -> bool:
-    """Whether the Python module of this name is of the libraries beneath a network, not of the network."""
+    """Whether the Python module of this name belongs to the underlying libraries, not to the network."""
     return str(module).partition(".")[0] in _FOREIGN
 
 

@@ -1,7 +1,7 @@
-"""Products of two operands, as sums over axes that both have: linear layers, convolutions, ``einsum``.
+"""Products of two operands, as sums over axes that both share: linear layers, convolutions, ``einsum``.
 
 The rule of weights (:mod:`nteleport.core.weight_rules`) needs to know which axes of a weight are its input
-side and which its output side. Each operator that multiplies says so by giving its axes letters, as
+side and which its output side. Each multiplying operator declares this by giving its axes letters, as
 ``torch.einsum`` does.
 """
 
@@ -29,7 +29,7 @@ class Product:
         left_axes, right_axes, result_axes: the letter of each axis. A letter of both operands is summed over
             unless the result has it.
         left_shape, right_shape, result_shape: the shapes that these axes belong to, where the operands are
-            seen with other axes than they have (grouped convolutions).
+            viewed with axes other than their own (grouped convolutions).
         bias: added to the product.
         bias_axis: the axis of the result along which the bias lies; None if it broadcasts to the result.
     """
@@ -104,7 +104,7 @@ def convolution_product(node: Node) -> Product:
 
 
 def matmul_product(node: Node) -> Product | None:
-    """``matmul`` of any ranks, ``mm``, ``bmm``, ``mv``, ``dot`` and their kin with something added."""
+    """``matmul`` of any ranks, ``mm``, ``bmm``, ``mv``, ``dot`` and their variants with an added term."""
     operands = [n for n in node.args if isinstance(n, Node)]
     if operator_name(node) in ("addmm", "baddbmm", "addmv"):
         if len(operands) != 3:

@@ -2,10 +2,10 @@
 
 A teleportation gives every hidden neuron ``i`` a non-zero scalar ``τ_i``; the weight on the edge ``j → i``
 becomes ``w_ij · τ_i / τ_j`` (Armenta et al., *Neural Teleportation*, arXiv 2012.01118, section 3). For each
-parameter that is a product of entries of the change of basis (CoB), one per axis, each with power +1 (the
-side of the neurons that the parameter feeds) or −1 (the side of those it reads). A :class:`Quiver` records
-which entries those are. It is found once, by :func:`nteleport.analyze`, and from then on only applied, by
-:func:`scales`.
+parameter, the scale is a product of entries of the change of basis (CoB), one per axis, each with power +1
+(the side of the neurons that the parameter feeds) or −1 (the side of those it reads). A :class:`Quiver`
+records which entries those are. It is found once, by :func:`nteleport.analyze`, and from then on only
+applied, by :func:`scales`.
 
 Entry 0 of the *extended* CoB is the constant 1: neurons that point to it (inputs and outputs of the network)
 are *pinned*. Entry ``k + 1`` of the extended CoB is entry ``k`` of the CoB.
@@ -48,10 +48,10 @@ class ParameterScaling:
 
     Attributes:
         shape: of the parameter.
-        factors: none where the CoB does not reach it.
+        factors: empty where the CoB does not reach it.
         status: teleported, tied to another use of the parameter, or untouched.
         reason: why, in words.
-        outputs: extended CoB entries of the neurons that the parameter feeds, a vector for each use that owns
+        outputs: extended CoB entries of the neurons that the parameter feeds, one vector per use that owns
             neurons, in execution order.
     """
 
@@ -87,9 +87,9 @@ class Quiver:
     Attributes:
         cob_size: number of free entries of the CoB.
         parameters: for each name of ``network.named_parameters()``, its scaling.
-        layers: who owns which entries of the CoB, in execution order.
+        layers: which layer owns which entries of the CoB, in execution order.
         training: whether the network was traced in training mode. A network that wires itself differently in
-            evaluation mode has another quiver there; both keep its function in both modes.
+            evaluation mode has a different quiver there; both keep its function in both modes.
     """
 
     cob_size: int
@@ -113,7 +113,7 @@ class Quiver:
 def check_cob(quiver: Quiver, cob: Tensor) -> None:
     """Raise :class:`TeleportationError` unless ``cob`` is a usable CoB of ``quiver``.
 
-    This reads the values, and so waits for the device: it is for entry points, not for hot loops.
+    This reads the values, and thus waits for the device: it is meant for entry points, not for hot loops.
     """
     if not isinstance(cob, Tensor) or cob.is_complex():
         kind = cob.dtype if isinstance(cob, Tensor) else type(cob).__name__
@@ -134,7 +134,7 @@ def check_cob(quiver: Quiver, cob: Tensor) -> None:
 
 
 def cob_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
-    """The dtype of changes of basis of a network: the widest real one of its parameters, at least float32.
+    """The dtype of changes of basis of a network: the widest real dtype of its parameters, at least float32.
 
     Complex parameters count as their real parts; integers and booleans are never scaled and do not count.
     """
@@ -143,7 +143,7 @@ def cob_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
 
 
 def checked_cob(quiver: Quiver, cob: Tensor, like: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-    """``cob`` in the dtype and on the device of ``like``, where it is usable for these parameters.
+    """``cob`` in the dtype and on the device of ``like``, checked to be usable for these parameters.
 
     Raises:
         TeleportationError: see :func:`check_cob` and :func:`check_scales`.
@@ -179,7 +179,7 @@ def _range(dtype: torch.dtype) -> float:
 def check_network(quiver: Quiver, parameters: Mapping[str, Tensor]) -> None:
     """Raise :class:`TeleportationError` unless the quiver knows all these parameters, by name and shape.
 
-    A quiver without entries moves nothing, so it suits any network: baselines are trained with one.
+    A quiver without entries moves nothing, so it fits any network: baselines are trained with one.
     """
     for name, parameter in parameters.items() if quiver.cob_size else ():
         known = quiver.parameters.get(name)
@@ -197,7 +197,8 @@ def factor_scales(
     """The factors whose product is the scale of each parameter that the CoB reaches.
 
     Each is broadcastable to the parameter and has as many elements as a layer has neurons (times group width
-    for grouped convolutions), so they cost next to no memory. ``names``: only of these parameters.
+    for grouped convolutions), so they need almost no memory. ``names`` restricts the result to these
+    parameters.
     """
     extended = torch.cat([cob.new_ones(1), cob])
     powers = {1: extended, -1: extended.reciprocal()}
@@ -218,7 +219,7 @@ def scales(
         cob: shape ``(quiver.cob_size,)``, floating point. Gradients flow to it.
         expand: to the shape of each parameter. Otherwise axes along which a scale is constant keep size 1,
             and parameters that the CoB does not reach have no entry.
-        names: only of these parameters; all if None.
+        names: restrict the result to these parameters; all if None.
 
     Returns:
         For each parameter name a tensor with the dtype and device of ``cob``. Constant axes share memory
@@ -246,7 +247,7 @@ def teleported(
         power: of the scales; gradients of plain weights take −1, second moments ∓2.
 
     Returns:
-        Tensors of the shape of each parameter, in the wider dtype of it and the CoB.
+        Tensors of the shape of each parameter, in the wider of its dtype and the CoB's.
     """
     known = [name for name in parameters if name in quiver.parameters]
     found = scales(quiver, cob, expand=False, names=known)
@@ -254,6 +255,6 @@ def teleported(
 
 
 def _power(scale: Tensor, power: int) -> Tensor:
-    """``scale ** power``, to be multiplied by: sparse gradients do not pass through a quotient."""
+    """``scale ** power``, as a factor: sparse gradients do not pass through a quotient."""
     whole = scale if abs(power) == 1 else scale.pow(abs(power))
     return whole.reciprocal() if power < 0 else whole

@@ -1,8 +1,8 @@
-"""Find the change of basis that carries one set of weights nearest to another.
+"""Find the change of basis that carries one set of weights closest to another.
 
-Two networks may be the same up to a teleportation. :func:`solve_cob` finds it: the CoB ``τ`` that minimises
-``‖s(τ) ⊙ θ − t‖²``. An exact teleportation is found exactly; otherwise the result is the nearest point
-that descent from the closed form reaches.
+Two networks may be the same up to a teleportation. :func:`solve_cob` finds it: the CoB ``τ`` that minimizes
+``‖s(τ) ⊙ θ − t‖²``. An exact teleportation is found exactly; otherwise the result is the nearest point that
+descent from the closed form reaches.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ def solve_cob(
     max_iterations: int = 500,
     tolerance: float = 1e-6,
 ) -> Tensor:
-    """The CoB that teleports ``model`` nearest to ``target_weights``.
+    """The CoB that teleports ``model`` closest to ``target_weights``.
 
-    ``least_squares`` minimises over one layer after the other, in closed form: once in execution order
-    from what feeds each layer, then in sweeps from both of its sides (for the last layer the output side is
-    pinned) until the distance settles. ``gradient`` descends by L-BFGS on the logarithms of all entries at
-    once; signs are discrete and come from the same first pass.
+    ``least_squares`` minimizes over one layer at a time, in closed form: once in execution order from what
+    feeds each layer, then in sweeps from both of its sides (for the last layer the output side is pinned)
+    until the distance converges. ``gradient`` descends by L-BFGS on the logarithms of all entries at once;
+    signs are discrete and come from the same first pass.
 
-    Entries on which no weight depends are 1. Buffers play no part. Solved on the CPU in float64.
+    Entries on which no weight depends are 1. Buffers are ignored. Solved on the CPU in float64.
 
     Args:
-        model: the network to teleport. It is left alone.
+        model: the network to teleport. It is left unchanged.
         target_weights: a vector as :meth:`TeleportableModel.weight_vector` returns it, or parameters by name.
         method: ``least_squares`` or ``gradient``.
         max_iterations: sweeps, or steps of L-BFGS.
-        tolerance: stop when an iteration lessens the squared distance that a CoB can lessen by a smaller
-            share.
+        tolerance: stop when an iteration reduces the part of the squared distance that depends on the CoB by
+            a smaller fraction.
 
     Returns:
-        A CoB for ``model.teleport``, shape ``(cob_size,)``: total, that is relative to the network as it
-        was given.
+        A CoB for ``model.teleport``, shape ``(cob_size,)``: total, that is, relative to the network as it was
+        given.
 
     Raises:
-        TeleportationError: an unknown method, weights of another shape, or weights that are not finite.
+        TeleportationError: an unknown method, weights of the wrong shape, or weights that are not finite.
     """
     if method not in RECOVERY_METHODS:
         known = " or ".join(RECOVERY_METHODS)
@@ -77,7 +77,7 @@ def plain_weights(model: TeleportableModel) -> dict[str, Tensor]:
 
 
 def named_weights(model: TeleportableModel, weights: Tensor | Weights) -> dict[str, Tensor]:
-    """Weights given as a vector or by name, by name on the CPU.
+    """Weights given as a vector or by name, returned by name on the CPU.
 
     Raises:
         TeleportationError: they do not fit the parameters of ``model``, or are not finite.
@@ -136,7 +136,7 @@ def _descend(distance: Distance, signs: Tensor, start: Tensor, steps: int) -> tu
     """A round of L-BFGS on the logarithms, in units of the distance's curvature at the start.
 
     Returns:
-        The new logarithms, and how many steps were made.
+        The new logarithms, and how many steps were taken.
     """
     unit = _curvature(distance, _extended(signs * start.exp())).rsqrt()
     moved = torch.zeros_like(start, requires_grad=True)

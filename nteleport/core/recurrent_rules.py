@@ -1,11 +1,10 @@
 """Rules of recurrent networks: ``lstm``, ``gru``, ``rnn_tanh``, ``rnn_relu`` and their cells.
 
-One operator holds a whole network, so that it is conjugated as a whole: it runs on unscaled inputs and
-weights, and what it puts out is scaled. Every gate neuron has an entry of its own, ``W_ih`` carries those of
-the inputs on its other side and ``W_hh`` those of the hidden state. The hidden state has the entries of the
-gate that is its first factor in the recurrence (``h = o · tanh(c)`` in an LSTM, ``h = (1 − z) · n + z · h``
-in a GRU, the neuron itself in a plain network) or, with a projection, those of the projection. Cell states
-are pinned.
+One operator holds a whole network, so it is conjugated as a whole: it runs on unscaled inputs and weights,
+and its output is scaled. Every gate neuron has its own entry; ``W_ih`` carries those of the inputs on its
+other side and ``W_hh`` those of the hidden state. The hidden state has the entries of the gate that is its
+first factor in the recurrence (``h = o · tanh(c)`` in an LSTM, ``h = (1 − z) · n + z · h`` in a GRU, the
+neuron itself in a plain network) or, with a projection, those of the projection. Cell states are pinned.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def _steps(parameters: list[Node], count: int, has_biases: bool) -> list[_Step]:
 def _apply(
     step: _Step, kind: _Kind, inputs: Tensor | None, node: Node, walk: Propagation, uses: dict[Node, Use]
 ) -> Tensor | None:
-    """Use the parameters of one layer in one direction; labels of its hidden state."""
+    """Use the parameters of one layer in one direction; returns the labels of its hidden state."""
     operator = operator_name(node)
     views = [walk.parameter(n) for n in (step.weight_ih, step.weight_hh)]
     if any(view is None for view in views):

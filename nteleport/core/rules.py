@@ -1,8 +1,8 @@
-"""Rules: what each ATen operator does to a scaling of its operands.
+"""Rules: how each ATen operator acts on a scaling of its operands.
 
 A table keyed by operator name and grouped by algebraic property (section 2 of the design). An operator
-without a rule, or with arguments that its rule does not fit, is safe: its result is pinned and the parameters
-it reads stay untouched, so a missing rule makes a teleportation poorer, never wrong.
+without a rule, or with arguments that its rule does not cover, is safe: its result is pinned and the
+parameters it reads stay untouched, so a missing rule makes a teleportation less general, never wrong.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ ELEMENTWISE = frozenset(
     log_sigmoid_forward tanh add sub rsub mul div where maximum minimum clamp masked_fill
     nan_to_num""".split()
 )
-"""They act on each element alone (besides all that torch tags as pointwise): conjugated, labels pass."""
+"""They act on each element alone (besides all that torch tags as pointwise): conjugated, labels pass
+through."""
 
 POOLS = frozenset(
     [
@@ -91,17 +92,17 @@ POOLS = frozenset(
         for rest in ("", "_aa")
     ]
 )
-"""They mix positions within a channel: conjugated, labels pass per channel."""
+"""They mix positions within a channel: conjugated, labels pass through per channel."""
 
 REDUCTIONS = frozenset(
     """mean sum nansum nanmean amax amin aminmax max min median nanmedian mode kthvalue prod std var std_mean
     var_mean logsumexp norm linalg_vector_norm topk sort cummax cummin cumsum cumprod logcumsumexp
     quantile""".split()
 )
-"""They fold or mix whole axes: conjugated, labels pass where they are constant along those axes."""
+"""They reduce or mix whole axes: conjugated, labels pass through where they are constant along those axes."""
 
 LARGEST_CONSTANT = 2**20
-"""Elements of a constant that rules look into."""
+"""The largest number of elements of a constant that rules inspect."""
 
 _RULE_ERRORS = (
     ArithmeticError,
@@ -114,7 +115,7 @@ _RULE_ERRORS = (
     TypeError,
     ValueError,
 )
-"""What a rule raises whose operator comes with shapes or arguments that it was not written for."""
+"""What a rule raises when its operator has shapes or arguments that it was not written for."""
 
 
 def propagate(node: Node, walk: Propagation) -> None:
@@ -139,7 +140,8 @@ def propagate(node: Node, walk: Propagation) -> None:
 
 
 def _evaluate_constant(node: Node, walk: Propagation) -> None:
-    """Compute what is known of integer tensors: later operators may move elements to these positions."""
+    """Compute integer tensors whose values are known: later operators may move elements to these
+    positions."""
     value, operands = node.meta.get("val"), node.all_input_nodes
     if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
         return

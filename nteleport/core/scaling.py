@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _PIECE_ELEMENTS = 2**20
-"""How much of a tensor stays in the cache of a CPU while several factors multiply it."""
+"""How many elements of a tensor stay in a CPU's cache while several factors multiply it."""
 
 
 def multiply(tensors: Mapping[str, Tensor], factors: Mapping[str, list[Tensor]]) -> None:
@@ -26,7 +26,7 @@ def multiply(tensors: Mapping[str, Tensor], factors: Mapping[str, list[Tensor]])
 
 
 def divide(tensors: Mapping[str, Tensor], factors: Mapping[str, list[Tensor]]) -> None:
-    """Take back :func:`multiply` by the same factors, with one rounding for each."""
+    """Undo :func:`multiply` by the same factors, with one rounding per factor."""
     pieces, operands = _pairs(tensors, factors)
     if operands:
         torch._foreach_div_(pieces, operands)
@@ -42,7 +42,7 @@ def _pairs(
 
 
 def multiply_into(target: Tensor, source: Tensor, factors: list[Tensor]) -> None:
-    """Write ``source`` times its factors to ``target``. At least one factor; no graph is built."""
+    """Write ``source`` times its factors to ``target``. At least one factor; no autograd graph is built."""
     if _is_large(source, factors):
         for rows, part in _pieces(source, factors):
             multiply_into(target[rows], source[rows], part)
@@ -53,11 +53,11 @@ def multiply_into(target: Tensor, source: Tensor, factors: list[Tensor]) -> None
 
 
 def fast_factors(parameter: Tensor, scale: tuple[Tensor, ...]) -> list[Tensor]:
-    """The factors of a scale as they multiply a tensor fastest.
+    """The factors of a scale in the form that multiplies a tensor fastest.
 
-    CUDA multiplies a list in one kernel, but only by one tensor of the same shape for each. The CPU
-    broadcasts as fast and goes through a list in order, so that there a product is formed only where it is
-    much smaller than the parameter.
+    CUDA multiplies a list in one kernel, but each tensor only by one of the same shape. The CPU broadcasts
+    just as fast and processes a list in order, so there a product is formed only where it is much smaller
+    than the parameter.
     """
     factors = [_in_dtype_of(parameter, factor) for factor in scale]
     if parameter.device.type != "cpu":
@@ -99,7 +99,7 @@ def _is_large(tensor: Tensor, factors: list[Tensor]) -> bool:
 
 
 def _pieces(tensor: Tensor, factors: list[Tensor]) -> Iterator[tuple[slice, list[Tensor]]]:
-    """Rows of a large tensor that stay in the cache, and what belongs to them of its factors."""
+    """Rows of a large tensor that stay in the cache, and the matching parts of its factors."""
     step = max(1, _PIECE_ELEMENTS * len(tensor) // tensor.numel())
     for start in range(0, len(tensor), step):
         rows = slice(start, start + step)

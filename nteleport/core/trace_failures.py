@@ -1,4 +1,4 @@
-"""Say in one line what stopped ``torch.export`` in a network: where, why, what to do."""
+"""Explain in one line what stopped ``torch.export`` in a network: where, why, what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from nteleport.core.preserving import is_foreign
 
 Frames = list[tuple[FrameType, int]]
-"""Of a traceback, each with its line number, the deepest last."""
+"""The frames of a traceback, each with its line number, the deepest last."""
 
 
 class _Known(NamedTuple):
@@ -103,7 +103,7 @@ _OTHERWISE = "check that the network runs on the example inputs; if so, take tha
 
 
 def explanation(network: nn.Module, error: Exception) -> str:
-    """One line: whose network, where, why, what to do."""
+    """One line: which network, where, why, what to do."""
     frames = list(traceback.walk_tb(error.__traceback__))
     layer = _layer(network, frames)
     reason, advice = _reason_and_advice(error, frames, layer)

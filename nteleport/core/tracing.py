@@ -1,4 +1,4 @@
-"""Trace a network by ``torch.export``, quietly, and leave no trace on it."""
+"""Trace a network with ``torch.export``, quietly and without side effects."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def as_call(example_inputs: ExampleInputs) -> tuple[tuple[object, ...], dict[str
     raise AnalysisError(
         "example inputs are a tensor or a tuple of arguments, "
         f"got {type(example_inputs).__name__}; "
-        "a mapping of keyword arguments or a pair (args, kwargs) will do, too"
+        "a mapping of keyword arguments or a pair (args, kwargs) is accepted too"
     )
 
 
@@ -60,17 +60,17 @@ def _keywords(mapping: Mapping[Any, object]) -> dict[str, object]:
 def trace(
     network: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], *, training: bool | None = None
 ) -> tuple[ExportedProgram, bool]:
-    """Trace a call of ``network`` and leave it, and the world around it, as they were.
+    """Trace a call of ``network`` and restore it and its surroundings afterwards.
 
     Dataclasses among the inputs and outputs are registered with ``torch.export.register_dataclass``, and stay
-    so: the traced program needs that.
+    registered: the traced program needs that.
 
     Args:
         network: any module that ``torch.export`` can trace.
-        args: positional arguments of the call, of the shape and on the device of real ones.
+        args: positional arguments of the call, with the shape and on the device of real ones.
         kwargs: keyword arguments of the call.
-        training: the mode to trace in. None: training mode, and where that cannot be traced (BatchNorm on a
-            single value per channel) evaluation mode. A module that refuses to change its mode keeps it.
+        training: the mode to trace in. None: training mode, or evaluation mode where that cannot be traced
+            (BatchNorm on a single value per channel). A module that refuses to change its mode keeps it.
 
     Returns:
         The program, and whether it was traced in training mode.
@@ -82,7 +82,7 @@ def trace(
         return _trace_in_mode(network, args, kwargs, training)
     try:
         return _trace_in_mode(network, args, kwargs, True)
-    except AnalysisError:  # what stands in the way of evaluation mode stands in the way of any
+    except AnalysisError:  # what also fails in evaluation mode is reported from there
         return _trace_in_mode(network, args, kwargs, False)
 
 
@@ -106,7 +106,7 @@ def _trace_in_mode(
 
 
 def _set_mode(module: nn.Module, training: bool) -> None:
-    """Like ``module.train(training)``, around modules inside that refuse it, as exported modules do."""
+    """Like ``module.train(training)``, but skips inner modules that refuse it, as exported modules do."""
     try:
         module.train(training)
     except NotImplementedError:
@@ -123,7 +123,7 @@ def _register_dataclasses(values: object) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what torch logs, warns of and prints: our error says in one line what went wrong."""
+    """Suppress torch's logs, warnings and output: our error says in one line what went wrong."""
     loggers = [log for name, log in logging.root.manager.loggerDict.items() if name.split(".")[0] == "torch"]
     handlers = {h: h.level for log in loggers if isinstance(log, logging.Logger) for h in log.handlers}
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):

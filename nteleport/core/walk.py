@@ -2,9 +2,9 @@
 
 The walk goes through the graph once, in execution order. For each operator a rule
 (:mod:`nteleport.core.rules`) returns a :class:`Flow`: which labels the operands must carry, which labels the
-result carries, and whether the operator runs as it is on scaled operands or must be conjugated, ``x ↦ τ f(x /
-τ)``. The first operator
-that has a rule for a parameter fixes its scale: that is its :class:`Use`.
+result carries, and whether the operator runs unchanged on scaled operands or must be conjugated,
+``x ↦ τ f(x / τ)``. The first operator that has a rule for a parameter fixes its scale: that is its
+:class:`Use`.
 
 The same rules serve two purposes. :func:`nteleport.analyze` lets every use take fresh labels and reads the
 quiver off the uses. :func:`nteleport.materialize` takes the labels of uses from a quiver and executes the
@@ -28,7 +28,7 @@ from nteleport.core.parameter_views import ParameterView
 from nteleport.core.quiver import Factor
 
 Labels = Tensor | list[Any] | None
-"""Of a tensor, of several results, or None: the value does not depend on the inputs of the network."""
+"""Labels of a tensor or of several results; None if the value does not depend on the network's inputs."""
 
 FreshLabels = Callable[[str, int], Tensor]
 """``fresh(parameter, size)``: labels of the neurons that a newly used parameter feeds, a vector."""
@@ -42,12 +42,12 @@ class Use:
 
     Attributes:
         view: what is used.
-        kind: what sort of use; later uses of the same kind carry the same labels.
+        kind: the kind of use; later uses of the same kind carry the same labels.
         outputs: labels of the neurons it feeds, broadcastable to the view; None where there is no such side.
         inputs: labels of the neurons it reads, likewise.
         factors: the scale, for each parameter in the view.
         operator: name of the operator, for the report.
-        ended_by: the operator that ended the scaling of what it reads or joins, if one did.
+        ended_by: the operator that ended the scaling of what it reads or joins, if any.
         count: number of uses.
     """
 
@@ -72,7 +72,7 @@ class Flow:
             unscaled.
         conjugated: the operator runs on unscaled operands and weights, and its result is multiplied by the
             scale of ``result``.
-        moves_parameters: the operator moves elements of parameters, at whatever scale they are.
+        moves_parameters: the operator moves elements of parameters, whatever their scale.
     """
 
     result: Labels
@@ -120,7 +120,7 @@ class Propagation:
         return self.parameters.get(node) if isinstance(node, Node) else None
 
     def activations(self, node: Node) -> list[Node]:
-        """The operands of ``node`` that depend on the network's inputs, the one computed first in front."""
+        """The operands of ``node`` that depend on the network's inputs, in order of computation."""
         found = [n for n in node.all_input_nodes if self.labels.get(n) is not None]
         return found if len(found) < 2 else sorted(found)
 
@@ -188,8 +188,8 @@ class Propagation:
         inputs: Tensor | None = None,
         ended_by: str | None = None,
     ) -> Use | None:
-        """The known use of this kind, or a new one that feeds neurons of its own, their labels of shape
-        ``sizes``; None where some of the elements are taken."""
+        """The known use of this kind, or a new one that feeds neurons of its own, with labels of shape
+        ``sizes``; None where some of the elements already have a scale."""
         known = self.known_use(view, kind)
         if known is not None:
             known.count += 1
@@ -205,12 +205,12 @@ class Propagation:
         self.labels[node] = labels
 
     def begin(self) -> None:
-        """Start on another operator: :meth:`forget` takes back what is noted from now on."""
+        """Start a new operator: :meth:`forget` reverts what is recorded from now on."""
         self._recent_uses.clear()
         self._stand_ins.clear()
 
     def forget(self) -> None:
-        """Take back what was noted for the present operator: its rule failed."""
+        """Revert what was recorded for the current operator: its rule failed."""
         for use in reversed(self._recent_uses):
             for name in use.view.names:
                 self.uses[name].remove(use)
@@ -241,7 +241,7 @@ class Propagation:
                 self.plain_reads.setdefault(name, "output")
 
     def _passed_on(self, node: Node) -> set[str]:
-        """Names of the parameters whose elements ``node`` hands on."""
+        """Names of the parameters whose elements ``node`` passes on."""
         views = self.parameter_lists.get(node, [self.parameters[node]] if node in self.parameters else [])
         return {name for view in views for name in view.names}
 
@@ -254,7 +254,7 @@ class Propagation:
         self.ended_by[node] = operator_name(ended_here) if None in ends or not ends else str(ends[0])
 
     def unscaled(self, nodes: Iterable[Node]) -> dict[Node, Tensor]:
-        """The demand that each of ``nodes`` arrives without scaling."""
+        """The requirement that each of ``nodes`` arrive without scaling."""
         found = ((n, self.labels_of(n)) for n in nodes)
         return {n: pinned(labels.shape) for n, labels in found if labels is not None}
 
@@ -304,7 +304,7 @@ def pinned_like(shapes: Any) -> Labels:
 
 
 def axes_of_unknown_size(node: Node) -> list[int]:
-    """Axes of the result whose size is known only when the network runs."""
+    """Axes of the result whose size is known only at run time."""
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return []
@@ -313,8 +313,8 @@ def axes_of_unknown_size(node: Node) -> list[int]:
 
 
 def as_int(size: Any) -> int:
-    """A size as a number. One that is known only when the network runs is replaced by a number unlike any
-    other, so that equal sizes stay equal and products of sizes stay products."""
+    """A size as a number. One that is known only at run time is replaced by a unique number, so that equal
+    sizes stay equal and products of sizes stay products."""
     if isinstance(size, int):
         return size
     if _is_known(size):

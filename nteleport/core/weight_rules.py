@@ -77,8 +77,8 @@ def _weight_use(product: Product, view: ParameterView, node: Node, walk: Propaga
 
 
 def arranged(labels: Tensor | None, axes: Letters, wanted: Letters) -> Tensor:
-    """Labels over ``axes`` as labels over the axes ``wanted``, of size 1 where ``axes`` lack one. They are
-    constant along the axes that are dropped."""
+    """Labels over ``axes`` as labels over the axes ``wanted``, of size 1 where ``axes`` lack one. They must
+    be constant along the axes that are dropped."""
     assert labels is not None
     kept = [position for position, a in enumerate(axes) if a in wanted]
     for position in range(labels.dim()):
@@ -94,9 +94,9 @@ def arranged(labels: Tensor | None, axes: Letters, wanted: Letters) -> Tensor:
 
 
 def is_activation(node: Any, walk: Propagation, axis: int = -1) -> bool:
-    """Whether ``node`` has labels. What does not depend on the network's inputs gets some where it stands in
-    the place of an activation: constants are pinned, parameters (learned tokens) have fresh ones along their
-    channel ``axis``."""
+    """Whether ``node`` has labels. A value that does not depend on the network's inputs gets some where it
+    takes the place of an activation: constants are pinned, parameters (learned tokens) get fresh ones along
+    their channel ``axis``."""
     if walk.labels_of(node) is not None:
         return True
     view = walk.parameter(node)
@@ -109,7 +109,7 @@ def is_activation(node: Any, walk: Propagation, axis: int = -1) -> bool:
         return False
     elif not view.exact:
         labels = pinned(view.shape)
-    elif any(user in walk.flows for user in node.users):  # which took it for a parameter
+    elif any(user in walk.flows for user in node.users):  # which treated it as a parameter
         return False
     else:
         found = _tokens(view, walk, axis)
@@ -140,7 +140,7 @@ def _join_bias(product: Product, result: Tensor, node: Node, walk: Propagation) 
 def join(
     walk: Propagation, node: Any, labels: Tensor | None, operator: str, ended_by: str | None
 ) -> Use | None:
-    """Let parameters take the labels of the activations that they are added to, or stand beside."""
+    """Let parameters take the labels of the activations that they are added to or concatenated with."""
     view = walk.parameter(node)
     if view is None or labels is None:
         return None
@@ -169,7 +169,7 @@ def bilinear(node: Node, walk: Propagation) -> Flow | None:
         bias=given["bias"],
     )
     flow = weighted(product, node, walk)
-    if flow is None or second is first:  # which cannot arrive both scaled and unscaled
+    if flow is None or second is first:  # it cannot arrive both scaled and unscaled
         return flow and Flow(flow.result, walk.unscaled([first]), flow.weights, conjugated=True)
     flow.operands.update(walk.unscaled([second]))
     return flow
@@ -182,7 +182,7 @@ def embedding(node: Node, walk: Propagation) -> Flow | None:
 
 
 def index_select(node: Node, walk: Propagation) -> Flow | None:
-    """Rows of a table, chosen while the network runs."""
+    """Rows of a table, chosen at run time."""
     given = arguments(node)
     if walk.parameter(given["self"]) is None or given["dim"] % len(result_shapes(given["self"])):
         return None
@@ -190,7 +190,7 @@ def index_select(node: Node, walk: Propagation) -> Flow | None:
 
 
 def index(node: Node, walk: Propagation) -> Flow | None:
-    """Indexing the first axes of a parameter, by numbers known while the network runs."""
+    """Indexing the first axes of a parameter, by numbers known only at run time."""
     given = arguments(node)
     indices = list(given["indices"])
     while indices and indices[-1] is None:
@@ -201,7 +201,7 @@ def index(node: Node, walk: Propagation) -> Flow | None:
 
 
 def _lookup(table: Any, node: Node, walk: Propagation, depth: int) -> Flow | None:
-    """Entries found by the first ``depth`` axes of a table: fresh labels for the axes behind them."""
+    """Entries found by the first ``depth`` axes of a table: fresh labels for the remaining axes."""
     view = walk.parameter(table)
     if view is None:
         return None
@@ -227,7 +227,7 @@ LOOKUPS: dict[str, WeightRule] = {
 
 
 def normalization(node: Node, walk: Propagation) -> Flow | None:
-    """Normalization with affine parameters: it runs on unscaled input, fresh labels for what it puts out."""
+    """Normalization with affine parameters: it runs on unscaled input; its output gets fresh labels."""
     given = arguments(node)
     source, weight, bias = given["input"], given.get("weight"), given.get("bias")
     view, operator = walk.parameter(weight), operator_name(node)

@@ -1,11 +1,11 @@
 """An epoch of batches, made on the device that holds the data.
 
-All that is random in an epoch, its order and the crop and flip of each image, is drawn at once on the CPU
-from the passed generator and moved to the device in one piece, so a CPU and a GPU see the same epoch and
-nothing waits for the device. Then a stretch of several batches at a time is gathered, cropped and flipped as
-bytes, and normalised, in a handful of tensor operations; the batches are views of it. Crop and flip are one
-gather: pixel (y, x) of the result comes from (y + dy, x + dx), or (y + dy, W − 1 − x + dx) if flipped, of the
-image padded with black.
+All randomness of an epoch, its order and the crop and flip of each image, is drawn at once on the CPU from
+the passed generator and moved to the device in one piece, so a CPU and a GPU see the same epoch and nothing
+waits for the device. Then a stretch of several batches at a time is gathered, cropped and flipped as bytes,
+and normalized, in a handful of tensor operations; the batches are views of it. Crop and flip are one gather:
+pixel (y, x) of the result comes from (y + dy, x + dx), or (y + dy, W − 1 − x + dx) if flipped, of the image
+padded with black.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ CROP_PADDING = 4
 """Black pixels added on every side before a random crop of the original size."""
 
 _STRETCH_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
-"""Values prepared at once: on a CPU what stays in its cache, on a GPU enough to hide the start of kernels."""
+"""Values prepared at once: on a CPU what stays in its cache, on a GPU enough to hide kernel launches."""
 
 
 def num_batches(
     split: Split | int, *, batch_size: int, drop_last: bool = False, max_batch: int | None = None
 ) -> int:
-    """How many batches :func:`batches` gives, for a split or a number of images.
+    """How many batches :func:`batches` yields, for a split or a number of images.
 
     Args:
         split: the split, or how many images it has.
-        batch_size: images a batch.
+        batch_size: images per batch.
         drop_last: leave out a last batch that is not full.
         max_batch: at most this many batches; None for all.
 
     Raises:
-        DatasetError: there would be none.
+        DatasetError: there would be no batch.
     """
     images = split if isinstance(split, int) else len(split)
     full, rest = divmod(images, batch_size) if batch_size > 0 else (0, 0)
@@ -70,17 +70,16 @@ def batches(
 
     Args:
         split: the data.
-        batch_size: images a batch; the last one may be smaller.
+        batch_size: images per batch; the last one may be smaller.
         generator: a CPU generator, usually ``generator_for("epoch", seed, epoch)``; the draw is made before
-        the
-            first batch.
-        shuffle: a random order; default: if there is a generator.
+            the first batch.
+        shuffle: in random order; by default, if there is a generator.
         augment: random crops of the image padded with 4 black pixels, and random horizontal flips.
         drop_last: leave out a last batch that is not full.
         max_batch: at most this many batches.
 
     Returns:
-        An iterator of normalised float32 images ``[B, C, H, W]`` and int64 labels ``[B]``.
+        An iterator of normalized float32 images ``[B, C, H, W]`` and int64 labels ``[B]``.
 
     Raises:
         DatasetError: there would be no batch, or a random epoch was asked for without a generator.
@@ -123,7 +122,7 @@ def _stretches(
 
 
 def crop_and_flip(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Tensor:
-    """Crop each image at its own place after padding it with black, and mirror some of them.
+    """Crop each image at its own position after padding it with black, and mirror some of them.
 
     Args:
         images: uint8 ``[B, C, H, W]``.
@@ -143,7 +142,7 @@ def crop_and_flip(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) 
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Part a validation set off a training set: ``(rest, held out)``; the same seed parts the same images.
+    """Split off a validation set: ``(rest, held out)``; the same seed holds out the same images.
 
     Stratified: of each class, ``fraction`` of its images, rounded, are held out. Within each part the images
     keep their order.
@@ -157,7 +156,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         DatasetError: the fraction is not in (0, 1), or would leave one of the parts empty.
     """
     labels = split.labels.cpu()
-    generator = generator_for("epoch", seed, -1)  # apart from the generators of all epochs
+    generator = generator_for("epoch", seed, -1)  # separate from the generators of all epochs
     # Shuffle, then sort by label: each class is a run in random order, of which the first are held out.
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[torch.sort(labels[shuffled], stable=True).indices]

@@ -1,9 +1,9 @@
-"""Which data sets there are: shapes, classes, sizes and normalisation constants. No torch, no files touched.
+"""The available data sets: shapes, classes, sizes and normalization constants. No torch, no files touched.
 
 Images of MNIST and Fashion-MNIST are padded from 28×28 to 32×32 with black, and the 8×8 digits are enlarged
-to 32×32, so that every network that runs on CIFAR runs on all of them. The normalisation constants are those
-of the pictures as they are served: for the padded sets the published mean and standard deviation of the 28×28
-pictures, carried over exactly.
+to 32×32, so that every network that runs on CIFAR runs on all of them. The normalization constants are those
+of the images as they are served: for the padded sets the published mean and standard deviation of the 28×28
+images, carried over exactly.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DatasetInfo:
 
 
 def _padded(mean: float, std: float, content: float) -> tuple[tuple[float], tuple[float]]:
-    """Mean and standard deviation after adding black until only a share ``content`` of it is picture."""
+    """Mean and standard deviation after padding with black; ``content`` is the fraction that is image."""
     second_moment = (std**2 + mean**2) * content
     return (mean * content,), ((second_moment - (mean * content) ** 2) ** 0.5,)
 
@@ -129,7 +129,7 @@ DATASETS: dict[str, DatasetInfo] = {
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """The catalogue entry of a data set.
+    """The catalog entry of a data set.
 
     Raises:
         UnknownNameError: no data set has this name; the message gives the nearest one.

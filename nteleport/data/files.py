@@ -1,4 +1,4 @@
-"""Readers of the file formats that data sets come in, each giving NumPy arrays of bytes. No torch.
+"""Readers of the file formats that data sets come in, each returning NumPy arrays of bytes. No torch.
 
 Every reader checks what it reads (header, length, shapes, label range) and turns anything else into a
 ``DatasetError`` that names the file. CIFAR's files are Python pickles; they are read by an unpickler that
@@ -28,7 +28,7 @@ _UNSIGNED_BYTE = 0x08
 
 
 def existing(path: Path) -> Path | None:
-    """``path`` itself, or the same with ``.gz``, whichever is a file; None when neither is."""
+    """``path`` itself, or the same with ``.gz``, whichever is a file; None if neither is."""
     for candidate in (path, path.with_name(path.name + ".gz")):
         if candidate.is_file():
             return candidate
@@ -36,7 +36,7 @@ def existing(path: Path) -> Path | None:
 
 
 def damaged(path: Path, reason: str) -> DatasetError:
-    """The error for a file that is there but cannot be used."""
+    """The error for a file that exists but cannot be used."""
     return DatasetError(
         f"{path}: {reason}; the file is damaged or of another kind: delete it and fetch it again"
     )
@@ -84,7 +84,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Builds dictionaries, lists, numbers, strings and NumPy arrays; refuses every other object."""
 
     _ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # its name up to NumPy 1
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # its module up to NumPy 1
         ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,

@@ -1,9 +1,9 @@
-"""Where the files of a data set are, and fetching them when they are nowhere.
+"""Locating the files of a data set, and downloading them when they are missing.
 
 Files lie below the data folder as torchvision lays them out, so a folder that torchvision filled is used as
-it is, and the other way round. Files that are present are read by this package's own readers, which check
-their structure but not a checksum; a download goes through torchvision, which verifies the published MD5
-sums. Looking for files imports no torch.
+it is, and vice versa. Files that are present are read by this package's own readers, which check their
+structure but not a checksum; a download goes through torchvision, which verifies the published MD5 sums.
+Looking for files imports no torch.
 
 Search path of the MNIST family: ``DATA_DIR/MNIST/raw`` or ``DATA_DIR/FashionMNIST/raw``, files plain or
 gzipped; then, for Fashion-MNIST, the folder of Debian's package ``dataset-fashion-mnist``. CIFAR:
@@ -58,7 +58,7 @@ def locate(name: str, data_dir: Path | str) -> dict[str, Path] | None:
 
 
 def _folders(info: DatasetInfo, data_dir: Path) -> list[Path]:
-    """Where files are looked for, in order."""
+    """The folders to search, in order."""
     folders = [data_dir / info.folder]
     return [*folders, Path(info.system_folder)] if info.system_folder else folders
 
@@ -80,8 +80,8 @@ def availability(name: str, data_dir: Path | str, *, download: bool = True) -> N
 
     Args:
         name: a name in ``DATASETS``.
-        data_dir: the data folder; made if it is missing and something was downloaded.
-        download: False only looks.
+        data_dir: the data folder; created if it is missing and something was downloaded.
+        download: if False, only check.
 
     Raises:
         UnknownNameError: no data set has this name.
@@ -122,7 +122,7 @@ def _download(info: DatasetInfo, data_dir: Path) -> None:
         paths = {file: existing(fetched / file) for file in info.files}
         missing = [file for file, path in paths.items() if path is None]
         if missing:
-            raise RuntimeError(f"the download did not hold {', '.join(missing)}")
+            raise RuntimeError(f"the download did not contain {', '.join(missing)}")
         target.mkdir(parents=True, exist_ok=True)
         for path in paths.values():
             if path is not None:
@@ -130,7 +130,7 @@ def _download(info: DatasetInfo, data_dir: Path) -> None:
 
 
 def _fetch(info: DatasetInfo, data_dir: Path, temporary: Path) -> None:
-    """Unpack the published archive if it lies in ``data_dir`` unharmed, else download through torchvision."""
+    """Unpack the published archive if it is intact in ``data_dir``, else download through torchvision."""
     from torchvision import datasets  # slow to import, and needed only here
     from torchvision.datasets.utils import check_integrity, extract_archive
 
@@ -140,7 +140,7 @@ def _fetch(info: DatasetInfo, data_dir: Path, temporary: Path) -> None:
         extract_archive(str(archive), str(temporary))
         return
     previous = socket.getdefaulttimeout()
-    # torchvision sets no timeout: a silent server would hold us for ever.
+    # torchvision sets no timeout: a silent server would block us forever.
     socket.setdefaulttimeout(_CONNECTION_TIMEOUT)
     try:
         with open(os.devnull, "w", encoding="utf-8") as sink, contextlib.redirect_stdout(sink):
@@ -151,7 +151,7 @@ def _fetch(info: DatasetInfo, data_dir: Path, temporary: Path) -> None:
 
 @contextlib.contextmanager
 def _folder_made(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and its parents; if the body fails, take away again those that were made here."""
+    """Create ``folder`` and its parents; if the body fails, remove those that were created here."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""A data set in memory: one tensor of bytes and one of labels for each split, on the device that trains.
+"""A data set in memory: one tensor of bytes and one of labels for each split, on the training device.
 
 Bytes are a quarter of the size of floats (CIFAR-10 is 184 MB), so a whole data set stays on the device and is
 copied there once. What a network sees, ``(byte / 255 − mean) / std`` per channel, is made batch by batch in
@@ -28,7 +28,7 @@ class Split:
         images: uint8 ``[N, C, H, W]``.
         labels: int64 ``[N]``, on the same device.
         mean, std: of pixel values in [0, 1], one per channel or one for all.
-        scale, shift: float32 ``[1, C or 1, 1, 1]`` on the same device; a byte ``b`` is normalised to
+        scale, shift: float32 ``[1, C or 1, 1, 1]`` on the same device; a byte ``b`` is normalized to
             ``b·scale + shift``.
     """
 
@@ -74,7 +74,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set on one device: its two published splits and its catalogue entry."""
+    """A data set on one device: its two published splits and its catalog entry."""
 
     info: DatasetInfo
     train: Split
@@ -97,11 +97,11 @@ class Dataset:
 
 
 def load_dataset(name: str, data_dir: Path | str, device: torch.device | str = "cpu") -> Dataset:
-    """Read a data set, downloading it first when its files are nowhere, and put it on ``device``.
+    """Read a data set, downloading it first if its files are missing, and put it on ``device``.
 
     Args:
         name: ``digits``, ``mnist``, ``fashion_mnist``, ``cifar10`` or ``cifar100``.
-        data_dir: where the files are or shall be, laid out as torchvision does (see ``sources``).
+        data_dir: where the files are or will be, laid out as torchvision does (see ``sources``).
         device: where the two tensors of each split live.
 
     Raises:
@@ -144,9 +144,9 @@ def random_split(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
 ) -> Split:
-    """Random data for studies: uniform bytes, uniform labels, nothing to be learned.
+    """Random data for studies: uniform bytes, uniform labels, nothing to learn.
 
-    Normalised with the mean and standard deviation of that distribution, so a network sees zero mean and unit
+    Normalized with the mean and standard deviation of that distribution, so a network sees zero mean and unit
     variance.
 
     Args:
@@ -154,7 +154,7 @@ def random_split(
         classes: number of classes.
         n: number of images.
         generator: a CPU generator.
-        device: where the split shall be.
+        device: where to put the split.
     """
     images = torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, classes, (n,), generator=generator)

@@ -1,1 +1,1 @@
-"""Networks by name, and how their weights start."""
+"""Networks by name, and their initial weights."""

@@ -1,11 +1,11 @@
-"""Drawing the first weights of a network anew.
+"""Redrawing the initial weights of a network.
 
 An initializer redraws the weight of every linear and convolution layer (transposed ones too) and sets their
-biases to 0; normalisation layers, embeddings and free parameters keep what their module gave them. ``none``
-leaves the whole network as it was made. The gain is what multiplies the family's standard deviation:
+biases to 0; normalization layers, embeddings and free parameters keep what their module gave them. ``none``
+leaves the whole network as it was built. The gain is what multiplies the family's standard deviation:
 
 ================  ===================================================  ===============
-type              standard deviation (of a uniform draw: bound / √3)   gain by default
+type              standard deviation (of a uniform draw: bound / √3)   default gain
 ================  ===================================================  ===============
 `normal`          gain                                                 0.02
 `xavier`          gain · √(2 / (fan_in + fan_out)), normal             1
@@ -15,7 +15,7 @@ type              standard deviation (of a uniform draw: bound / √3)   gain by
 ================  ===================================================  ===============
 
 A ``non_linearity`` without a ``gain`` sets the gain to the one torch recommends for it
-(``torch.nn.init.calculate_gain``); ``kaiming`` has ``relu`` by default.
+(``torch.nn.init.calculate_gain``); ``kaiming`` defaults to ``relu``.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ Draw = Callable[[Tensor, float, torch.Generator | None], Tensor]
 
 
 def _kaiming(weight: Tensor, gain: float, generator: torch.Generator | None) -> Tensor:
-    fan_in = weight[0].numel()  # also of a transposed convolution: as torch counts it
+    fan_in = weight[0].numel()  # also for a transposed convolution: as torch counts it
     return nn.init.normal_(weight, 0.0, gain / math.sqrt(fan_in), generator=generator)
 
 
-# Each type's draw, and its gain unless told otherwise.
+# Each type's draw, and its default gain.
 _DRAWS: dict[str, tuple[Draw, float]] = {
     "normal": (lambda w, gain, g: nn.init.normal_(w, 0.0, gain, generator=g), 0.02),
     "xavier": (lambda w, gain, g: nn.init.xavier_normal_(w, gain, generator=g), 1.0),
@@ -66,7 +66,7 @@ def initialize(
         gain: see the table above; for ``normal`` it is the standard deviation.
         non_linearity: linear, relu, leaky_relu (or leakyrelu), tanh, sigmoid or selu; gives the gain if
             ``gain`` is None.
-        generator: where the numbers come from; torch's default generator if None.
+        generator: source of randomness; torch's default generator if None.
 
     Raises:
         UnknownNameError: no initializer has this name.

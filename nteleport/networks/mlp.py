@@ -1,4 +1,4 @@
-"""The multilayer perceptron of the experiments: by default five hidden layers of 500, as published."""
+"""The multilayer perceptron of the experiments: by default five hidden layers of 500 units, as published."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class MLP(nn.Sequential):
-    """A multilayer perceptron: flatten, then linear layers with an activation between any two.
+    """A multilayer perceptron: flatten, then linear layers with an activation between consecutive ones.
 
     Args:
         input_shape: (channels, height, width) of an image.

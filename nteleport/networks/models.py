@@ -1,11 +1,12 @@
-"""Building the network of an experiment by name: a multilayer perceptron, or a classifier of torchvision.
+"""Building the network of an experiment by name: a multilayer perceptron, or a torchvision classifier.
 
-A network made here is plain PyTorch; nothing about it is prepared for teleportation. It takes normalised
-images ``[B, C, H, W]`` and always returns one tensor of logits ``[B, num_classes]``, in training as in
+A network made here is plain PyTorch; nothing about it is prepared for teleportation. It takes normalized
+images ``[B, C, H, W]`` and always returns one tensor of logits ``[B, num_classes]``, in training and in
 evaluation: the auxiliary heads of GoogLeNet and Inception, which return tuples in training, are left out.
 
-Images are those of the data set. Classifiers that torchvision made for 224×224 colour images are fitted to
-small images and to other channels (see ``stems``); a few cannot take 32×32 and say so (:func:`size_problem`).
+Images are those of the data set. Classifiers that torchvision made for 224×224 color images are fitted to
+small images and to other channels (see ``stems``); a few cannot take 32×32 and report it
+(:func:`size_problem`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = [
     "size_problem",
 ]
 
-# Smallest height and width that a family's poolings leave something of.
+# Smallest height and width that a family's poolings do not reduce to nothing.
 _MINIMUM_SIZE = {"alexnet": 29, "densenet": 29, "googlenet": 15, "inception": 75, "squeezenet": 21, "vgg": 32}
 _PATCH_SIZE = {"vit_b_16": 16, "vit_b_32": 32, "vit_l_16": 16, "vit_l_32": 32, "vit_h_14": 14}
 _MAXVIT_MULTIPLE = 224  # four halvings after a stem of stride 2, then windows of 7
@@ -49,12 +50,12 @@ _NOT_AN_ARGUMENT = frozenset(
 def build_model(
     name: str, *, input_shape: tuple[int, int, int], num_classes: int, **kwargs: Any
 ) -> nn.Module:
-    """Make a network with random weights, on the CPU (or under the ``torch.device`` context in force).
+    """Make a network with random weights, on the CPU (or under an active ``torch.device`` context).
 
     The weights come from torch's default generator; see :func:`seeded_model`.
 
     Args:
-        name: ``mlp`` or a classifier of torchvision, in any case, with or without a suffix ``COB``.
+        name: ``mlp`` or a torchvision classifier, in any case, with or without a suffix ``COB``.
         input_shape: (channels, height, width) of an image.
         num_classes: size of the output.
         kwargs: arguments of the model, as in an experiment file: of :class:`MLP`, or of torchvision's class.
@@ -82,10 +83,10 @@ def build_model(
 def _torchvision_model(
     canonical: str, input_shape: tuple[int, int, int], num_classes: int, kwargs: Mapping[str, Any]
 ) -> nn.Module:
-    """A classifier of torchvision without pretrained weights, fitted to the images."""
+    """A torchvision classifier without pretrained weights, fitted to the images."""
     settings = {"weights": None, "num_classes": num_classes, **kwargs}
     if canonical in ("googlenet", "inception_v3"):
-        # Said outright: the default warns that it will change. Takes 0.1 s and 0.4 s.
+        # Explicit, because the default warns that it will change. Takes 0.1 s and 0.4 s.
         settings = {"aux_logits": False, "init_weights": True, **settings}
     elif canonical in _PATCH_SIZE:
         settings["image_size"] = input_shape[1]
@@ -97,11 +98,11 @@ def _torchvision_model(
 
 
 def _torchvision_builder(canonical: str) -> Callable[..., nn.Module]:
-    from torchvision import models  # a second's import that an MLP does without
+    from torchvision import models  # takes a second to import, and an MLP does not need it
 
     builder: Callable[..., nn.Module] | None = getattr(models, canonical, None)
     if builder is None:
-        raise UnknownNameError(f"the installed torchvision has no model {canonical!r}, a newer one has")
+        raise UnknownNameError(f"the installed torchvision has no model {canonical!r}, a newer one does")
     return builder
 
 
@@ -123,7 +124,7 @@ def model_keywords(name: str) -> tuple[str, ...]:
         and "Callable" not in str(parameter.annotation)  # a layer class cannot be written in a file
     ]
     if canonical.startswith("efficientnet"):
-        keywords.append("dropout")  # which the class requires and torchvision's builders default
+        keywords.append("dropout")  # the class requires it, torchvision's builders have a default
     return tuple(keywords)
 
 
@@ -138,7 +139,7 @@ def _check_arguments(canonical: str, kwargs: Mapping[str, Any]) -> None:
 
 
 def size_problem(name: str, input_shape: tuple[int, int, int]) -> str | None:
-    """Why a model cannot take images of this size, and what does; None when it can.
+    """Why a model cannot take images of this size, and which models can; None if it can.
 
     Args:
         name: a model's name.
@@ -174,7 +175,7 @@ def _needed_size(canonical: str, height: int, width: int) -> str | None:
 def check_model(
     name: str, kwargs: Mapping[str, Any], *, input_shape: tuple[int, int, int], num_classes: int
 ) -> None:
-    """Check a model's name, arguments and image size by building it without memory for its weights.
+    """Check a model's name, arguments and image size by building it without allocating its weights.
 
     Takes a few hundredths of a second; for checking an experiment before anything runs.
 
@@ -183,7 +184,7 @@ def check_model(
         ModelError: an argument or its value that the model does not take, or images of a size it cannot take.
     """
     canonical = canonical_name(name)
-    if canonical.startswith("regnet"):  # its construction computes with tensors, which the meta device cannot
+    if canonical.startswith("regnet"):  # building it computes with tensors, which the meta device cannot
         _check_arguments(canonical, kwargs)
         return
     arguments = _without_reserved(canonical, kwargs)
@@ -192,7 +193,7 @@ def check_model(
 
 
 def _without_reserved(canonical: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``kwargs``, refusing what :func:`build_model` is given by the data set."""
+    """``kwargs``, refusing arguments that :func:`build_model` gets from the data set."""
     for reserved in ("name", "input_shape", "num_classes"):
         if reserved in kwargs:
             raise ModelError(f"model {canonical!r} takes no argument {reserved!r}: the data set gives it")

@@ -1,15 +1,15 @@
 """Fitting the first layers of a torchvision classifier to the images of a data set.
 
-torchvision's classifiers expect colour images of about 224×224. Two things are changed, in place, right after
+torchvision's classifiers expect color images of about 224×224. Two things are changed, in place, right after
 construction:
 
-- **small images**. For at most 32×32 the ResNet family (ResNet, ResNeXt, Wide ResNet) begins with a 3×3
+- **small images**. Up to 32×32, the ResNet family (ResNet, ResNeXt, Wide ResNet) begins with a 3×3
   convolution of stride 1 and no max pooling, as usual for CIFAR. Below 63×63 AlexNet, whose last pooling
   would get a 1×1 image, pads its first convolution by 5 and pools 2×2. Every other family keeps its layers.
-- **the number of channels**. The first convolution is made anew for the channels of the data, with the same
+- **the number of channels**. The first convolution is rebuilt for the channels of the data, with the same
   hyper-parameters.
 
-A convolution made here is initialised by the rule its family uses for all its convolutions; where the rule
+A convolution made here is initialized by the rule its family uses for all its convolutions; where the rule
 depends on the fan-in, it depends on the new one.
 """
 
@@ -55,7 +55,7 @@ def _normal(std: float) -> Callable[[Tensor], Tensor]:
 
 
 # By the name of torchvision's class. A family that is not listed leaves its first convolution as nn.Conv2d
-# initialises it.
+# initializes it.
 _STEM_INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
     "ConvNeXt": _truncated(0.02),
     "DenseNet": _kaiming_fan_in,
@@ -78,10 +78,10 @@ def fit_stem(network: nn.Module, input_shape: tuple[int, int, int], *, default_w
     """Change a freshly made torchvision classifier, in place, to take images of ``input_shape``.
 
     Args:
-        network: the classifier, made for colour images.
+        network: the classifier, made for color images.
         input_shape: (channels, height, width).
         default_weights: the network was made with ``init_weights=False``: leave new layers as torch
-            initialises them.
+            initializes them.
     """
     channels, height, width = input_shape
     name, stem = next(
@@ -100,7 +100,7 @@ def fit_stem(network: nn.Module, input_shape: tuple[int, int, int], *, default_w
 
 
 def _remade(stem: nn.Conv2d, channels: int, family: str | None, **changes: Any) -> nn.Conv2d:
-    """A new convolution like ``stem`` but for its input channels and ``changes``, initialised as ``family``
+    """A new convolution like ``stem`` but for its input channels and ``changes``, initialized as ``family``
     does it."""
     settings: dict[str, Any] = {
         "kernel_size": stem.kernel_size,
@@ -120,7 +120,7 @@ def _remade(stem: nn.Conv2d, channels: int, family: str | None, **changes: Any) 
 
 
 def _pool_by_two(network: nn.Module) -> None:
-    """AlexNet's three poolings as 2×2 of stride 2, which take 8×8 to 1×1."""
+    """AlexNet's three poolings as 2×2 of stride 2, which reduce 8×8 to 1×1."""
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.MaxPool2d):
             network.set_submodule(name, nn.MaxPool2d(kernel_size=2, stride=2))

@@ -1,8 +1,8 @@
-"""From a job to everything that trains: data, seeded network, quiver, optimizer, learning rate.
+"""From a job to everything needed to train it: data, seeded network, quiver, optimizer, learning rate.
 
 A job and its baseline share a seed, so they get the same initial weights, the same held-out images and the
-same batches. What is costly and the same for many jobs of a matrix, the data set in memory and the analysis
-of an architecture, is made once a process.
+same batches. What is costly and shared by many jobs of a matrix, the data set in memory and the analysis of
+an architecture, is made once per process.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Assembly:
         learning_rate: of the optimizer.
         train, validation, test: the images; validation is the test split itself, or held out of train.
         augmented: training images are cropped and flipped.
-        drops_last: an incomplete last batch is left out: because the job says so, or because it would be one
-            image and BatchNorm has no variance of one.
+        drops_last: an incomplete last batch is left out: because the job says so, or because it would be a
+            single image, for which BatchNorm has no variance.
     """
 
     job: Job
@@ -85,7 +85,7 @@ def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembl
     """Build what `job` names, on `device`.
 
     Raises:
-        NTeleportError: a data set, model, optimizer or scheduler that cannot be had as the job wants it.
+        NTeleportError: a data set, model, optimizer or scheduler is not available as the job specifies it.
     """
     params = job.training
     dataset = _dataset(job.dataset, str(data_dir), str(device))
@@ -133,7 +133,7 @@ def _network(job: Job, dataset: Dataset) -> nn.Module:
 def build_optimizer(
     chosen: Component, network: nn.Module, quiver: Quiver, *, fused: str | bool = "auto"
 ) -> TeleportedOptimizer:
-    """An optimizer by its name in torch. With a change of basis of ones it is torch's own at no cost.
+    """An optimizer by its name in torch. With a change of basis of ones it is torch's own, at no extra cost.
 
     Raises:
         JobError: torch has no such optimizer, or refuses its arguments.
@@ -162,7 +162,7 @@ def _optimizer(job: Job, network: nn.Module, quiver: Quiver) -> TeleportedOptimi
 
 
 def _quiver(job: Job, dataset: Dataset) -> Quiver:
-    """How the network teleports; a job that never does needs no analysis."""
+    """How the network teleports; a job that never teleports needs no analysis."""
     if job.teleportation.mode == "no_teleport":
         return Quiver(0, {}, ())
     return _architecture(_ModelKey.of(job.model), dataset.input_shape, dataset.num_classes)
@@ -170,7 +170,7 @@ def _quiver(job: Job, dataset: Dataset) -> Quiver:
 
 @dataclass(frozen=True)
 class _ModelKey:
-    """A model's name and arguments in a form that can be a key."""
+    """A model's name and arguments in hashable form."""
 
     name: str
     arguments: str

@@ -1,12 +1,12 @@
 """The state of an unfinished job on disk, from which it continues as if it had never stopped.
 
 A checkpoint is an ordinary torch file: a zip archive in which every record carries a checksum. It is written
-beside its place, flushed to the disk and renamed, and the one before it is kept under
-`JobPaths.checkpoint_before`. Loading checks every checksum and never unpickles code (`weights_only=True`); a
-damaged file gives way to the one before it, and with none left the job starts again.
+to a temporary file beside its final place, flushed to disk and renamed, and the previous one is kept under
+`JobPaths.checkpoint_before`. Loading checks every checksum and never unpickles code (`weights_only=True`); if
+a file is damaged the previous one is used, and if none is left the job starts over.
 
-All randomness of an epoch but dropout comes from generators made anew from the job's seed and the epoch's
-number; dropout and its like draw from torch's default generators, whose states are in the checkpoint.
+All randomness of an epoch except dropout comes from generators recreated from the job's seed and the epoch's
+number; dropout and similar layers draw from torch's default generators, whose states are in the checkpoint.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from nteleport.jobs.atomic import replacing
 from nteleport.jobs.paths import JobPaths
 
 FORMAT = 1
-"""Raised when the content of a checkpoint changes in a way that an older reader would misunderstand."""
+"""Incremented when the content of a checkpoint changes in a way that an older reader would misunderstand."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that decides how a job goes on.
+    """Everything that determines how a job continues.
 
     Attributes:
         job: the digest of the job.
@@ -40,7 +40,7 @@ class Checkpoint:
         random: states of torch's default generators, by device type.
         rows: the rows of metrics of the finished epochs, as plain mappings.
         versions: of the software that wrote it.
-        begun: how far the epoch after these has come, if the job was stopped in the middle of it.
+        begun: progress of the epoch after these, if the job was stopped in the middle of it.
     """
 
     job: str
@@ -54,7 +54,7 @@ class Checkpoint:
 
 
 def save_checkpoint(paths: JobPaths, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint.pt`, keeping the one before it."""
+    """Write `checkpoint.pt`, keeping the previous one."""
     content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     with replacing(paths.checkpoint, durable=True) as temporary:
         with temporary.open("wb") as file:  # an open file, so that the name is not in the content
@@ -65,22 +65,22 @@ def save_checkpoint(paths: JobPaths, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(paths: JobPaths, job: str, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The latest whole checkpoint of the job with digest `job`, tensors on the CPU; None if there is none.
+    """The latest intact checkpoint of the job with digest `job`, tensors on the CPU; None if there is none.
 
-    `warn` is told of each file that had to be passed over.
+    `warn` receives a message for each file that is skipped.
     """
     for path in (paths.checkpoint, paths.checkpoint_before):
         if not path.exists():
             continue
         try:
             return _read(path, job)
-        except Exception as error:  # whatever torch, zipfile or pickle make of a damaged file
-            warn(f"{path.name} is damaged and passed over: {error}")
+        except Exception as error:  # whatever torch, zipfile or pickle raise for a damaged file
+            warn(f"{path.name} is damaged and skipped: {error}")
     return None
 
 
 def remove_checkpoints(paths: JobPaths) -> None:
-    """Remove the checkpoints of a job that is over."""
+    """Remove the checkpoints of a job that has ended."""
     paths.checkpoint.unlink(missing_ok=True)
     paths.checkpoint_before.unlink(missing_ok=True)
 
@@ -99,7 +99,7 @@ def _read(path: Path, job: str) -> Checkpoint:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the renames in `folder` last through a power cut, on systems that can."""
+    """Make the renames in `folder` survive a power cut, on systems that support it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,7 +1,7 @@
 """The two controls of the paper: displacements that look like a teleportation but change the function.
 
-Both start from the scale `s` that a teleportation would have put on each parameter. Both draw on the CPU, so
-that every device gets the same weights from the same generator.
+Both start from the scale `s` that a teleportation would have applied to each parameter. Both draw on the CPU,
+so that every device gets the same weights from the same generator.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def displace_at_random(network: nn.Module, scales: Mapping[str, Tensor], generat
     """Pseudo-teleportation (Fig. 10 of the paper): the length of a teleportation, in a random direction.
 
     Each parameter tensor is moved along a normally distributed direction by the L1 length `Σ |s θ − θ|` that
-    the teleportation would have moved it. A parameter without a scale stays.
+    the teleportation would have moved it. A parameter without a scale is left unchanged.
     """
     for name, parameter in network.named_parameters():
         if name not in scales:
@@ -36,8 +36,9 @@ def redraw_same_distribution(
 ) -> None:
     """Give every Linear and Conv weight new values from the distribution of its teleported ones.
 
-    This is the control of Fig. 11 of the paper. Each weight tensor on its own: a histogram of `s θ` with 1000
-    bins is what the new values are drawn from, independently. Biases and normalisation layers keep theirs.
+    This is the control of Fig. 11 of the paper. Each weight tensor is treated on its own: the new values are
+    drawn independently from a histogram of `s θ` with 1000 bins. Biases and normalization layers keep their
+    values.
     """
     redrawn = {
         id(module.weight): module.weight

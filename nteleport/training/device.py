@@ -16,7 +16,7 @@ _KINDS = ("auto", "cpu", "cuda", "mps")
 
 
 def find_device(name: str) -> torch.device:
-    """The device called `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is the fastest kind there is.
+    """The device called `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` is the fastest available kind.
 
     Raises:
         JobError: this machine has no such device.
@@ -54,11 +54,10 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """The rules of floating point for one job; as before afterwards.
+    """Set the floating-point rules for one job, and restore the previous ones afterwards.
 
-    On CUDA, TF32 inside matrix products and convolutions is for `tf32` only. On a CPU, numbers below the
-    smallest normal one count as zero: they change no result that anyone could see, and computing with them is
-    many times slower.
+    On CUDA, TF32 inside matrix products and convolutions is enabled for `tf32` only. On a CPU, denormal
+    numbers are flushed to zero: they change no result visibly, and computing with them is many times slower.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, _flushes_denormals()
     if device.type == "cuda":
@@ -82,7 +81,7 @@ def _flushes_denormals() -> bool:
 def forward_of(
     network: nn.Module, device: torch.device, *, precision: str, compile: bool, channels_last: bool
 ) -> Callable[[Tensor], Tensor]:
-    """How images go through `network`: compiled or not, in bfloat16 or float32, in which memory layout.
+    """The forward pass through `network`: compiled or not, in bfloat16 or float32, in either memory layout.
 
     Weights stay in float32 and in place, so that a teleportation leaves a compiled graph valid.
     """

@@ -45,7 +45,7 @@ class Learner:
         return cross_entropy(self.forward(images), labels)
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Fill the gradients of the plain network afresh from a batch; the logits are returned."""
+        """Recompute the gradients of the plain network on a batch; returns the logits."""
         self.optimizer.zero_grad()
         logits = self.forward(images)
         cross_entropy(logits, labels).backward()
@@ -77,7 +77,7 @@ class Learner:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of every training: mean cross-entropy, computed in float32."""
+    """The training loss: mean cross-entropy, computed in float32."""
     return functional.cross_entropy(logits.float(), labels)
 
 
@@ -91,12 +91,12 @@ class StopRequested(Exception):  # a request, not an error
 
 
 class EpochProgress:
-    """How far the training pass of an epoch has come.
+    """Progress of the training pass of an epoch.
 
     Attributes:
-        steps: batches that are completed.
-        sums: the scores of these.
-        norms: the teleported norms of gradient and weights at the first of them, a tensor of 2.
+        steps: number of completed batches.
+        sums: their scores.
+        norms: the teleported norms of gradient and weights at the first of them, a tensor of shape (2,).
     """
 
     def __init__(self) -> None:
@@ -105,11 +105,11 @@ class EpochProgress:
         self.norms = torch.zeros(2)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, as tensors and numbers."""
+        """The whole state, as tensors and numbers."""
         return {"steps": self.steps, "sums": self.sums.state_dict(), "norms": self.norms}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.steps, self.norms = state["steps"], state["norms"].to(device)
         self.sums.load_state_dict(state["sums"], device)
 
@@ -124,17 +124,17 @@ def train_epoch(
 ) -> EpochProgress:
     """Train on every batch of an epoch, or on those that `progress` has not completed.
 
-    Inside the pass the host never waits for the device; each batch is scored before its step.
+    During the pass the host never waits for the device; each batch is scored before its step.
 
     Args:
         learner: what to train.
-        batches: pairs of images and labels, on the device of the network; always all of the epoch's.
+        batches: pairs of images and labels, on the device of the network; always all batches of the epoch.
         step_finished: called after each step, for the learning rate.
         stop_requested: asked before each batch.
-        progress: of an epoch that was begun before; updated in place.
+        progress: of an epoch begun earlier; updated in place.
 
     Raises:
-        StopRequested: `stop_requested` said so before a batch. `progress` says which.
+        StopRequested: `stop_requested` returned True before a batch. `progress` records which.
     """
     progress = progress or EpochProgress()
     learner.network.train()
@@ -163,7 +163,7 @@ def evaluate(learner: Learner, batches: Iterable[Batch]) -> ScoreSums:
 
 
 def leaves_lone_image(network: nn.Module, images: int, batch_size: int) -> bool:
-    """Whether the last batch of an epoch would be one image, of which BatchNorm has no variance.
+    """Whether the last batch of an epoch would be a single image, for which BatchNorm has no variance.
 
     Such a batch is dropped, in `train` and in studies alike.
     """

@@ -1,13 +1,13 @@
-"""Learning-rate schedulers: any class of `torch.optim.lr_scheduler`, built from an experiment's words.
+"""Learning-rate schedulers: any class of `torch.optim.lr_scheduler`, built from an experiment's settings.
 
-Three things are done for the user. Lengths that a scheduler wants and that follow from the job
+Three things are done for the user. Lengths that a scheduler needs and that follow from the job
 (`total_steps`, `steps_per_epoch`, `epochs`, `T_max`) are computed when left out, counted in the scheduler's
 own interval. A formula in text, `lr_lambda: "lambda epoch: 0.95 ** epoch"`, is compiled by the safe
 expression library. And `ReduceLROnPlateau` watches the validation accuracy, so its `mode` is `max` unless the
 experiment says otherwise.
 
-A scheduler changes the hyper-parameters of the wrapped torch optimizer. A teleportation changes its state at
-most, so the scheduler's progress carries on through it.
+A scheduler changes the hyper-parameters of the wrapped torch optimizer. A teleportation changes at most its
+state, so the scheduler's progress is unaffected.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from nteleport.jobs.job import Scheduler
 
 
 class LearningRate:
-    """The learning rate of an optimizer over a training.
+    """The learning rate of an optimizer during training.
 
-    `scheduler` is None for a constant rate. `interval` is `epoch` or `step`; `ReduceLROnPlateau` always goes
-    by epochs, as the accuracy it watches does.
+    `scheduler` is None for a constant rate. `interval` is `epoch` or `step`; `ReduceLROnPlateau` always steps
+    once per epoch, like the accuracy it watches.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LearningRate:
         return {} if self.scheduler is None else dict(self.scheduler.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the progress that `state_dict` gave. Load the optimizer's own state before this."""
+        """Restore the progress that `state_dict` returned. Load the optimizer's own state before this."""
         if self.scheduler is not None:
             self.scheduler.load_state_dict(dict(state))
 
@@ -108,7 +108,7 @@ def _build(
         raise JobError(f"torch has no learning-rate scheduler {name!r}{nearest(name, dir(lr_scheduler))}")
     cls: Any = found
     chosen = {key: _compiled(value, compile_lambda) for key, value in kwargs.items()}
-    if "schedulers" in chosen:  # SequentialLR and ChainedScheduler are made of others
+    if "schedulers" in chosen:  # SequentialLR and ChainedScheduler combine others
         chosen["schedulers"] = [
             _build(
                 optimizer, part["cls"], {k: v for k, v in part.items() if k != "cls"}, lengths, compile_lambda
@@ -126,7 +126,7 @@ def _build(
 
 
 def _left_out(chosen: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, int]:
-    """The lengths to fill in: `total_steps` or `epochs` × `steps_per_epoch`, for they say the same."""
+    """The lengths to fill in: `total_steps` or `epochs` × `steps_per_epoch`, which are equivalent."""
     in_epochs = "epochs" in chosen or "steps_per_epoch" in chosen
     computed = ("epochs", "steps_per_epoch", "T_max") if in_epochs else ("total_steps", "T_max")
     return {key: lengths[key] for key in computed if chosen.get(key) is None}

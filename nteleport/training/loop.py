@@ -1,8 +1,9 @@
-"""Training one job from its first epoch, or from where it was left, to its result.
+"""Training one job from its first epoch, or from where it stopped, to its result.
 
 After each epoch the rows so far replace `metrics.csv` and a checkpoint is written, so that whatever happens
-next, the job continues bit for bit as if nothing had happened. A stop is honoured between two batches, and a
-checkpoint is written there too: a job whose epochs are longer than the time between interruptions gets on.
+next, the job continues bit for bit as if nothing had happened. A stop is honored between two batches, and a
+checkpoint is written there too, so a job whose epochs are longer than the time between interruptions still
+makes progress.
 """
 
 from __future__ import annotations
@@ -67,18 +68,18 @@ def train_job(
 
     Args:
         job: what to train.
-        paths: where its files go; the folder is made when missing.
-        options: where data sets are, the device, whether to save weights, and the command line for the
-        record.
-        report: gets `Resumed`, `EpochFinished` and `Warned`.
-        stop_requested: asked before each batch; once it says yes, the training returns.
-        clock: where times come from.
+        paths: where its files go; the folder is created if missing.
+        options: where data sets are, the device, whether to save weights, and the command line
+            for the record.
+        report: receives `Resumed`, `EpochFinished` and `Warned`.
+        stop_requested: asked before each batch; once it returns True, the training stops.
+        clock: source of all times.
 
     Returns:
         The result, `finished`, `diverged` or `stopped`. On `stopped` there is no `result.json`.
 
     Raises:
-        NTeleportError: the job cannot be run as it is described.
+        NTeleportError: the job cannot be run as specified.
         OSError: its files cannot be written.
     """
     clock, device = clock or Clock(), find_device(options.device)
@@ -103,8 +104,8 @@ def train_job(
 
 @dataclass
 class _BegunEpoch:
-    """An epoch under way: what its row will say that is known at its start, the time it has taken in earlier
-    processes, and how far its pass over the batches has come.
+    """An epoch in progress: the values of its row that are known at its start, the time it has taken in
+    earlier processes, and the progress of its pass over the batches.
     """
 
     lr: float
@@ -114,7 +115,7 @@ class _BegunEpoch:
 
 
 class _Training:
-    """A training in progress: the assembly, the rows of the epochs behind it, and the epoch begun, if any."""
+    """A training in progress: the assembly, the rows of the completed epochs, and the epoch begun, if any."""
 
     def __init__(self, assembly: Assembly, paths: JobPaths, report: Report, clock: Clock) -> None:
         self.assembly, self.paths, self.report, self.clock = assembly, paths, report, clock
@@ -131,7 +132,7 @@ class _Training:
 
     @property
     def whereabouts(self) -> str:
-        """How far it has come, in words."""
+        """Its progress, in words."""
         steps = self.begun.progress.steps if self.begun else 0
         return f"{len(self.rows)} epochs" + (f" and {steps} batches" if steps else "")
 
@@ -140,7 +141,7 @@ class _Training:
         return bool(self.rows) and not math.isfinite(self.rows[-1].train_loss)
 
     def run(self, stop_requested: Callable[[], bool]) -> None:
-        """Train the epochs that are left."""
+        """Train the remaining epochs."""
         epochs = self.job.training.epochs
         while len(self.rows) < epochs and not self.diverged:
             if stop_requested():
@@ -153,7 +154,7 @@ class _Training:
             self.report(EpochFinished(self.job, row))
 
     def finish(self, save_weights: bool) -> TrainingResult:
-        """Measure on the test split, write the result and clear away what only an unfinished job needs."""
+        """Evaluate on the test split, write the result and remove what only an unfinished job needs."""
         state = "diverged" if self.diverged else "finished"
         result = TrainingResult(state, tuple(self.rows), {} if self.diverged else self._test_scores())
         if save_weights:
@@ -166,7 +167,7 @@ class _Training:
         return result
 
     def resume(self) -> None:
-        """Go back to the checkpoint, if there is a whole one, and cut `metrics.csv` back to it."""
+        """Restore the checkpoint, if there is an intact one, and truncate `metrics.csv` to match it."""
         checkpoint = load_checkpoint(self.paths, self.job.digest, self.warn)
         if checkpoint is None:
             self.log(f"started on {self.assembly.device}, seed {self.job.seed}")
@@ -236,7 +237,7 @@ class _Training:
         )
 
     def _test_scores(self) -> dict[str, float]:
-        """Loss and accuracies on the test split. A job that validates on it knows them already."""
+        """Loss and accuracies on the test split. A job that validates on it already has them."""
         if self.assembly.validation is self.assembly.test:
             last = self.rows[-1]
             return {

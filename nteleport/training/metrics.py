@@ -1,14 +1,14 @@
-"""What is measured while training, without ever making the device wait.
+"""Metrics measured during training, without ever making the device wait.
 
 Logits and labels of a few batches are kept on the device, turned into sums there, and the sums are read by
-the host once an epoch (`Scores.read`). A top-k hit means that fewer than k classes rank before the right one;
-between equal logits the lower class ranks first, and a logit that is not finite is never a hit.
+the host once per epoch (`ScoreSums.read`). A top-k hit means that fewer than k classes rank before the
+correct one; among equal logits the lower class ranks first, and a logit that is not finite is never a hit.
 
 `grad_norm` and `weight_norm` of a row of metrics are the Euclidean norms of the *teleported* gradient `g / s`
 and the *teleported* weights `s ⊙ θ` at the first batch of the epoch, before its step: the point where a
 teleportation at the start of the epoch has just landed. Their ratio is the ‖dTW‖/‖TW‖ of Fig. 7 of the paper.
-One batch an epoch makes them free. Both are taken parameter by parameter, so no second copy of the network is
-ever made.
+At one batch per epoch, their cost is negligible. Both are taken parameter by parameter, so no second copy of
+the network is ever made.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ScoreSums:
             self._flush()
 
     def read(self) -> Scores:
-        """The means so far; the one moment when the host waits for the device."""
+        """The means so far; the only point where the host waits for the device."""
         self._flush()
         if self._sums is None:
             raise ValueError("no batch has been counted")
@@ -59,13 +59,13 @@ class ScoreSums:
         return Scores(loss / self._count, top1 / self._count, top5 / self._count)
 
     def state_dict(self) -> dict[str, Any]:
-        """All there is, as tensors and numbers. Batches that are kept stay apart, for sums of floats depend
-        on their order.
+        """The whole state, as tensors and numbers. Pending batches are stored separately, because sums of
+        floats depend on their order.
         """
         return {"kept": list(self._kept), "sums": self._sums, "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self._kept = [(logits.to(device), labels.to(device)) for logits, labels in state["kept"]]
         self._sums = None if state["sums"] is None else state["sums"].to(device)
         self._count = state["count"]
@@ -81,9 +81,9 @@ class ScoreSums:
 
 
 def score_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sums over a batch of cross-entropy, top-1 hits and top-5 hits: a tensor of 3.
+    """Sums over a batch of cross-entropy, top-1 hits and top-5 hits: a tensor of shape (3,).
 
-    It is float64 on all devices that have it.
+    It is float64 on all devices that support it.
 
     Args:
         logits: shape (n, classes).
@@ -103,7 +103,7 @@ def score_sums(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _rank_of_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """How many classes rank before the right one, and whether all logits of the image are numbers."""
+    """How many classes rank before the correct one, and whether all logits of the image are finite."""
     right = logits.gather(1, labels.unsqueeze(1))
     earlier = torch.arange(logits.shape[1], device=logits.device) < labels.unsqueeze(1)
     before = (logits > right) | ((logits == right) & earlier)
@@ -111,7 +111,7 @@ def _rank_of_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def teleported_norms(network: nn.Module, scales: Mapping[str, Tensor]) -> Tensor:
-    """Norms of the teleported gradient and of the teleported weights: a tensor of 2 on the network's device.
+    """Norms of the teleported gradient and the teleported weights: shape (2,), on the network's device.
 
     Args:
         network: holds the plain weights `θ` and, in `.grad`, the plain gradient `g`.

@@ -1,20 +1,20 @@
-"""The modes of teleportation while training (section 4 of the paper, and its controls).
+"""Teleportation modes during training (section 4 of the paper, and its controls).
 
 =============  ==========================================================================================
 mode           at the start of an epoch that the schedule names
 =============  ==========================================================================================
 `random`       with probability `teleport_prob`, move to a random change of basis
-`optim`        move to the best of `num_teleportations` random ones and the present one, by `metric`
+`optim`        move to the best of `num_teleportations` random ones and the current one, by `metric`
 `pseudo`       control: move each parameter as far as a teleportation would, in a random direction
 `same_distr`   control: redraw every Linear and Conv weight from the distribution of the teleported ones
 =============  ==========================================================================================
 
 Every change of basis drawn is relative to the plain network: a second teleportation replaces the first. When
-a mode declines (`teleport_prob`, or the present change of basis is the best) nothing is touched, the
+a mode declines (`teleport_prob`, or the current change of basis is the best) nothing is touched, the
 optimizer's state included. The controls leave the change of basis at 1 and treat the optimizer's state as a
 teleportation would.
 
-All randomness comes from a generator made anew from `teleport_seed` and the epoch: a resumed job needs no
+All randomness comes from a generator recreated from `teleport_seed` and the epoch: a resumed job needs no
 hidden state, and neither the initial weights nor the batches depend on the mode.
 """
 
@@ -53,7 +53,7 @@ def teleport(
         how: the teleportation.
         optimizer_state: what happens to the optimizer's state.
         generator: source of all randomness, on the CPU: ``generator_for(teleport_seed(…), epoch)``.
-        batches: gives the first n training batches of an epoch of its own, for `optim`.
+        batches: returns the first n training batches of a separate epoch, for `optim`.
 
     Returns:
         Whether the weights were moved.
@@ -62,7 +62,7 @@ def teleport(
 
 
 def teleport_seed(seed: int, mode: str) -> int:
-    """A seed for the teleportations of a job, apart from the seeds of its weights and batches."""
+    """A seed for the teleportations of a job, separate from the seeds of its weights and batches."""
     return seed_of("teleport", seed, mode)
 
 
@@ -104,14 +104,14 @@ def _best(
         seed=int(torch.randint(2**62, (), generator=generator)),
     )
     winner = int(scores.argmax())
-    if not scores[winner] > scores[0]:  # among equals the present one wins
+    if not scores[winner] > scores[0]:  # the current one wins ties
         return False
     optimizer.teleport(cobs[winner], optimizer_state)
     return True
 
 
 def _control(change: Callable[[nn.Module, Mapping[str, Tensor], torch.Generator], None]) -> ModeAction:
-    """A mode that writes to the weights with `change` and leaves the change of basis at 1."""
+    """A mode that modifies the weights with `change` and leaves the change of basis at 1."""
 
     def run(
         learner: Learner,
@@ -124,7 +124,7 @@ def _control(change: Callable[[nn.Module, Mapping[str, Tensor], torch.Generator]
         would_be = _sample(learner, how, generator).to(optimizer.cob)
         change(learner.network, scales(optimizer.quiver, would_be, expand=False), generator)
         optimizer.reload_weights()
-        if optimizer_state == "reset":  # else it stays, for nothing was scaled
+        if optimizer_state == "reset":  # otherwise it is kept, because nothing was scaled
             optimizer.reset_state()
         return True
 

@@ -1,4 +1,4 @@
-"""Where results come from: code, versions, hardware and times, as `provenance.json` keeps them."""
+"""Where results come from: code, versions, hardware and times, as recorded in `provenance.json`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that can change a number."""
+    """Versions of everything that can change a result."""
     found = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -65,7 +65,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def begin_provenance(
     paths: JobPaths, *, start: datetime, device: torch.device, first_epoch: int, command: Sequence[str]
 ) -> None:
-    """Write `provenance.json` for a training that starts or resumes now, keeping what it says of earlier
+    """Write `provenance.json` for a training run that starts or resumes now, keeping the record of earlier
     ones.
     """
     commit, dirty = source_revision()
@@ -91,7 +91,7 @@ def begin_provenance(
 
 
 def end_provenance(paths: JobPaths, end: datetime) -> None:
-    """Note the time at which a training ended or stopped."""
+    """Record the time at which a training run ended or stopped."""
     write_json_atomic(paths.provenance, {**_read(paths), "end": end.isoformat(timespec="seconds")})
 
 

@@ -1,8 +1,7 @@
 """The mode `optim`: which of several changes of basis is the best to train from.
 
-Both metrics are measured on a few training batches and averaged over them; the largest wins. Neither leaves a
-trace: weights, buffers, optimizer and random states are afterwards what they were before, and gradients are
-cleared.
+Both metrics are measured on a few training batches and averaged over them; the largest wins. Neither has side
+effects: weights, buffers, optimizer and random states are restored afterwards, and gradients are cleared.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ def score_candidates(
     """The metric of each change of basis, larger is better.
 
     Args:
-        metric: `weighted_grad_norm`, ‖g'/θ'‖ without the weights that are 0; or `loss_lookahead_diff`, the
-            loss before minus the loss after one real step of the optimizer in teleported coordinates.
-        learner: at the present change of basis.
+        metric: `weighted_grad_norm`, ‖g'/θ'‖ excluding weights that are 0; or `loss_lookahead_diff`, the loss
+            before minus the loss after one real step of the optimizer in teleported coordinates.
+        learner: at the current change of basis.
         cobs: shape (candidates, cob_size), relative to the plain network.
         batches: pairs of images and labels, on the device of the network.
         optimizer_state: what a teleportation to a candidate does to the optimizer's state.
-        seed: of dropout while measuring.
+        seed: for dropout during the measurement.
 
     Returns:
-        Shape (candidates,). A candidate that leads to no number scores −∞.
+        Shape (candidates,). A candidate without a finite score gets −∞.
     """
     measure = _METRICS[metric]
     with keeping_all_but_weights(learner):
@@ -57,7 +56,7 @@ def score_candidates(
 
 
 def _grad_norms(learner: Learner, cobs: Tensor, batch: Batch, optimizer_state: OptimizerState) -> Tensor:
-    """One backward pass for all candidates. The optimizer's state plays no part."""
+    """One backward pass for all candidates. The optimizer's state is not used."""
     learner.backward(*batch)
     weights = {name: p.detach() for name, p in learner.network.named_parameters() if p.grad is not None}
     gradients = {name: p.grad for name, p in learner.network.named_parameters() if p.grad is not None}

@@ -11,7 +11,7 @@ import torch
 from nteleport import TeleportableModel, TeleportedOptimizer, analyze
 from nteleport.jobs.job import Teleportation
 from nteleport.training.learner import Learner
-from nteleport.training.modes import Occasion, teleport
+from nteleport.training.modes import teleport
 
 from .networks import (
     BATCH_SIZES,
@@ -72,8 +72,8 @@ def choosing(setting: Setting) -> Iterator[Figure]:
         learner = Learner(network, teleported(network, "SGD momentum"), network)
         batch = random_batch(setting, size)
         generator = torch.Generator().manual_seed(3)
-        occasion = Occasion(learner, OPTIM, "reset", generator, lambda count, b=batch: [b] * count)
-        actions = [partial(teleport, occasion), partial(learner.backward, *batch)]
+        optim = partial(teleport, learner, OPTIM, "reset", generator, lambda count, b=batch: [b] * count)
+        actions = [optim, partial(learner.backward, *batch)]
         ours, theirs = take_turns(actions, setting, 4.0)
         what = f"optim, 10 candidates: {name}"
         yield compare("optim", what, "one backward pass", ours, theirs, target=2.0)

@@ -9,7 +9,7 @@ from unittest import mock
 from nteleport.jobs.job import Component
 from nteleport.studies.angles import loss_gradients
 from nteleport.studies.gradients import GradientsSettings
-from nteleport.studies.gradients.compute import compute as gradients
+from nteleport.studies.gradients import compute as gradients
 from nteleport.studies.subject import Subject, subjects
 
 from .networks import BATCH_SIZES
