@@ -189,7 +189,9 @@ def place_of(problem: str) -> str:
 
 
 @pytest.mark.parametrize(("marked", "messages"), bad_files().values(), ids=bad_files())
-def test_a_bad_file_is_reported_with_place_and_reason(tmp_path: Path, marked: str, messages: list[str]) -> None:
+def test_a_bad_file_is_reported_with_place_and_reason(
+    tmp_path: Path, marked: str, messages: list[str]
+) -> None:
     problems = complaints(tmp_path, marked.replace("§", ""))
     assert list(dict.fromkeys(place_of(problem) for problem in problems)) == places(marked)
     assert [message for message in messages if message not in "\n".join(problems)] == []

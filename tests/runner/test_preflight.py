@@ -76,7 +76,9 @@ def test_a_right_scheduler_passes_without_what_is_computed(tmp_path: Path, sched
         ("Muon", "3:14", "Muon only supports 2D parameters"),
     ],
 )
-def test_a_wrong_optimizer_is_reported_with_its_place(tmp_path: Path, optimizer: str, place: str, message: str) -> None:
+def test_a_wrong_optimizer_is_reported_with_its_place(
+    tmp_path: Path, optimizer: str, place: str, message: str
+) -> None:
     (problem,) = complaints(tmp_path, optimizers=optimizer)
     assert problem.startswith(f"{place}: ")
     assert message in problem
@@ -97,7 +99,9 @@ def test_a_wrong_optimizer_is_reported_with_its_place(tmp_path: Path, optimizer:
         ("{cls: SequentialLR, milestones: [], schedulers: [{cls: ConstantLR, factr: 1}]}", 68, "'factor'?"),
     ],
 )  # fmt: skip
-def test_a_wrong_scheduler_is_reported_with_its_place(tmp_path: Path, scheduler: str, column: int, message: str) -> None:
+def test_a_wrong_scheduler_is_reported_with_its_place(
+    tmp_path: Path, scheduler: str, column: int, message: str
+) -> None:
     before = "{cls: SGD, lr: 0.1, lr_scheduler: "
     problems = complaints(tmp_path, optimizers=f"{before}{scheduler}}}")
     assert len(problems) == 1
@@ -121,7 +125,9 @@ def test_a_cyclic_momentum_needs_a_momentum(tmp_path: Path) -> None:
         ("maxvit_t", "2:10", "cannot take images of 32×32"),
     ],
 )
-def test_a_wrong_model_is_reported_with_its_place(tmp_path: Path, model: str, place: str, message: str) -> None:
+def test_a_wrong_model_is_reported_with_its_place(
+    tmp_path: Path, model: str, place: str, message: str
+) -> None:
     (problem,) = complaints(tmp_path, models=model)
     assert problem.startswith(f"{place}: ")
     assert message in problem
