@@ -146,9 +146,9 @@ class LayerwiseFit:
     def sweep(self) -> None:
         """Minimize over each layer in turn, from both of its sides; the distance never increases."""
         for run in range(len(self._runs)):
-            self._minimise(run)
+            self._minimize(run)
 
-    def _minimise(self, run: int) -> None:
+    def _minimize(self, run: int) -> None:
         (start, size), fed_by, feeds = self._runs[run], self._fed_by[run], self._feeds[run]
 
         def collect(position: Tensor, values: Tensor) -> Tensor:

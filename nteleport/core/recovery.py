@@ -22,7 +22,7 @@ from nteleport.vocabulary import RECOVERY_METHODS, RecoveryMethod
 
 Weights = Mapping[str, Tensor]
 
-_STEPS_A_ROUND = 50
+_STEPS_PER_ROUND = 50
 _LARGEST_LOGARITHM = -math.log(SMALLEST_ENTRY)
 
 
@@ -125,7 +125,7 @@ def _gradient(quiver: Quiver, distance: Distance, max_iterations: int, tolerance
     done, left = 0, float(distance.reducible(_extended(signs)))
     while done < max_iterations:
         before = left
-        logarithm, steps = _descend(distance, signs, logarithm, min(_STEPS_A_ROUND, max_iterations - done))
+        logarithm, steps = _descend(distance, signs, logarithm, min(_STEPS_PER_ROUND, max_iterations - done))
         done, left = done + steps, float(distance.reducible(_extended(signs * logarithm.exp())))
         if before - left <= tolerance * before:
             break

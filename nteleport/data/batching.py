@@ -118,7 +118,7 @@ def _stretches(
             labels = split.labels.index_select(0, rows[start:end])
         if crops is not None:
             images = crop_and_flip(images, *crops[:, start:end])
-        yield from zip(split.normalised(images).split(batch_size), labels.split(batch_size), strict=True)
+        yield from zip(split.normalized(images).split(batch_size), labels.split(batch_size), strict=True)
 
 
 def crop_and_flip(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Tensor:

@@ -145,5 +145,5 @@ def read_digits(split: str) -> Arrays:
     """
     with files("nteleport.data").joinpath("digits.npz").open("rb") as stream, np.load(stream) as arrays:
         counts, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-    grey = np.round(counts * (255 / 16)).astype(np.uint8)
-    return grey.repeat(4, axis=1).repeat(4, axis=2)[:, None], labels
+    gray = np.round(counts * (255 / 16)).astype(np.uint8)
+    return gray.repeat(4, axis=1).repeat(4, axis=2)[:, None], labels

@@ -66,7 +66,7 @@ class Split:
         images, labels = self.images.index_select(0, rows), self.labels.index_select(0, rows)
         return Split(images, labels, self.mean, self.std)
 
-    def normalised(self, images: Tensor) -> Tensor:
+    def normalized(self, images: Tensor) -> Tensor:
         """Bytes ``[B, C, H, W]`` as the float32 a network sees: ``(byte / 255 − mean) / std`` per channel."""
         # Three passes over one buffer that stays in the cache: faster on a CPU than one broadcasting addcmul.
         return images.to(torch.float32).mul_(self.scale).add_(self.shift)

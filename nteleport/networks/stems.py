@@ -27,7 +27,7 @@ _SMALL = 32
 _ALEXNET_SIZE = 63
 """The smallest height and width that AlexNet takes as it is."""
 
-_COLOURS = 3
+_COLORS = 3
 
 
 def _kaiming_fan_out(weight: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def fit_stem(network: nn.Module, input_shape: tuple[int, int, int], *, default_w
     elif family == "AlexNet" and min(height, width) < _ALEXNET_SIZE:
         changes = {"padding": 5}
         _pool_by_two(network)
-    if changes or channels != _COLOURS:
+    if changes or channels != _COLORS:
         network.set_submodule(name, _remade(stem, channels, None if default_weights else family, **changes))
 
 
@@ -111,9 +111,9 @@ def _remade(stem: nn.Conv2d, channels: int, family: str | None, **changes: Any) 
         "padding_mode": stem.padding_mode,
     }
     layer = nn.Conv2d(channels, stem.out_channels, **{**settings, **changes})
-    initialise = _STEM_INITIALIZERS.get(family or "")
-    if initialise is not None:
-        initialise(layer.weight)
+    initialize = _STEM_INITIALIZERS.get(family or "")
+    if initialize is not None:
+        initialize(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     return layer

@@ -69,7 +69,7 @@ def test_each_digit_is_split_four_to_one() -> None:
 
 def test_digits_are_standardised() -> None:
     split = load_dataset("digits", "nowhere").train
-    seen = split.normalised(split.images)
+    seen = split.normalized(split.images)
     assert abs(seen.mean().item()) < 1e-3
     assert seen.std().item() == pytest.approx(1, abs=1e-3)
 
@@ -289,7 +289,7 @@ def test_hold_out_refuses_to_leave_a_part_empty(fraction: float) -> None:
 
 def test_random_data_is_standardised_and_repeatable() -> None:
     split = noise_split(2000, (3, 8, 8))
-    seen = split.normalised(split.images)
+    seen = split.normalized(split.images)
     assert abs(seen.mean().item()) < 5 / seen.numel() ** 0.5
     assert seen.std().item() == pytest.approx(1, abs=5 / seen.numel() ** 0.5)
     assert set(split.labels.tolist()) == set(range(10))

@@ -74,7 +74,7 @@ def test_a_branch_is_what_plain_torch_makes_of_the_teleported_network() -> None:
     def validation_loss() -> float:
         test = subject.data.test
         with torch.no_grad():
-            return float(functional.cross_entropy(model(test.normalised(test.images)), test.labels))
+            return float(functional.cross_entropy(model(test.normalized(test.images)), test.labels))
 
     run_epoch(0)
     assert found.loc[(ROOT, 0), "val_loss"] == pytest.approx(validation_loss(), rel=1e-4)

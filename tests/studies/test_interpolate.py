@@ -129,7 +129,7 @@ def test_loaded_weights_are_the_ends_of_the_line(tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 6)):
         chosen = build_network(SMALL[0], data.info, seed)
         torch.save({"weights": chosen.state_dict(), "cob": torch.ones(32)}, tmp_path / f"{name}.pt")
-        logits = chosen(data.test.normalised(data.test.images)).detach()
+        logits = chosen(data.test.normalized(data.test.images)).detach()
         expected.append(float(functional.cross_entropy(logits, data.test.labels)))
     settings = small(weights=tmp_path / "a.pt", weights_b=tmp_path / "b.pt", images=None)
     table = interpolate_networks(settings)["interpolate"]

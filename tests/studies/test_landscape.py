@@ -102,7 +102,7 @@ def test_a_surface_holds_the_loss_of_the_network_at_each_place(points_per_pass: 
         with torch.no_grad():
             for name, p in moved.named_parameters():
                 p += row.x * plane.first[name] + row.y * plane.second[name]
-            logits = moved(split.normalised(split.images).double())
+            logits = moved(split.normalized(split.images).double())
         assert row.loss == pytest.approx(float(functional.cross_entropy(logits, split.labels)), rel=1e-10)
         assert row.accuracy == pytest.approx(float((logits.argmax(1) == split.labels).double().mean()))
 

@@ -48,7 +48,7 @@ def points(network: nn.Module, count: int = 7) -> list[dict[str, Tensor]]:
 def plain_loss_and_accuracy(network: nn.Module, split: Split) -> tuple[float, float]:
     network.eval()
     with torch.no_grad():
-        logits = network(split.normalised(split.images).double())
+        logits = network(split.normalized(split.images).double())
     loss = functional.cross_entropy(logits, split.labels)
     return float(loss), float((logits.argmax(1) == split.labels).double().mean())
 
@@ -88,7 +88,7 @@ def test_calibrated_statistics_are_those_of_the_training_images(points_per_pass:
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1.0
                 module.train()
-        other(data["train"].normalised(data["train"].images).double())
+        other(data["train"].normalized(data["train"].images).double())
         loss, _ = plain_loss_and_accuracy(other, data["validation"])
         assert scores["validation"].loss == pytest.approx(loss, rel=1e-12)
 

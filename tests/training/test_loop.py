@@ -305,7 +305,7 @@ def test_weights_are_left_on_request_and_are_those_of_the_plain_network(tmp_path
     network.load_state_dict(saved["weights"])
     network.eval()
     with torch.no_grad():
-        loss = cross_entropy(network(DIGITS.test.normalised(DIGITS.test.images)), DIGITS.test.labels)
+        loss = cross_entropy(network(DIGITS.test.normalized(DIGITS.test.images)), DIGITS.test.labels)
     assert float(loss) == pytest.approx(result.rows[-1].val_loss, rel=1e-4)
     assert saved["cob"].shape == (16 + 12,)
 
@@ -335,7 +335,7 @@ def test_held_out_images_are_validated_on_and_the_test_split_is_kept_for_the_end
     _, held_out = hold_out(DIGITS.train, 0.2, job.seed)
     with torch.no_grad():
         losses = [
-            float(cross_entropy(network(split.normalised(split.images)), split.labels))
+            float(cross_entropy(network(split.normalized(split.images)), split.labels))
             for split in (held_out, DIGITS.test)
         ]
     assert [result.rows[0].val_loss, result.test["loss"]] == pytest.approx(losses, rel=1e-4)

@@ -163,7 +163,8 @@ What `nteleport.analyze` reaches in {len(rows)} networks of timm, transformers,
 segmentation-models-pytorch, torch_geometric and torchvision, none of which was written for it.
 `scripts/test --zoo` builds each in float64 and checks: outputs are kept to 1e-8 on three calls in both
 modes, the materialized network agrees, undoing is exact, both views train alike, and analysis leaves every
-attribute and random state as it was. `python -m support.zoo.library --write` (with `tests` on the path) writes this page.
+attribute and random state as it was. `python -m support.zoo.library --write` (with `tests` on the path)
+writes this page.
 
 **{100 * mean:.2f} % of the parameters are teleported or tied**, mean over the networks. Parameters that a
 network does not use are left out. *Own part* is what analysis takes beyond `torch.export`, as a share of it,
