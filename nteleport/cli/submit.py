@@ -119,13 +119,11 @@ def submit(
     from nteleport.jobs.paths import check_folder
     from nteleport.runner.preflight import load_checked
     from nteleport.runner.slurm import Resources, minutes
-    from nteleport.trackers.tracker import load_trackers
 
     import_extra("submitit", extra="slurm", purpose="nteleport submit")
     if asked["gres"] and asked["gpus"] is not None:
         raise click.UsageError("give --gres or --gpus, not both: each asks for GPUs")
     resources = Resources(time=None if time is None else minutes(time), **asked)
-    load_trackers(trackers)
     jobs = expand(load_checked(config, overrides=overrides))
     check_folder(out)
     if dry_run:
@@ -134,7 +132,8 @@ def submit(
     options = ["--data-dir", str(data_dir.absolute()), "--device", device]
     options += ["--save-weights"] * save_weights
     options += [word for name in trackers for word in ("--tracker", name)]
-    _submit(jobs, out.absolute(), data_dir, resources, TrainTask(tuple(options)))
+    run_options = RunOptions(data_dir=data_dir, device=device, trackers=trackers)
+    _submit(jobs, out.absolute(), run_options, resources, TrainTask(tuple(options)))
 
 
 def _print_scripts(jobs: Sequence[Job], out: Path, resources: Resources) -> None:
@@ -159,13 +158,15 @@ def _print_scripts(jobs: Sequence[Job], out: Path, resources: Resources) -> None
         click.echo(f"arrays are split at SLURM's default of {limit} tasks, for {no_cluster}", err=True)
 
 
-def _submit(jobs: Sequence[Job], out: Path, data_dir: Path, resources: Resources, task: TrainTask) -> None:
+def _submit(
+    jobs: Sequence[Job], out: Path, options: RunOptions, resources: Resources, task: TrainTask
+) -> None:
     from nteleport.runner import slurm
     from nteleport.runner.preflight import prepare
 
     limit = slurm.array_limit()
     missing, states = _missing(jobs, out, ask_queue=True)
-    prepare(missing, RunOptions(data_dir=data_dir), here=False)
+    prepare(missing, options, here=False)
     for number, group in slurm.submit(slurm.split(missing, limit), out, resources, task):
         click.echo(f"SLURM job {number}: {_plural(len(group), 'task')}")
     if missing:
