@@ -1,7 +1,7 @@
-"""The command line: a thin leaf over the library.
+"""The command line: a thin layer over the library.
 
-``main`` is what the console script ``nteleport`` runs. Each command is a module of its own, imported when it
-is asked for; torch, pandas and matplotlib are imported later still, when the command truly works.
+``main`` is the entry point of the console script ``nteleport``. Each command is a separate module, imported
+when it is requested; torch, pandas and matplotlib are imported even later, when the command starts working.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def main(*args: Any, **kwargs: Any) -> None:
     """Run the command line on ``sys.argv``, or on the arguments given as a list. Always exits."""
     try:
         from nteleport.cli.app import nteleport
-    except KeyboardInterrupt:  # a moment later the command line itself would end like this
+    except KeyboardInterrupt:  # before the command line handles it itself, in the same way
         sys.stderr.write("interrupted\n")
         sys.exit(128 + signal.SIGINT)
 

@@ -1,16 +1,16 @@
 """The command ``nteleport``: a group that knows its commands by name and imports one only when it is run.
 
-Help, shell completion and ``--version`` never import a command's module: the one line of help of each command
-is kept here, beside the module that has the rest. All ways to end badly meet here too:
+Help, shell completion and ``--version`` never import a command's module: the one-line help of each command is
+kept here, the rest in its module. All error exits are handled here too:
 
 ====================================  =========  ==============================================
-what happened                         exit code  what is shown
+event                                 exit code  output
 ====================================  =========  ==============================================
-a job failed (``train``)              1          the errors, grouped, and how to run them again
-a wrong command line, or bad input    2          one message on stderr, no traceback
-a signal stopped ``train``            128 + it   what is left; the same command goes on
+a job failed (``train``)              1          the grouped errors, and how to rerun the jobs
+invalid command line or input         2          one message on stderr, no traceback
+a signal stopped ``train``            128 + it   what is left; repeat the command to continue
 Ctrl-C                                130        "interrupted"
-the reader of the output went away    141        nothing (as for any program in a pipe)
+the reader of the output has exited   141        nothing (as for any program in a pipe)
 ====================================  =========  ==============================================
 """
 
@@ -36,23 +36,23 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
-#: The commands and their lines of help. A command is found in the module of its name, under its name.
+#: The commands and their one-line help. A command is in the module of its name, under its name.
 COMMANDS: Mapping[str, str] = {
     "train": "Train every job of the experiment CONFIG.",
     "submit": "Submit every job of the experiment CONFIG to a SLURM cluster, as tasks of arrays.",
-    "unravel": "Write each cell of the experiment CONFIG to a file of its own.",
-    "status": "Show how the jobs of a folder stand.",
+    "unravel": "Write each cell of the experiment CONFIG to a separate file.",
+    "status": "Show the state of the jobs of a folder.",
     "collect": "Collect all epochs of all jobs of a folder into one table.",
     "plot": "Draw mean curves and box plots of trained jobs.",
     "inspect": "Show what a teleportation does to each parameter of MODEL.",
     "study": "Run one of the paper's studies: a table, a picture and the study.yml that runs it again.",
-    "reproduce": "Check what the paper claims: all of it, or some FIGUREs of it (4 to 11).",
-    "completion": "Print the script that completes commands in a shell.",
+    "reproduce": "Check the claims of the paper: all of them, or those of some FIGUREs (4 to 11).",
+    "completion": "Print the shell completion script.",
 }
 
 
 class LazyGroup(click.Group):
-    """A click group that imports its commands on use; its `main` owns the exit codes of the table above."""
+    """A click group that imports its commands on use; its `main` implements the exit codes above."""
 
     def __init__(self, *args: Any, lazy: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -96,7 +96,7 @@ class LazyGroup(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run; in `standalone_mode` always exit, with a code of the table in the module's docstring."""
+        """Run; in `standalone_mode` always exit, with a code from the table in the module docstring."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
@@ -124,9 +124,9 @@ class LazyGroup(click.Group):
 
 @contextmanager
 def _quiet_pipe() -> Iterator[None]:
-    """End the program without a word when what reads its output (``| head``) has gone.
+    """End the program silently when the reader of its output (``| head``) has exited.
 
-    Standard output is pointed at the null device first, or the interpreter would complain on its way out.
+    Standard output is redirected to the null device first, or the interpreter would complain on exit.
     """
     try:
         yield

@@ -25,8 +25,8 @@ __all__ = ["collect"]
 def collect(directory: Path, out: Path | None) -> None:
     """Collect all epochs of all jobs of a folder into one table.
 
-    A row an epoch, with the hyper-parameters as columns. DIR is the --out of `nteleport train`. Unfinished
-    jobs are in it as far as they are; the column `state` tells.
+    One row per epoch, with the hyper-parameters as columns. DIR is the --out of `nteleport train`. Unfinished
+    jobs are included as far as they are trained; see the column `state`.
 
     \b
     nteleport collect results/quickstart --out quickstart.csv

@@ -29,7 +29,7 @@ COLOURS = {"teleported": "green", "tied": "yellow", "untouched": "red"}
 
 
 class NameType(click.ParamType):  # type: ignore[type-arg]  # subscriptable only since click 8.4
-    """A name that the shell can complete; the command itself checks it, with the library's own message."""
+    """A name that the shell can complete; the command itself checks it, with the message of the library."""
 
     def __init__(self, name: str, choices: Iterable[str]) -> None:
         self.name = name
@@ -49,17 +49,17 @@ class NameType(click.ParamType):  # type: ignore[type-arg]  # subscriptable only
 )  # fmt: skip
 @click.option(
     "--image-size", type=click.IntRange(min=1), metavar="PIXELS",
-    help="Height and width of the images, where MODEL needs others than those of the data set.",
+    help="Height and width of the images, if MODEL needs a different size than that of the data set.",
 )  # fmt: skip
 @click.option(
     "--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the table to this file too; - writes it to standard output instead of the report.",
+    help="Also write the table to this file; - writes it to standard output instead of the report.",
 )  # fmt: skip
 def inspect(model: str, dataset: str, image_size: int | None, csv_file: Path | None) -> None:
     """Show what a teleportation does to each parameter of MODEL.
 
-    It is teleported, tied (a weight used twice) or untouched, each with the reason. MODEL is `mlp` or a
-    classifier of torchvision, such as resnet18, vgg16_bn or densenet121.
+    A parameter is teleported, tied (a weight used twice) or untouched, each with the reason. MODEL is `mlp`
+    or a torchvision classifier, such as resnet18, vgg16_bn or densenet121.
     """
     name, info = canonical_name(model), dataset_info(dataset)
     channels, height, width = info.input_shape
@@ -86,7 +86,7 @@ def _analyze(model: str, input_shape: tuple[int, int, int], num_classes: int) ->
 
 
 def cells(row: ReportRow) -> tuple[str, str, str, str]:
-    """A row of the report as the texts of `COLUMNS`."""
+    """A row of the report as text, in the order of `COLUMNS`."""
     return row.name, row.status, row.reason, "x".join(map(str, row.shape)) or "scalar"
 
 
@@ -116,7 +116,7 @@ def _print_table(rows: Sequence[ReportRow]) -> None:
 
 
 def summary(quiver: Quiver, rows: Sequence[ReportRow]) -> list[str]:
-    """The change of basis, its layers and the share of the weights it moves, one line each."""
+    """The change of basis, its layers and the fraction of the weights it moves, one line each."""
     entries = f"{quiver.cob_size:,} entries in {len(quiver.layers)} layers"
     lines = [f"change of basis  {entries}: {_layer_sizes(quiver)}"]
     total = sum(_weights(row) for row in rows)
@@ -131,7 +131,7 @@ def summary(quiver: Quiver, rows: Sequence[ReportRow]) -> list[str]:
 
 
 def _layer_sizes(quiver: Quiver) -> str:
-    """How many layers own how many entries, as `5 × 500`; only the extremes where that would be long."""
+    """The number of layers per number of entries, as `5 × 500`; only the extremes if that would be long."""
     counts = sorted(Counter(layer.size for layer in quiver.layers).items())
     if len(counts) > MOST_SIZES:
         return f"from {counts[0][0]:,} to {counts[-1][0]:,} each"

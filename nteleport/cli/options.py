@@ -1,10 +1,10 @@
-"""What all commands share: how options are spelled, how lists are given and how errors end a command.
+"""Shared by all commands: the spelling of options, lists as values, and how errors end a command.
 
 - ``Command``: long options may be written with underscores (``--group_by`` is ``--group-by``), and an
   ``NTeleportError`` becomes one message on stderr and exit code 2, never a traceback.
 - ``list_option``: a list is comma-separated, or the option is repeated, or both.
 - ``NamedPath``: a path that is not empty.
-- ``AliasedOption``: older names of an option that parse but do not crowd the help.
+- ``AliasedOption``: older names of an option that are accepted but not shown in the help.
 
 A command is ``@click.command(cls=Command)``; a group passes ``context_settings=CONTEXT_SETTINGS``.
 """
@@ -22,7 +22,7 @@ _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
 def normalize_token(token: str) -> str:
-    """The one spelling of an option, choice or command name: dashes for underscores."""
+    """The canonical spelling of an option, choice or command name: dashes for underscores."""
     return token.replace("_", "-")
 
 
@@ -33,7 +33,7 @@ CONTEXT_SETTINGS: dict[str, Any] = {
 
 
 class Failure(click.ClickException):
-    """An error of the user's input: its message on stderr, exit code 2."""
+    """An error in the user's input: its message on stderr, exit code 2."""
 
     exit_code = 2
 
@@ -53,7 +53,7 @@ class Command(click.Command):
 
 
 class NamedPath(click.Path):
-    """A path that is not empty: `--out "$OUT"` without an OUT must not fill the present folder."""
+    """A path that is not empty: `--out "$OUT"` without an OUT must not fill the current folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
@@ -80,7 +80,7 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # subscriptable onl
 
 
 class AliasedOption(click.Option):
-    """An option with further names, `aliases`, that parse like the first ones but stay out of the help."""
+    """An option with further names, `aliases`, that parse like the first ones but are not in the help."""
 
     def __init__(self, param_decls: Any = None, *, aliases: tuple[str, ...] = (), **attrs: Any) -> None:
         super().__init__(param_decls, **attrs)

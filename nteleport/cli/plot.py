@@ -25,23 +25,23 @@ _FOLDER = NamedPath(path_type=Path)
 @list_option(
     "--group-by",
     metavar="NAME,...",
-    help="What tells groups apart: hyper-parameters such as optimizer.lr, or whole parts: teleport, "
+    help="What distinguishes groups: hyper-parameters such as optimizer.lr, or whole parts: teleport, "
     "optimizer, model, initializer, dataset, lr_scheduler, training.  "
-    "[default: teleport, and all that differs]",
+    "[default: teleport, and everything that differs]",
 )
-@click.option("--boxplot", is_flag=True, help="Draw box plots too.")
+@click.option("--boxplot", is_flag=True, help="Also draw box plots.")
 @list_option(
     "--box-epochs",
     item_type=click.IntRange(min=0),
     metavar="N,...",
-    help="Epochs of the box plots, counted from 0.  [default: an early, a middle and the last one]",
+    help="Epochs of the box plots, counted from 0.  [default: an early, a middle and the last epoch]",
 )
 @click.option(
     "--out-dir",
     cls=AliasedOption,
     aliases=("--output-dir",),
     type=_FOLDER,
-    help="Where the pictures go.  [default: DIR/plots]",
+    help="The folder for the pictures.  [default: DIR/plots]",
 )
 @click.option(
     "--format",
@@ -63,8 +63,8 @@ def plot(
 ) -> None:
     """Draw mean curves and box plots of trained jobs.
 
-    DIR is the folder that `nteleport train --out DIR` filled. Each data set, model and metric gets a picture
-    of its own, and beside it a CSV file with the numbers it shows. Jobs that are unfinished or missing are
+    DIR is the output folder of `nteleport train --out DIR`. Each combination of data set, model and metric
+    gets its own picture, and beside it a CSV file with the numbers shown. Unfinished and missing jobs are
     named in a warning.
 
     \b

@@ -1,4 +1,4 @@
-"""What a person sees while jobs run: bars on a terminal, plain lines elsewhere. Everything goes to stderr."""
+"""Progress display while jobs run: bars on a terminal, plain lines elsewhere. All output goes to stderr."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST_NAME = 60
 
 @contextmanager
 def progress_on(stream: TextIO) -> Iterator[Report]:
-    """Show a run on `stream`, as bars if it is a terminal, else as lines; yields what shows its events."""
+    """Show a run on `stream`, as bars if it is a terminal, else as lines; yields a report for its events."""
     if not stream.isatty():
         yield Lines(stream)
         return
@@ -41,7 +41,7 @@ def progress_on(stream: TextIO) -> Iterator[Report]:
 
 
 def outcome_line(outcome: JobEnded) -> str:
-    """The end of a job in one line."""
+    """The outcome of a job in one line."""
     name = outcome.job.name
     if outcome.state == "failed":
         return f"{name}: failed: {outcome.error}"
@@ -54,7 +54,7 @@ def outcome_line(outcome: JobEnded) -> str:
 
 
 class Lines:
-    """A line for each job that ends, and one now and then from within a long one."""
+    """A line for each job that ends, and occasional lines during a long one."""
 
     def __init__(self, stream: TextIO, seconds: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._seconds = stream, seconds
@@ -87,7 +87,7 @@ class Lines:
 
 
 class Bars:
-    """A bar over all jobs and below it one for each that is being trained, over its epochs."""
+    """A bar over all jobs, and below it one over the epochs of each job being trained."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -113,7 +113,7 @@ class Bars:
                 self._count(event)
 
     def close(self) -> None:
-        """Take the bars of jobs away, leave the one over all as it is and go to a new line."""
+        """Remove the bars of jobs, leave the one over all jobs in place and move to a new line."""
         for name in list(self._bars):
             self._close(name)
         if self._total is not None:
@@ -133,7 +133,7 @@ class Bars:
             bar.close()
 
     def _count(self, end: JobEnded) -> None:
-        """Count a job; one that was not trained here says nothing about how long the others take."""
+        """Count a job; one that was not trained here does not affect the estimated time."""
         if not end.skipped:
             self._close(end.job.name)
             if end.state in ("failed", "diverged"):
@@ -144,7 +144,7 @@ class Bars:
             self._total.update()
 
     def _write(self, text: str) -> None:
-        """A line above the bars."""
+        """Write a line above the bars."""
         tqdm.write(text, file=self._stream)
 
 

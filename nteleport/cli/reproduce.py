@@ -1,4 +1,4 @@
-"""``nteleport reproduce``: do the claims of the paper hold here?"""
+"""``nteleport reproduce``: check whether the claims of the paper hold here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COLOURS = {"holds": "green", "does not hold": "red", "not run": "yellow"}
 )  # fmt: skip
 @click.option(
     "--out", "-o", type=NamedPath(file_okay=False, path_type=Path), default=None,
-    help="The folder for everything; made when missing. [default: results/reproduction-TIER]",
+    help="The output folder; created if missing. [default: results/reproduction-TIER]",
 )  # fmt: skip
 @click.option(
     "--data-dir", type=NamedPath(path_type=Path), default="data", show_default=True,
@@ -41,7 +41,7 @@ _COLOURS = {"holds": "green", "does not hold": "red", "not run": "yellow"}
     "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps."
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=1), help="Trainings side by side. [default: one a core on a CPU]"
+    "--jobs", type=click.IntRange(min=1), help="Parallel trainings. [default: one per core on a CPU]"
 )
 @click.option(
     "--experiments", type=NamedPath(exists=True, file_okay=False, path_type=Path),
@@ -56,11 +56,11 @@ def reproduce(
     jobs: int | None,
     experiments: Path | None,
 ) -> int:
-    """Check what the paper claims: all of it, or some FIGUREs of it (4 to 11).
+    """Check the claims of the paper: all of them, or those of some FIGUREs (4 to 11).
 
-    Runs the studies and trainings that are missing, then writes a table with one row a claim: what the
-    paper says, what was measured with its confidence interval over paired seeds, and whether the claim
-    holds. Repeat the command and it goes on where it was interrupted.
+    Runs the studies and trainings that are missing, then writes a table with one row per claim: what the
+    paper says, what was measured, with its confidence interval over paired seeds, and whether the claim
+    holds. After an interruption, repeat the command to continue.
     """
     from nteleport.reproduction.claims import claims_of
     from nteleport.reproduction.folder import Layout
@@ -76,7 +76,7 @@ def reproduce(
     exit_code = _run(chosen, layout, jobs, download=tier == "paper")
     _report(claims, [] if exit_code else chosen, layout, tier)
     if exit_code:
-        click.echo("stopped: the same command again goes on with what is missing")
+        click.echo("stopped: repeat the command to continue with what is missing")
     return exit_code
 
 
@@ -105,7 +105,7 @@ def _run(claims: Sequence[Claim], layout: Layout, jobs: int | None, *, download:
 
 @contextmanager
 def _studying(name: str) -> Iterator[Progress]:
-    """A line for a study and, on a terminal, a bar."""
+    """Print a line for a study and, on a terminal, a progress bar."""
     from nteleport.cli.study import progress_bar
 
     click.echo(f"study {name}", err=True)
@@ -114,7 +114,7 @@ def _studying(name: str) -> Iterator[Progress]:
 
 
 def _report(claims: Sequence[Claim], chosen: Sequence[Claim], layout: Layout, tier: str) -> None:
-    """Write the table of all claims and the pictures, and print the rows of those that were asked for."""
+    """Write the table of all claims and the pictures, and print the rows of the requested claims."""
     from nteleport.jobs.atomic import write_text_atomic
     from nteleport.reproduction.answers import answers
     from nteleport.reproduction.report import as_json, draw_pictures, markdown, summary

@@ -1,4 +1,4 @@
-"""``nteleport status``: how the jobs of a folder stand."""
+"""``nteleport status``: the state of the jobs of a folder."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _LONGEST_LIST = 30
 @click.argument("directory", metavar="DIR", type=NamedPath(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print all jobs and their summary as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print all jobs as CSV.")
-@click.option("--watch", is_flag=True, help="Show it again and again, until nothing runs or Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh the output until nothing runs or Ctrl-C.")
 @click.option(
     "--every",
     metavar="SECONDS",
     type=click.FloatRange(min=0.1),
     default=2.0,
     show_default=True,
-    help="How often with --watch.",
+    help="Refresh interval of --watch.",
 )
 def status(directory: Path, as_json: bool, as_csv: bool, watch: bool, every: float) -> None:
-    """Show how the jobs of a folder stand.
+    """Show the state of the jobs of a folder.
 
-    States, progress, when they will be done, what failed and why. DIR is the folder given as
-    --out to `nteleport train` or `submit`, and may be in use. A job is stale when the process that trained it
-    was killed: the command that began it goes on with it.
+    States, progress, remaining time, what failed and why. DIR is the folder given as --out to
+    `nteleport train` or `submit`, and may be in use. A job is stale when the process that trained it was
+    killed: repeat the command that started it to continue.
 
     \b
     nteleport status results/quickstart --watch

@@ -1,4 +1,4 @@
-"""``nteleport study NAME``: run one of the paper's studies. Options follow from its settings class."""
+"""``nteleport study NAME``: run one of the paper's studies. Its options come from its settings class."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["progress_bar", "study"]
 
 
 class StudyGroup(LazyGroup):
-    """Builds the command of a study when it is asked for."""
+    """Builds the command of a study when it is requested."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return _command_of(find_study(cmd_name)) if cmd_name in STUDIES else None
@@ -56,7 +56,7 @@ def _command_of(chosen: Study) -> click.Command:
     out = click.Option(
         ["--out", "-o"], type=click.Path(file_okay=False, path_type=Path),
         default=Path("results") / chosen.name, show_default=True,
-        help="The folder for table, picture and study.yml; made when missing.",
+        help="The folder for table, picture and study.yml; created if missing.",
     )  # fmt: skip
     parameters = [_click_option(name, each, default) for name, (each, default) in options.items()]
 
@@ -92,7 +92,7 @@ def _shown(value: Any) -> str:
 
 
 def _checked(each: Option) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """A callback that checks the text of an option as the entry of a `study.yml` would be."""
+    """A callback that checks the text of an option like the entry of a `study.yml`."""
 
     def check(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value is None or value == ():

@@ -27,7 +27,7 @@ __all__ = ["TrainTask", "submit"]
 
 @dataclass(frozen=True)
 class TrainTask:
-    """What a task runs: `nteleport train` on the one job whose `config.yml` it is told.
+    """What a task runs: `nteleport train` on the one job whose `config.yml` it is given.
 
     Attributes:
         options: of `train`, the same for every task.
@@ -42,7 +42,7 @@ class TrainTask:
 def _train(arguments: Sequence[str]) -> int:
     from nteleport.cli.app import nteleport
 
-    sys.argv = ["nteleport", *arguments]  # what provenance.json says
+    sys.argv = ["nteleport", *arguments]  # recorded in provenance.json
     nteleport.main(args=list(arguments))
     return 0
 
@@ -59,24 +59,24 @@ def _extra(
 @click.argument("config", type=NamedPath(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--out", "-o", cls=AliasedOption, aliases=("--out-root-dir", "--output-dir"), required=True,
-    type=NamedPath(path_type=Path), help="The folder for the results, where all nodes see it.",
+    type=NamedPath(path_type=Path), help="The folder for the results, visible to all nodes.",
 )  # fmt: skip
 @click.option(
     "--data-dir", cls=AliasedOption, aliases=("--data-root-dir",), default="data", show_default=True,
     type=NamedPath(path_type=Path), help="Where data sets are, or are downloaded to before submitting.",
 )  # fmt: skip
 @click.option("--partition", help="The partition to run in.")
-@click.option("--account", help="The account that pays.")
-@click.option("--time", help="The longest a task may run before it is queued again: 90, 12:00:00, 2-00.")
-@click.option("--gres", help="Generic resources of a task, such as gpu:a100:1.")
-@click.option("--gpus", type=click.IntRange(0), help="GPUs of a task, of any kind.")
-@click.option("--cpus", type=click.IntRange(1), help="CPUs of a task.")
-@click.option("--mem", help="Memory of a task, such as 16G.")
-@click.option("--email", help="Where SLURM writes to at the end and on failure.")
-@click.option("--array-parallelism", type=click.IntRange(1), help="How many tasks may run at once.")
+@click.option("--account", help="The account to charge.")
+@click.option("--time", help="Time limit of a task, after which it is queued again: 90, 12:00:00, 2-00.")
+@click.option("--gres", help="Generic resources per task, such as gpu:a100:1.")
+@click.option("--gpus", type=click.IntRange(0), help="GPUs per task, of any kind.")
+@click.option("--cpus", type=click.IntRange(1), help="CPUs per task.")
+@click.option("--mem", help="Memory per task, such as 16G.")
+@click.option("--email", help="Address that SLURM notifies at the end and on failure.")
+@click.option("--array-parallelism", type=click.IntRange(1), help="Maximum number of tasks running at once.")
 @click.option(
     "--setup", multiple=True, metavar="LINE",
-    help="A line of shell to run first, such as 'module load cuda'; may be repeated.",
+    help="A shell line to run first, such as 'module load cuda'; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--sbatch", "more", multiple=True, metavar="KEY=VALUE", callback=_extra,
@@ -84,12 +84,12 @@ def _extra(
 )  # fmt: skip
 @click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:1",
-    help="What a task trains on; auto is a GPU if it has one.",
+    help="The device of a task; auto is a GPU if it has one.",
 )  # fmt: skip
 @click.option("--save-weights", is_flag=True, help="Keep each trained network as weights.pt.")
 @list_option(
     "--tracker", "trackers", metavar="NAME",
-    help="Send the metrics to tensorboard, wandb, comet or mlflow as well; may be repeated.",
+    help="Also send the metrics to tensorboard, wandb, comet or mlflow; may be repeated.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the batch scripts; submit and write nothing.")
 @click.option(
@@ -110,9 +110,9 @@ def submit(
 ) -> None:
     """Submit every job of the experiment CONFIG to a SLURM cluster, as tasks of arrays.
 
-    Jobs that are over, running or in the queue already are left out. A task that is preempted or out of time
-    is queued again and goes on from its checkpoint; after any other end, the same command submits what is
-    missing. Needs the extra nteleport[slurm].
+    Jobs that are over, running or already in the queue are left out. A task that is preempted or reaches its
+    time limit is queued again and continues from its checkpoint; in all other cases, repeat the command to
+    submit what is missing. Needs the extra nteleport[slurm].
     """
     from nteleport.experiment.matrix import expand
     from nteleport.extras import import_extra
@@ -177,7 +177,7 @@ def _submit(
 
 
 def _missing(jobs: Sequence[Job], out: Path, *, ask_queue: bool) -> tuple[list[Job], Counter[str]]:
-    """The jobs that nobody has done or is about to do, and the count of the others by state."""
+    """The jobs that are neither over, running nor queued, and the count of the others by state."""
     from nteleport.jobs.paths import JobPaths
     from nteleport.jobs.state import JobState, job_state
     from nteleport.runner.slurm import tasks_in_queue

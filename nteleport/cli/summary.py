@@ -1,4 +1,4 @@
-"""What `nteleport train` says at the end: how many jobs ended how, why some failed, and what to type next."""
+"""The final output of `nteleport train`: the outcomes, why jobs failed, and which commands to run next."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _LOGS_SHOWN = 3
 
 
 def summarize(jobs: int, outcomes: Sequence[JobEnded], out: Path, again: str) -> None:
-    """Say what became of a run.
+    """Print the outcome of a run.
 
     Args:
-        jobs: how many there were to do.
-        outcomes: of those that ended.
+        jobs: the number of jobs of the run.
+        outcomes: of the jobs that ended.
         out: the folder of the results.
         again: the command that runs the failed ones again.
     """
@@ -41,7 +41,7 @@ def summarize(jobs: int, outcomes: Sequence[JobEnded], out: Path, again: str) ->
         click.echo(f"run the failed ones again: {again}")
     click.echo(f"results: {out}")
     if waiting or states["stopped"]:
-        click.echo("the same command again goes on with what is missing")
+        click.echo("repeat the command to continue with what is missing")
     if states["finished"] or states["diverged"]:
         options = "--metrics val_accuracy,train_loss --group-by teleport,optimizer"
         click.echo(f"pictures: nteleport plot {shlex.quote(str(out))} {options}")
@@ -53,12 +53,12 @@ def counted(states: Mapping[str, int]) -> str:
 
 
 def command_again(ctx: click.Context, *, without: Collection[str] = (), more: Sequence[str] = ()) -> str:
-    """The command line that `ctx` was called with, to be typed again.
+    """The command line that `ctx` was called with, for running it again.
 
     Args:
-        ctx: of the command.
-        without: names of parameters to leave out.
-        more: words to add.
+        ctx: the context of the command.
+        without: names of parameters to omit.
+        more: words to append.
     """
     words = ctx.command_path.split()
     for parameter in ctx.command.params:
@@ -79,7 +79,7 @@ def _words(parameter: click.Parameter, value: Any) -> list[str]:
 
 
 def _show_failures(failed: Sequence[JobEnded]) -> None:
-    """Equal errors once, the most frequent first, each with some of the logs that tell more."""
+    """Print each distinct error once, the most frequent first, with some of the logs that have details."""
     groups: dict[str, list[JobEnded]] = {}
     for outcome in failed:
         kind = "out of memory" if outcome.error.startswith("out of memory") else outcome.error

@@ -1,4 +1,4 @@
-"""``nteleport train``: the jobs of an experiment, in turn or side by side."""
+"""``nteleport train``: the jobs of an experiment, in turn or in parallel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SOME_JOB_FAILED = 1
 @click.argument("config", type=NamedPath(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--out", "-o", cls=AliasedOption, aliases=("--out-root-dir", "--output-dir"), required=True,
-    type=NamedPath(path_type=Path), help="The folder for the results: one folder a job inside it.",
+    type=NamedPath(path_type=Path), help="The folder for the results, with one folder per job.",
 )  # fmt: skip
 @click.option(
     "--data-dir", cls=AliasedOption, aliases=("--data-root-dir",), default="data", show_default=True,
@@ -35,15 +35,15 @@ SOME_JOB_FAILED = 1
 )  # fmt: skip
 @click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:1|mps",
-    help="What to train on; auto is a GPU if there is one.",
+    help="The device to train on; auto is a GPU if there is one.",
 )  # fmt: skip
 @click.option(
     "--jobs", "-j", "slots", type=click.IntRange(1), metavar="N",
-    help="Train N jobs at a time, each in a process of its own.  [default: 1, or as many as --devices]",
+    help="Train N jobs at a time, each in its own process.  [default: 1, or as many as --devices]",
 )  # fmt: skip
 @list_option(
     "--devices", item_type=click.IntRange(0), metavar="N,N",
-    help="Train on these GPUs at a time: 0,1,2; counted within CUDA_VISIBLE_DEVICES if that is set.",
+    help="Train on these GPUs in parallel: 0,1,2; positions in CUDA_VISIBLE_DEVICES if that is set.",
 )  # fmt: skip
 @click.option(
     "--jobs-per-device", type=click.IntRange(1), default=1, metavar="K",
@@ -51,17 +51,17 @@ SOME_JOB_FAILED = 1
 )  # fmt: skip
 @list_option(
     "--only", metavar="failed|pending|GLOB",
-    help="Only jobs that failed, that are neither over nor failed, or whose name matches; may be repeated.",
+    help="Only jobs that failed, are pending (neither over nor failed) or match a name; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--force", "redo", is_flag=True,
-    help="Train from the start, jobs that are over too; old results are kept until there are new ones.",
+    help="Train from the start, even jobs that are over; old results are kept until there are new ones.",
 )  # fmt: skip
-@click.option("--fail-fast", is_flag=True, help="Stop all when a job fails.")
+@click.option("--fail-fast", is_flag=True, help="Stop all jobs when one fails.")
 @click.option("--save-weights", is_flag=True, help="Keep each trained network as weights.pt.")
 @list_option(
     "--tracker", "trackers", metavar="NAME",
-    help="Send the metrics to tensorboard, wandb, comet or mlflow as well; may be repeated.",
+    help="Also send the metrics to tensorboard, wandb, comet or mlflow; may be repeated.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="List the jobs and their states; train and write nothing.")
 @click.option(
@@ -81,15 +81,15 @@ def train(
 ) -> int:
     """Train every job of the experiment CONFIG.
 
-    Jobs that are over are skipped: after an interruption the same command goes on where it stopped, in the
-    middle of a job too. Several commands may work on one folder at a time, on one machine or many; they share
-    the jobs. A job that fails does not stop the others.
+    Jobs that are over are skipped: after an interruption, repeat the command to continue where it stopped,
+    even in the middle of a job. Several commands may work on one folder at the same time, on one machine or
+    many; they share the jobs. A failed job does not stop the others.
 
-    Ctrl-C, or SIGTERM, SIGUSR1 or SIGUSR2, stops at the next batch and keeps a checkpoint; a second Ctrl-C
-    ends at once.
+    Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2 stops at the next batch and keeps a checkpoint; a second Ctrl-C ends
+    at once.
 
-    Exit code: 0 when all is well, 1 when a job failed, 2 for bad input (nothing is written then), and 128
-    plus the number of the signal when one stopped it.
+    Exit code: 0 on success, 1 if a job failed, 2 for invalid input (nothing is written then), and 128 plus
+    the signal number if a signal stopped it.
     """
     from nteleport.experiment.matrix import expand
     from nteleport.jobs.paths import check_folder
@@ -112,10 +112,10 @@ def train(
 
 
 def _chosen(jobs: Sequence[Job], chosen: list[Job], only: Sequence[str]) -> list[Job]:
-    """What `--only` chose; says so if that is nothing.
+    """The jobs that `--only` chose; prints a message if there are none.
 
     Raises:
-        JobError: no job ever could be what a pattern asks for.
+        JobError: no job can ever match the patterns.
     """
     from nteleport.jobs.state import JobState
 
@@ -144,7 +144,7 @@ def _list_jobs(jobs: Sequence[Job], out: Path) -> None:
 
 
 def _run(jobs: Sequence[Job], out: Path, options: RunOptions, again: str) -> int:
-    """Train, and say what became of it; returns the exit code."""
+    """Train the jobs and print the outcome; returns the exit code."""
     from nteleport.cli.progress import progress_on
     from nteleport.runner.run import run
     from nteleport.runner.signals import stopping_on_signals

@@ -1,4 +1,4 @@
-"""``nteleport unravel``: one experiment file per cell of a matrix, to hand to whatever runs jobs."""
+"""``nteleport unravel``: one experiment file per cell of a matrix, for any job runner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["unravel"]
 @click.argument("config", type=NamedPath(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--out", "-o", cls=AliasedOption, aliases=("--output-dir", "--out-dir"), required=True,
-    type=NamedPath(file_okay=False, path_type=Path), help="The folder for the files; made when missing.",
+    type=NamedPath(file_okay=False, path_type=Path), help="The folder for the files; created if missing.",
 )  # fmt: skip
 @click.option("--per-run", is_flag=True, help="One file per run, instead of one per cell with all its runs.")
 @click.option(
@@ -23,10 +23,10 @@ __all__ = ["unravel"]
     help="Replace a value of CONFIG, such as training_params.epochs=5; may be repeated.",
 )  # fmt: skip
 def unravel(config: Path, out: Path, per_run: bool, overrides: tuple[str, ...]) -> None:
-    """Write each cell of the experiment CONFIG to a file of its own.
+    """Write each cell of the experiment CONFIG to a separate file.
 
-    A file is named after what is in it, so names stay the same when the matrix is reordered or extended. Each
-    runs alone with `nteleport train FILE --out DIR`, in the same job folder as when the whole matrix runs.
+    A file is named after its content, so names stay the same when the matrix is reordered or extended. Each
+    can be run alone with `nteleport train FILE --out DIR`, in the same job folder as with the whole matrix.
     """
     from nteleport.experiment.experiment import load_experiment
     from nteleport.experiment.matrix import unravel as write_files

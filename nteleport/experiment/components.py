@@ -1,9 +1,8 @@
 """The sections of an experiment file that name a class and its keyword arguments.
 
 An entry is a name or a mapping, `{cls: SGD, lr: 0.01}`. Names that are known without torch are checked here:
-models, initializers, activations. So are formulas, which torch would never see. Whether a class takes the
-keyword arguments it is given is for `nteleport.runner.preflight` to say; it finds their places through
-`Placed.node`.
+models, initializers, activations. So are formulas, which torch would never see. Whether a class takes its
+keyword arguments is checked by `nteleport.runner.preflight`; it finds their places through `Placed.node`.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def read_models(node: Node, problems: Problems) -> list[Placed[Component]]:
 
 
 def read_initializers(node: Node, problems: Problems) -> list[Component]:
-    """Each initializer; `none` takes no options, so any it is given are dropped."""
+    """Each initializer; `none` takes no options, so any given ones are dropped."""
     found: list[Component] = []
     for item in axis_nodes(node, problems, "initializers"):
         entry = _read_entry(item, one_of(*INITIALIZERS), problems, "initializers", key="type")
@@ -84,7 +83,7 @@ def read_initializers(node: Node, problems: Problems) -> list[Component]:
 
 
 def read_optimizers(node: Node, problems: Problems) -> list[Placed[OptimizerChoice]]:
-    """Each optimizer with its scheduler; that torch has such classes is checked elsewhere."""
+    """Each optimizer with its scheduler; whether torch has such classes is checked elsewhere."""
     found: list[Placed[OptimizerChoice]] = []
     for item in axis_nodes(node, problems, "optimizers"):
         entry = _read_entry(item, _any_name, problems, "optimizers")
@@ -104,7 +103,7 @@ def _read_scheduler(node: Node | None, problems: Problems) -> Scheduler | None:
         return None
     name, arguments = entry
     own = {key: arguments.pop(key) for key in ("interval",) if key in arguments}
-    # ReduceLROnPlateau follows the validation accuracy, which is known once an epoch
+    # ReduceLROnPlateau follows the validation accuracy, which is known once per epoch
     intervals = ("epoch",) if name == "ReduceLROnPlateau" else ("epoch", "step")
     interval = fields(own, {"interval": one_of(*intervals)}, problems, name).get("interval", "epoch")
     for key, argument in arguments.items():
@@ -113,7 +112,7 @@ def _read_scheduler(node: Node | None, problems: Problems) -> Scheduler | None:
 
 
 def _check_finite(arguments: dict[str, Node], problems: Problems) -> None:
-    """Refuse `.nan` and `.inf` at any depth: torch takes many of them, and every job would diverge."""
+    """Reject `.nan` and `.inf` at any depth: torch accepts many of them, and every job would diverge."""
     for key, node in arguments.items():
         for item in node.value if isinstance(node.value, list) else [node]:
             if isinstance(item.value, dict):
@@ -123,7 +122,7 @@ def _check_finite(arguments: dict[str, Node], problems: Problems) -> None:
 
 
 def _check_formulas(node: Node, key: str, problems: Problems) -> None:
-    """Try every text that is a formula, at any depth."""
+    """Check every string that is a formula, at any depth."""
     if isinstance(node.value, (list, dict)):
         for item in node.value if isinstance(node.value, list) else node.value.values():
             _check_formulas(item, key, problems)
@@ -137,7 +136,7 @@ def _check_formulas(node: Node, key: str, problems: Problems) -> None:
 def _read_entry(
     node: Node, check: Check[str], problems: Problems, what: str, key: str = "cls"
 ) -> tuple[str, dict[str, Node]] | None:
-    """A name and its keyword arguments, from `name` or `{cls: name, **arguments}`; None with a problem."""
+    """A name and its keyword arguments, from `name` or `{cls: name, **arguments}`; None after a problem."""
     arguments: dict[str, Node] = {}
     name = node
     if not isinstance(node.value, str):

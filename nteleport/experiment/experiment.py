@@ -1,9 +1,9 @@
-"""An experiment: a matrix of jobs, read from a YAML file and checked whole.
+"""An experiment: a matrix of jobs, read from a YAML file and checked completely.
 
-`read_experiment` gives the `Experiment` and all that is wrong with it, each problem with its place: names,
-types and combinations. What only torch can tell, the keyword arguments of optimizers, schedulers and models,
-is found by `nteleport.runner.preflight`; nothing here needs torch. The axes keep the nodes they were read
-from, so that later checks can point at the file too.
+`read_experiment` returns the `Experiment` and all its problems, each with its place: names, types and
+combinations. The keyword arguments of optimizers, schedulers and models need torch and are checked by
+`nteleport.runner.preflight`; nothing here needs torch. The axes keep the nodes they were read from, so that
+later checks can point at the file too.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _KEYS = (
 _REQUIRED = ("datasets", "models", "optimizers")
 
 _MOST_RUNS = 10_000
-"""Of one cell; a slip of the keyboard beyond that would fill the memory with jobs."""
+"""Maximum runs per cell; a typo beyond that would fill the memory with jobs."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Experiment:
 
 
 def read_experiment(path: Path, overrides: Sequence[str] = ()) -> tuple[Experiment, list[Problem]]:
-    """The experiment as far as it can be read, and everything that is wrong with it."""
+    """The experiment, as far as it can be read, and all its problems."""
     problems = Problems()
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -85,7 +85,7 @@ def read_experiment(path: Path, overrides: Sequence[str] = ()) -> tuple[Experime
 
 
 def _read(path: Path, root: Node, problems: Problems) -> Experiment:
-    """Read every section; a section that is left out keeps its default."""
+    """Read every section; an omitted section keeps its default."""
     entries = mapping(root, problems, "an experiment")
     for key, node in entries.items():
         if key not in _KEYS:
@@ -144,7 +144,7 @@ def _read_runs(entries: dict[str, Node], problems: Problems) -> tuple[int, ...]:
 
 
 def load_experiment(path: Path | str, *, overrides: Sequence[str] = ()) -> Experiment:
-    """Read and check an experiment file as far as that needs no torch.
+    """Read an experiment file and check everything that needs no torch.
 
     `nteleport.runner.preflight.load_checked` checks keyword arguments as well.
 

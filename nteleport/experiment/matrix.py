@@ -1,9 +1,9 @@
-"""From an experiment to its jobs, and to files with one cell or one run each.
+"""Expands an experiment into its jobs, or into files with one cell or one run each.
 
 The order is fixed: data set, training parameters, model, initializer, optimizer, teleportation, run; the last
 varies fastest. A job that a matrix describes twice, for instance by an option that has no effect in one of
-its modes, is in it once. Files are named by what they hold, so names stay when a matrix is reordered or
-extended.
+its modes, appears once. Files are named after their content, so names are stable when a matrix is reordered
+or extended.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def expand(experiment: Experiment) -> list[Job]:
 
 
 def _by_name(names: list[str], jobs: list[Job]) -> dict[str, Job]:
-    """The jobs under their names, of which none may be lost."""
+    """The jobs by name; no two may share one."""
     named = dict(zip(names, jobs, strict=True))
     if len(named) < len(jobs):
         twice = next(name for name in names if names.count(name) > 1)
@@ -67,10 +67,10 @@ def _by_name(names: list[str], jobs: list[Job]) -> dict[str, Job]:
 
 
 def unravel(experiment: Experiment, out: Path, *, per_run: bool = False) -> list[Path]:
-    """Write a file for each cell, or with `per_run` for each run, that `train` turns into the same jobs.
+    """Write a file per cell, or with `per_run` per run, that `train` expands into the same jobs.
 
     Returns:
-        the files in the order of the matrix, `<out>/<slug>-<hash>.yml`.
+        The files in the order of the matrix, `<out>/<slug>-<hash>.yml`.
 
     Raises:
         JobError: `out` cannot be written.
@@ -92,7 +92,7 @@ def unravel(experiment: Experiment, out: Path, *, per_run: bool = False) -> list
 
 
 def _file_text(content: dict[str, Any], written: dict[str, str]) -> str:
-    """The content as YAML. Cells share most of their sections, so each different one is written out once."""
+    """The content as YAML. Cells share most sections, so each distinct section is serialized only once."""
     text = ""
     for key, section in content.items():
         known = json.dumps({key: section})
@@ -103,6 +103,6 @@ def _file_text(content: dict[str, Any], written: dict[str, str]) -> str:
 
 
 def _write_if_new(path: Path, text: str) -> None:
-    """Leave a file that says the same already, and its time, alone."""
+    """Write `text`, but leave a file that already has this content, and its modification time, untouched."""
     if not (path.is_file() and path.read_bytes() == text.encode()):
         write_text_atomic(path, text)

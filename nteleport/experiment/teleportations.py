@@ -1,7 +1,7 @@
 """The section `teleportations` of an experiment file: modes, and the product of their options.
 
-Options stand under `teleport` for all modes, or under one mode for that mode alone, where they win. Each may
-be a list. A mode takes part in the product of the options that have an effect in it, no others.
+Options are given under `teleport` for all modes, or under one mode for that mode alone, where they take
+precedence. Each may be a list. The product of a mode covers only the options that have an effect in it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nteleport.schema.yaml_source import Node, Problems
 from nteleport.vocabulary import MODES, Mode, sampling_problem
 
 Choices = dict[str, list[tuple[Any, Node]]]
-"""For each option its values, each with its place."""
+"""The values of each option, each with its place."""
 
 _TELEPORTING = tuple(mode for mode in MODES if mode != "no_teleport")
 
@@ -35,7 +35,7 @@ _OPTIONS: dict[str, Check[Any]] = {name: each.check for name, (each, _) in optio
 def read_teleportations(
     node: Node, training: Sequence[TrainingParams], problems: Problems
 ) -> tuple[Teleportation, ...]:
-    """All teleportations of the section, in the order of the file; `training` gives the epochs there are."""
+    """All teleportations of the section, in the order of the file; `training` gives the number of epochs."""
     entries = mapping(node, problems, "teleportations")
     if isinstance(node.value, dict) and not entries:
         problems.add(node.mark, "teleportations: an empty axis, expected no_teleport or teleport")
@@ -90,13 +90,13 @@ def _read_modes(node: Node, problems: Problems) -> list[tuple[Mode, Node]]:
 
 
 def _read_options(entries: dict[str, Node], known: Iterable[str], problems: Problems, what: str) -> Choices:
-    """The values of each option that is known here."""
+    """The values of each known option."""
     known = tuple(known)
     choices: Choices = {}
     for key, node in entries.items():
         if key in known:
             values = axis(node, _OPTIONS[key], problems, key)
-            if values:  # with none left, go on with the default and find what else is wrong
+            if values:  # with none left, continue with the default to find other problems
                 choices[key] = values
         elif key in _OPTIONS:
             problems.add(
@@ -110,7 +110,7 @@ def _read_options(entries: dict[str, Node], known: Iterable[str], problems: Prob
 def _product(
     mode: Mode, mode_node: Node, choices: Choices, training: Sequence[TrainingParams], problems: Problems
 ) -> list[Teleportation]:
-    """Every combination of the options of one mode; what is impossible about one is a problem."""
+    """Every combination of the options of one mode; an impossible one is a problem."""
     options = [key for key in MODES[mode].options if key in choices]
     found: list[Teleportation] = []
     for combination in product(*(choices[key] for key in options)):
@@ -126,7 +126,7 @@ def _product(
 def _impossibilities(
     teleportation: Teleportation, training: Sequence[TrainingParams]
 ) -> Iterator[tuple[str, str]]:
-    """What cannot be done about this teleportation, each with the option to blame."""
+    """What is impossible about this teleportation, each with the responsible option."""
     forbidden = sampling_problem(teleportation.cob_sampling, teleportation.cob_range, teleportation.center)
     if forbidden:
         yield "cob_range", forbidden

@@ -1,1 +1,1 @@
-"""A job as data and on disk: what it is, where its files are, who trains it, how it stands. No torch."""
+"""A job as data and on disk: its content, its files, its lease and its state. No torch."""

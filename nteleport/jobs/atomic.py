@@ -1,6 +1,7 @@
-"""Writing files that are whole or not there.
+"""Atomic writes: a file is complete or absent.
 
-A file is written beside its place and renamed over it, so a reader or a crash never meets half a file.
+A file is written under a temporary name beside its target and renamed over it, so no reader ever sees half a
+file and no crash leaves one.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; on success it takes the place of `path` in one step.
+    """Yield a temporary path beside `path` to write to; on success it replaces `path` in one step.
 
-    On an error the temporary file is removed and `path` is as it was. With `durable` the content reaches the
-    disk before the rename, so that not even a power cut leaves an empty file under the name.
+    On an error the temporary file is removed and `path` is unchanged. With `durable` the content reaches the
+    disk before the rename, so that not even a power failure leaves an empty file under the name.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

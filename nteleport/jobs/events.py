@@ -1,8 +1,8 @@
-"""What happens in a run, as values: whoever trains reports them, whoever watches matches on them. No torch.
+"""The events of a run, as values: training code reports them, observers match on them. No torch.
 
-A report is any function that takes an event. The training of a job reports to `attempt`'s caller; a worker's
-report sends the event to its command, a slot's hands on what it receives, trackers wrap a report, and the
-progress on a terminal is one.
+A report is any function that takes an event. The training of a job reports to the caller of `attempt`; the
+report of a worker sends the event to its command, that of a slot forwards what it receives, trackers wrap a
+report, and the progress display on a terminal is one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nteleport.jobs.records import MetricRow
 
 @dataclass(frozen=True)
 class RunStarted:
-    """Once, before the first job."""
+    """Reported once, before the first job."""
 
     jobs: tuple[Job, ...]
 
@@ -47,24 +47,24 @@ class EpochFinished:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something a user should know."""
+    """A warning for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class JobEnded:
-    """What became of a job in this run. Reported once per job; for a skipped one without `JobStarted`.
+    """The outcome of a job in this run. Reported once per job; for a skipped job without `JobStarted`.
 
     Attributes:
         job: the job.
         paths: where its files are.
         state: `finished`, `diverged`, `failed` or `stopped`.
-        skipped: it ended without this run: before it, or meanwhile in another command.
+        skipped: the job ended outside this run: before it, or meanwhile in another command.
         error: why it failed, in one line.
         val_accuracy: of the last epoch, in [0, 1]; None when unknown.
         seconds: spent in this and earlier runs; None when unknown.
-        ends_run: the error would meet every other job too: the output cannot be written to.
+        ends_run: the error would affect every other job too: the output cannot be written.
     """
 
     job: Job

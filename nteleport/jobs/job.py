@@ -1,12 +1,12 @@
 """A job: one cell of an experiment and one run of it, as pure data.
 
-A job is known by its content. `Job.name` ends in a hash of everything that can change the job's results, in a
-canonical form: fields at their default are left out (so a field added later changes no old name), options
-that have no effect in the job's mode are left out (so a baseline is the same job whatever teleportations
-stand beside it), and equal numbers are written equally. `Job.seed` hashes less: data set, model, initializer
-and run alone. So a teleported job and its baseline start from the same weights and see the same batches.
+A job is identified by its content. `Job.name` ends in a hash of everything that can change the job's results,
+in a canonical form: fields at their default are omitted (so a field added later changes no old name), options
+that have no effect in the job's mode are omitted (so a baseline is the same job whatever teleportations the
+experiment has), and equal numbers are written equally. `Job.seed` hashes less: only data set, model,
+initializer and run. So a teleported job and its baseline share initial weights and batches.
 
-This module imports no torch: planning, listing and plotting must be instant.
+This module does not import torch: planning, listing and plotting must be instant.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _LONGEST_SLUG = 90
 
 @dataclass(frozen=True)
 class TrainingParams:
-    """How a network is trained, whatever the optimizer and the teleportations."""
+    """How a network is trained, independent of the optimizer and the teleportations."""
 
     epochs: int = option(10, whole_number(1))
     batch_size: int = option(32, whole_number(1))
     shuffle_batches: bool = option(False, boolean)
     drop_last_batch: bool = option(False, boolean)
     max_batch: int | None = option(None, optional(whole_number(1)))
-    """At most this many batches an epoch; None for all."""
+    """Maximum number of batches per epoch; None for all."""
     validation: float | None = option(
         None, optional(number("above 0 and below 1, or null", lambda share: 0 < share < 1))
     )
-    """Share of the training split held out; None validates on the test split, as published."""
+    """Fraction of the training split held out; None validates on the test split, as published."""
     optimizer_state: OptimizerState = option("reset", one_of(*OPTIMIZER_STATES))
-    """What a teleportation does to the optimizer's state."""
+    """What a teleportation does to the optimizer state."""
     precision: Precision = option("fp32", one_of(*PRECISIONS))
     compile: bool = option(False, boolean)
     channels_last: bool = option(False, boolean)
@@ -62,7 +62,7 @@ class TrainingParams:
 class Teleportation:
     """When and how a job teleports (section 3 of the paper).
 
-    Fields that are not among the options of the mode have no effect.
+    Fields that are not options of the mode have no effect.
     """
 
     mode: Mode = "no_teleport"
@@ -72,7 +72,7 @@ class Teleportation:
     cob_range: float = option(0.5, number("of at least 0", lambda value: value >= 0))
     cob_sampling: Sampling = option("intra_landscape", one_of(*SAMPLINGS))
     center: float = option(1.0, number("above 0", lambda value: value > 0))
-    """Middle of the range, for the sampling `centered` only."""
+    """Center of the range, for the sampling `centered` only."""
     teleport_prob: float = option(1.0, number("above 0 and at most 1", lambda value: 0 < value <= 1))
     metric: Metric = option("weighted_grad_norm", one_of(*METRICS))
     num_teleportations: int = option(10, whole_number(1))
@@ -107,13 +107,13 @@ class Teleportation:
 
 @dataclass(frozen=True)
 class Component:
-    """A class chosen by name with its keyword arguments: a model, an initializer, an optimizer."""
+    """A class chosen by name, with its keyword arguments: a model, an initializer or an optimizer."""
 
     cls: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self, key: str = "cls") -> dict[str, Any]:
-        """The name under `key`, then the keyword arguments: as an experiment file writes it."""
+        """The name under `key`, then the keyword arguments, as in an experiment file."""
         return {key: self.cls, **self.kwargs}
 
     @property
@@ -164,7 +164,7 @@ class Job:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hexadecimal of the canonical job: equal jobs, equal digests."""
+        """SHA-256 of the canonical job in hexadecimal: equal jobs have equal digests."""
         return _digest({**self._cell, "run": self.run})
 
     @property
@@ -174,7 +174,7 @@ class Job:
 
     @property
     def slug(self) -> str:
-        """The job in readable words that are safe in a file name. Not unique: `name` is."""
+        """The job in readable words that are safe in a file name. Not unique, unlike `name`."""
         return f"{self._cell_slug}-run{self.run}"
 
     @property
@@ -184,7 +184,7 @@ class Job:
 
     @cached_property
     def cell_name(self) -> str:
-        """The name of the job's cell of the matrix: all runs of it share this name."""
+        """The name of the job's cell of the matrix, shared by all its runs."""
         return f"{self._cell_slug}-{_digest(self._cell)[:8]}"
 
     def to_experiment(self, runs: Sequence[int] | None = None) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class Job:
         }
 
     def hparams(self) -> dict[str, str | int | float | bool | None]:
-        """Every hyper-parameter as a scalar under a dotted key, and a label of each component under its name.
+        """Every hyper-parameter as a scalar under a dotted key, and a label per component under its name.
 
         `optimizer.lr` is 0.01, `teleport.cob_range` 0.9; `optimizer` is "SGD lr=0.01 momentum=0.9"
         and `teleport` "random, once at 0, inter 0.9". A list becomes its JSON text.
@@ -238,7 +238,7 @@ class Job:
 
     @cached_property
     def _cell(self) -> dict[str, Any]:
-        """Everything but the run, without defaults: what the hashes are made of."""
+        """Everything but the run, without defaults: the input of the hashes."""
         return {
             "dataset": self.dataset,
             "training": _without_defaults(self._training_settings(), TrainingParams()),
@@ -282,14 +282,14 @@ def _flat(value: Any) -> Any:
 
 
 def teleports_at(epoch: int, teleportation: Teleportation, epochs: int) -> bool:
-    """Whether the schedule asks for a teleportation at the start of `epoch` of a training of `epochs` epochs.
+    """Whether the schedule asks for a teleportation at the start of `epoch` in a training of `epochs` epochs.
 
-    With n = `every_n_epochs`: `teleport_only_once` means at epoch n alone; otherwise at n, 2n, … while epochs
-    last. n = 0 without "once" means at epoch 0 alone. An epoch outside 0 … `epochs` − 1 never starts, so
-    nothing happens at it.
+    With n = `every_n_epochs`: `teleport_only_once` means only at epoch n; otherwise at n, 2n, … until the end
+    of training. n = 0 without "once" means only at epoch 0. An epoch outside 0 … `epochs` − 1 never starts,
+    so nothing happens there.
 
-    A mode may still decline when asked: `random` with its `teleport_prob`, `optim` when the present change of
-    basis is the best.
+    A mode may still decline: `random` with its `teleport_prob`, `optim` when the current change of basis is
+    the best.
 
     Example:
         >>> every_two = Teleportation(mode="random", every_n_epochs=2)

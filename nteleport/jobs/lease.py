@@ -1,14 +1,14 @@
-"""Claims: one job is trained by one process at a time, whoever else works on the same folder.
+"""Leases: one job is trained by one process at a time, even when many processes share the folder.
 
-A job is claimed by making the folder `claim` inside the job's folder; of many processes, `mkdir` lets one
-succeed. In it lies one empty file. Its name says who the owner is, its modification time is the owner's
-heartbeat. A claim whose owner is dead is taken over by renaming that file to a name of one's own: the old
-name is unlike any other, so again exactly one process succeeds, and an owner that comes back from the dead
-finds its file gone. No lock is ever left for a person to remove.
+A process acquires the lease of a job by creating the folder `claim` inside the job's folder; of many
+processes, `mkdir` lets one succeed. The folder holds one empty file: its name identifies the owner, its
+modification time is the owner's heartbeat. The lease of a dead owner is taken over by renaming that file to a
+name of one's own: the old name is unique, so again exactly one process succeeds, and a suspended owner that
+wakes up later finds its file gone. No lock is ever left for a person to remove.
 
-An owner is dead when, on this machine, there is no process with its number and its time of start; or,
-elsewhere, when its heartbeat has stopped for `SILENCE` seconds. Times of files are compared with the time of
-a file just written beside them, so clocks of different machines need not agree. No torch is imported.
+An owner on this machine is dead when no process has its process ID and start time; an owner elsewhere is dead
+when its heartbeat has stopped for `SILENCE` seconds. File times are compared with the time of a file just
+written beside them, so the clocks of different machines need not agree. No torch is imported.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ from urllib.parse import quote, unquote
 from nteleport.jobs.paths import JobPaths
 
 HEARTBEAT = 10.0
-"""Seconds between two heartbeats."""
+"""Seconds between heartbeats."""
 
 SILENCE = 90.0
-"""An owner on another machine that has shown no heartbeat for so many seconds is dead."""
+"""Seconds without a heartbeat after which an owner on another machine is considered dead."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that claims jobs.
+    """A process that acquires leases.
 
     Attributes:
         host: the name of its machine.
-        pid: its number there.
-        started: when it started, in whatever units the system has: tells it from a later one with its number.
-        machine: tells apart machines of one name, containers on them, and starts of them.
-        nonce: makes each claim unlike every other.
+        pid: its process ID there.
+        started: its start time, in the units of the system: distinguishes it from a later process with the
+            same ID.
+        machine: distinguishes machines with the same name, containers on them, and reboots.
+        nonce: makes each lease unique.
     """
 
     host: str
@@ -61,7 +62,7 @@ class Owner:
 
     @classmethod
     def parse(cls, file_name: str) -> Owner | None:
-        """The owner that a file in a claim is named after; None for any other file."""
+        """The owner named by a file in the folder `claim`; None for any other file."""
         parts = [unquote(part) for part in file_name.split(",")]
         if len(parts) != 5 or not parts[1].isdecimal():
             return None
@@ -75,7 +76,7 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether its process could be seen from here, if it lives."""
+        """Whether its process would be visible from here if it were alive."""
         return bool(self.started) and (self.host, self.machine) == (_host(), _machine())
 
     @property
@@ -85,60 +86,60 @@ class Owner:
 
 @dataclass(frozen=True)
 class Lease:
-    """A claim as found on disk: its owner, None in the instant in which it is made or given back, and the
-    time of its last sign of life, in seconds of the epoch.
+    """A lease as found on disk: its owner, None at the moment it is acquired or released, and the time of its
+    last heartbeat, in seconds since the Unix epoch.
     """
 
     owner: Owner | None
     heartbeat: float
 
     def is_alive(self, now: float | None = None) -> bool:
-        """Whether the owner lives; `now` is the time, by default of this machine's clock."""
+        """Whether the owner is alive; `now` is the time, by default from this machine's clock."""
         if self.owner is not None and self.owner.is_here:
             return _start_of(self.owner.pid) == self.owner.started
         return (time.time() if now is None else now) - self.heartbeat < SILENCE
 
 
 def read_lease(paths: JobPaths) -> Lease | None:
-    """The claim on a job, alive or not; None if there is none."""
+    """The lease of a job, alive or not; None if there is none."""
     try:
         beat = paths.lease.stat().st_mtime
         owners = {entry: Owner.parse(entry.name) for entry in os.scandir(paths.lease)}
         for entry, owner in owners.items():
             if owner is not None:
                 return Lease(owner, entry.stat().st_mtime)
-    except FileNotFoundError:  # given back or taken over in this moment
+    except FileNotFoundError:  # released or taken over at this moment
         return Lease(None, time.time()) if paths.lease.exists() else None
     return Lease(None, beat)
 
 
 class HeldLease:
-    """A claim of this process."""
+    """A lease held by this process."""
 
     def __init__(self, paths: JobPaths, owner: Owner) -> None:
         self._folder, self._file = paths.lease, paths.lease / owner.file_name
         self._last, self._lost = time.time(), False
 
     def beat(self) -> None:
-        """Show that the owner lives."""
+        """Show that the owner is alive."""
         try:
             os.utime(self._file)
         except FileNotFoundError:
             self._lost = True
-        except OSError:  # a file server that is away: try again next time
+        except OSError:  # the file server is unreachable: try again next time
             return
         self._last = time.time()
 
     def lost(self) -> bool:
-        """Whether the claim was taken over, which happens to a process that was suspended for long. It must
-        not write to the job any more.
+        """Whether the lease was taken over, which happens to a process that was suspended for a long time. It
+        must no longer write to the job.
         """
         if abs(time.time() - self._last) > 2 * HEARTBEAT:
             self.beat()
         return self._lost
 
     def release(self) -> None:
-        """Give the claim back."""
+        """Release the lease."""
         with contextlib.suppress(OSError):
             self._file.unlink()
             self._folder.rmdir()
@@ -146,9 +147,9 @@ class HeldLease:
 
 @contextmanager
 def leased(paths: JobPaths) -> Iterator[HeldLease | None]:
-    """Hold the claim on a job within the block, if it can be had; else yield None, for it has a live owner.
+    """Hold the lease of a job within the block if it is available; yield None if it has a live owner.
 
-    The job's folder is made when missing. A light thread keeps the heart beating.
+    The job's folder is created if missing. A background thread sends the heartbeats.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -176,7 +177,7 @@ def leased(paths: JobPaths) -> Iterator[HeldLease | None]:
 def _acquire(paths: JobPaths) -> HeldLease | None:
     myself = Owner.myself()
     paths.directory.mkdir(parents=True, exist_ok=True)
-    for _ in range(3):  # more than once only if others give back or take over at the same moment
+    for _ in range(3):  # more than once only if others release or take over at the same moment
         try:
             paths.lease.mkdir()
         except FileExistsError:
@@ -190,21 +191,21 @@ def _acquire(paths: JobPaths) -> HeldLease | None:
         else:
             try:
                 (paths.lease / myself.file_name).touch(exist_ok=False)
-            except FileNotFoundError:  # we slept so long that the empty claim was taken for dead
+            except FileNotFoundError:  # we slept so long that the empty lease was considered dead
                 continue
         return HeldLease(paths, myself)
     return None
 
 
 def _take_over(paths: JobPaths, dead: Lease, myself: Owner) -> bool:
-    """Whether this process is the one that got the dead owner's claim."""
-    if dead.owner is None:  # its maker died between two system calls: clear it away and start over
+    """Whether this process is the one that took over the dead owner's lease."""
+    if dead.owner is None:  # its creator died between two system calls: remove it and start over
         with contextlib.suppress(OSError):
             paths.lease.rmdir()
         return False
     before = paths.lease / dead.owner.file_name
     try:
-        os.utime(before)  # first: under the new name, the heart has to beat from the start
+        os.utime(before)  # first: under the new name, the heartbeat must be fresh from the start
         before.rename(paths.lease / myself.file_name)
     except FileNotFoundError:
         return False
@@ -212,10 +213,10 @@ def _take_over(paths: JobPaths, dead: Lease, myself: Owner) -> bool:
 
 
 def _time_at(paths: JobPaths) -> float:
-    """The present time by the clock that dates the files of a job."""
+    """The current time by the clock that dates the files of a job."""
     probe = paths.directory / f".clock.{secrets.token_hex(8)}.tmp"
     with probe.open("x") as file:
-        probe.unlink(missing_ok=True)  # the owner of the claim may be tidying up
+        probe.unlink(missing_ok=True)  # the owner of the lease may be cleaning up
         return os.fstat(file.fileno()).st_mtime
 
 
@@ -226,7 +227,7 @@ def _host() -> str:
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """Tells machines, their starts, and containers in which process numbers mean different things, apart."""
+    """Distinguishes machines, their reboots, and containers with process IDs of their own."""
     known: list[str] = []
     with contextlib.suppress(OSError):
         known.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -235,13 +236,13 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process of this machine started; None if there is none, or only the remains of one."""
+    """When a process of this machine started; None if there is none, or only a zombie."""
     if Path("/proc/self/stat").exists():
         try:
             text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             return None
-        state, *fields = text.rpartition(")")[2].split()  # the program's name, in parentheses, may hold any
+        state, *fields = text.rpartition(")")[2].split()  # the program name in parentheses may contain ")"
         return None if state in "ZXx" else fields[18]
     try:
         command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]

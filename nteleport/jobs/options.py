@@ -1,4 +1,4 @@
-"""How jobs are run: what a run's jobs have in common and no job's results depend on. No torch."""
+"""How jobs are run: options that all jobs of a run share and that do not affect results. No torch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class RunOptions:
     Attributes:
         data_dir: where data sets are, or are downloaded to.
         device: auto, cpu, cuda, cuda:1 or mps.
-        slots: how many jobs to train side by side; None for one, or for as many as the other options give.
-        devices: CUDA devices to train on side by side, in place of `device`.
+        slots: how many jobs to train in parallel; None for one, or for as many as the other options give.
+        devices: CUDA devices to train on in parallel, instead of `device`.
         jobs_per_device: slots on each of `devices`.
-        save_weights: leave `weights.pt`: the plain `weights` (a `state_dict`) and the change of basis `cob`.
-        redo: train jobs that are over once more, from the start.
-        fail_fast: begin no other job after one has failed.
+        save_weights: save `weights.pt`: the plain `weights` (a `state_dict`) and the change of basis `cob`.
+        redo: train jobs that are over again, from the start.
+        fail_fast: start no other job after one has failed.
         trackers: names of experiment trackers.
-        command: the command line, for the record.
+        command: the command line, for provenance.
     """
 
     data_dir: Path = Path("data")

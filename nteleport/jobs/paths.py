@@ -1,7 +1,7 @@
-"""The places of a job on disk.
+"""The files of a job on disk.
 
-`JobPaths` is the one class that knows the filenames of a job. A file appears under its name only when it is
-whole: `nteleport.jobs.atomic` writes it.
+`JobPaths` is the only class that knows the filenames of a job. A file appears under its name only when it is
+complete: `nteleport.jobs.atomic` writes it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nteleport.errors import JobError
 
 @dataclass(frozen=True)
 class JobPaths:
-    """The files of the job `name` below the output folder `out`. Nothing is created by asking."""
+    """The files of the job `name` in the output folder `out`. Reading a path creates nothing."""
 
     out: Path
     name: str
@@ -31,7 +31,7 @@ class JobPaths:
 
     @property
     def hparams(self) -> Path:
-        """The hyper-parameters, flat, for grouping."""
+        """The flat hyper-parameters, for grouping."""
         return self.directory / "hparams.yml"
 
     @property
@@ -55,35 +55,35 @@ class JobPaths:
 
     @property
     def checkpoint(self) -> Path:
-        """The state to resume from; there only while the job is unfinished."""
+        """The state to resume from; exists only while the job is unfinished."""
         return self.directory / "checkpoint.pt"
 
     @property
     def checkpoint_before(self) -> Path:
-        """The checkpoint before that one, for when it is damaged."""
+        """The previous checkpoint, in case the latest is damaged."""
         return self.directory / "checkpoint.before.pt"
 
     @property
     def weights(self) -> Path:
-        """The trained network, when asked for."""
+        """The trained network, if requested."""
         return self.directory / "weights.pt"
 
     @property
     def lease(self) -> Path:
-        """The folder that says which process trains the job: see `nteleport.jobs.lease`."""
+        """The folder that records which process trains the job: see `nteleport.jobs.lease`."""
         return self.directory / "claim"
 
     @property
     def before(self) -> Path:
-        """The folder with the results that a redone job had, until it has new ones."""
+        """The folder with the old results of a job that is redone, until it has new ones."""
         return self.directory / "before"
 
 
 def check_folder(folder: Path, *, writable: bool = True) -> None:
-    """Check that `folder` is one, or can be made, and, if asked, can be written to. Nothing is written.
+    """Check that `folder` exists or can be created and, with `writable`, is writable. Nothing is written.
 
     Raises:
-        JobError: it is or lies below a file, or writing is forbidden.
+        JobError: it is a file or lies below one, or writing is forbidden.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():

@@ -1,8 +1,8 @@
-"""What a job leaves for people and for plots: its description, rows of metrics, result and log. No torch.
+"""The records of a job for people and plots: its description, metrics, result and log. No torch.
 
-The one writer and the one reader of each file. Every file is replaced whole, so a crash never leaves half a
-row. `config.yml` and `hparams.yml` are there before a run's first job begins; `metrics.csv` has one row per
-finished epoch; `result.json` appears last and means that the job is over.
+This module is the only writer and the only reader of each file. Every file is replaced as a whole, so a crash
+never leaves half a row. `config.yml` and `hparams.yml` exist before the first job of a run starts;
+`metrics.csv` has one row per completed epoch; `result.json` appears last and means that the job is over.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from nteleport.schema.yaml_source import to_yaml
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One row of `metrics.csv`, an epoch.
+    """One row of `metrics.csv`: one epoch.
 
-    `lr` is the rate of the epoch's first step; losses are in nats, accuracies shares in [0, 1]; `teleported`
-    is 1 when the weights were moved at the start of the epoch; the norms are those of
-    `nteleport.training.metrics`; `seconds` is the time the epoch took with its validation.
+    `lr` is the learning rate of the epoch's first step; losses are in nats, accuracies in [0, 1];
+    `teleported` is 1 when the weights were moved at the start of the epoch; the norms are those of
+    `nteleport.training.metrics`; `seconds` is the time of the epoch including its validation.
     """
 
     epoch: int
@@ -55,9 +55,9 @@ class TrainingResult:
     """How a training ended.
 
     Attributes:
-        state: `finished`; `diverged`, when the training loss stopped being a number; or `stopped`, when asked
-            to: then there is no `result.json`, and the same call continues from the checkpoint.
-        rows: one for each epoch, those of earlier calls included.
+        state: `finished`; `diverged`, when the training loss became non-finite; or `stopped`, on request:
+            then there is no `result.json`, and the same call continues from the checkpoint.
+        rows: one per epoch, including those of earlier calls.
         test: loss, accuracy and accuracy_top5 on the test split; empty unless finished.
     """
 
@@ -66,7 +66,7 @@ class TrainingResult:
     test: Mapping[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """The content of `result.json`; a number that is not finite becomes null, as JSON has none."""
+        """The content of `result.json`; a non-finite number becomes null, as JSON has none."""
         best = max(self.rows, key=_accuracy, default=None)
         return {
             "state": self.state,
@@ -79,7 +79,7 @@ class TrainingResult:
 
 
 def metrics_csv(rows: Sequence[MetricRow]) -> str:
-    """The content of `metrics.csv`: numbers with all their digits, so that they read back exactly."""
+    """The content of `metrics.csv`: numbers with all their digits, so that they are read back exactly."""
     lines = [",".join(COLUMNS)]
     lines += [",".join(repr(getattr(row, column)) for column in COLUMNS) for row in rows]
     return "\n".join(lines) + "\n"
@@ -91,7 +91,7 @@ def write_metrics(paths: JobPaths, rows: Sequence[MetricRow]) -> None:
 
 
 def write_result(paths: JobPaths, result: TrainingResult) -> None:
-    """Write `result.json`: from here on the job is over."""
+    """Write `result.json`: from now on the job is over."""
     write_json_atomic(paths.result, result.as_json(), durable=True)
 
 
@@ -102,7 +102,7 @@ def log_line(paths: JobPaths, now: datetime, text: str) -> None:
 
 
 def _accuracy(row: MetricRow) -> tuple[float, int]:
-    """Orders epochs by validation accuracy; among equals the earlier is better, and no number is worst."""
+    """Orders epochs by validation accuracy; of equal epochs the earlier is better, and NaN is worst."""
     return (-1.0 if math.isnan(row.val_accuracy) else row.val_accuracy, -row.epoch)
 
 
@@ -114,14 +114,14 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(job: Job, paths: JobPaths) -> None:
-    """Write `config.yml`, which runs this job again, and `hparams.yml`, which says what it is."""
+    """Write `config.yml`, which runs this job again, and `hparams.yml`, which describes it."""
     paths.directory.mkdir(parents=True, exist_ok=True)
     write_text_atomic(paths.hparams, to_yaml(job.hparams()))
     write_text_atomic(paths.config, to_yaml(job.to_experiment()))
 
 
 def describe_new(jobs: Iterable[Job], out: Path) -> None:
-    """Describe those of `jobs` that have no description in `out` yet. No claim is needed for this.
+    """Describe those of `jobs` that have no description in `out` yet. This needs no lease.
 
     Raises:
         JobError: `out` cannot be written to.
@@ -130,7 +130,9 @@ def describe_new(jobs: Iterable[Job], out: Path) -> None:
         for job in jobs:
             paths = JobPaths(out, job.name)
             if not paths.config.exists():
-                with contextlib.suppress(FileNotFoundError):  # who claims the job tidies up and describes it
+                with contextlib.suppress(
+                    FileNotFoundError
+                ):  # the owner of the lease cleans up and describes it
                     describe(job, paths)
     except OSError as error:
         raise JobError(f"cannot write to {out}: {error.strerror}; results there are as they were") from error
@@ -138,14 +140,14 @@ def describe_new(jobs: Iterable[Job], out: Path) -> None:
 
 @dataclass(frozen=True)
 class MetricRows:
-    """The whole rows of one `metrics.csv`, still text."""
+    """The complete rows of one `metrics.csv`, still text."""
 
     header: str = ""
     lines: Sequence[str] = ()
 
 
 def read_text(path: Path) -> str | None:
-    """The text of `path`, or None if it cannot be read; bytes that are no UTF-8 become replacement marks."""
+    """The text of `path`, or None if it cannot be read; invalid UTF-8 becomes replacement characters."""
     try:
         return path.read_bytes().decode("utf-8", errors="replace")
     except OSError:
@@ -153,10 +155,10 @@ def read_text(path: Path) -> str | None:
 
 
 def read_rows(path: Path, problems: list[str], *, complete: bool) -> MetricRows:
-    """The whole lines of a `metrics.csv`.
+    """The complete lines of a `metrics.csv`.
 
-    While a job runs, its last line may be half-written: without its line end it does not count, for `0.1` may
-    be the start of `0.15`. A line with too few or too many fields is damaged and left out.
+    While a job runs, its last line may be half-written: without its newline it does not count, since `0.1`
+    may be the start of `0.15`. A line with too few or too many fields is damaged and left out.
     """
     text = read_text(path) or ""
     if not complete:
@@ -175,7 +177,7 @@ def read_rows(path: Path, problems: list[str], *, complete: bool) -> MetricRows:
 
 
 def metric_rows(paths: JobPaths) -> list[dict[str, float]]:
-    """The whole rows of a job's `metrics.csv` as numbers; those with anything else in them are left out."""
+    """The complete rows of a job's `metrics.csv` as numbers; rows with anything else are left out."""
     found = read_rows(paths.metrics, [], complete=False)
     names = found.header.split(",")
     rows = []
@@ -186,7 +188,7 @@ def metric_rows(paths: JobPaths) -> list[dict[str, float]]:
 
 
 def read_result(paths: JobPaths) -> dict[str, Any]:
-    """The content of a job's `result.json`; empty when there is none that can be read."""
+    """The content of a job's `result.json`; empty if there is no readable one."""
     try:
         content = json.loads(read_text(paths.result) or "")
     except ValueError:

@@ -1,6 +1,6 @@
-"""How jobs stand, read from their files: one job's state, a folder's status, jobs chosen by state. No torch.
+"""The state of jobs, read from their files: of one job, of a folder, and jobs chosen by state. No torch.
 
-Only a job that is not over has its `metrics.csv` read, so that thousands of finished jobs take a moment.
+`metrics.csv` is read only for jobs that are not over, so that thousands of finished jobs take a moment.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from nteleport.jobs.records import metric_rows, read_result
 
 
 class JobState(StrEnum):
-    """How a job stands, in the order in which states ask for attention.
+    """The state of a job, in the order in which states need attention.
 
     ============  ==========================================================================
     `running`     a live process holds its lease
     `stale`       the process that held its lease was killed; running it again continues it
-    `unfinished`  begun and interrupted; running it again continues from its checkpoint
-    `pending`     never begun
+    `unfinished`  started and interrupted; running it again continues from its checkpoint
+    `pending`     never started
     `failed`      an error ended it; running it again tries again
-    `diverged`    its loss stopped being a number; over too, the rows until then are kept
+    `diverged`    its loss became non-finite; over too, the rows until then are kept
     `finished`    trained to the end
     ============  ==========================================================================
     """
@@ -60,17 +60,17 @@ _RECENT_EPOCHS = 5
 
 @dataclass(frozen=True)
 class JobStatus:
-    """How one job stands.
+    """The status of one job.
 
     Attributes:
         job: the name of its folder.
-        state: how it stands.
+        state: its state.
         epochs: how many are completed.
-        of_epochs: how many it is to have; None if its files do not say.
-        val_accuracy: of the last epoch, in [0, 1]; None before that.
+        of_epochs: how many are planned; None if its files do not say.
+        val_accuracy: of the last epoch, in [0, 1]; None before the first.
         seconds: spent in its epochs.
-        eta_seconds: what the epochs that are left will take, at the speed of the last ones; None if unknown.
-        owner: `host:pid` of the process that trains it, or that was killed while it did.
+        eta_seconds: the time for the remaining epochs, at the speed of the last ones; None if unknown.
+        owner: `host:pid` of the process that trains it, or that was killed while training it.
         error: why it failed.
     """
 
@@ -91,8 +91,8 @@ class Summary:
 
     Attributes:
         states: how many jobs are in each state that occurs, in the order of `JobState`.
-        eta_seconds: until all are over, if as many as now go on side by side; None while nothing runs or no
-            epoch has been timed.
+        eta_seconds: until all are over, if as many jobs as now keep running in parallel; None while nothing
+            runs or no epoch has been timed.
     """
 
     states: dict[JobState, int]
@@ -103,7 +103,7 @@ def read_status(out: Path) -> list[JobStatus]:
     """The status of every job in `out`, sorted by state as in `JobState`, then by name.
 
     Raises:
-        ResultsError: `out` is not a folder that can be read, or holds no job.
+        ResultsError: `out` is not a readable folder, or holds no job.
     """
     try:
         with os.scandir(out) as entries:
@@ -120,7 +120,7 @@ def read_status(out: Path) -> list[JobStatus]:
 
 
 def summarize(jobs: Sequence[JobStatus]) -> Summary:
-    """Counts of states, and when all will be over."""
+    """The number of jobs per state, and the time until all are over."""
     counts = Counter(job.state for job in jobs)
     epochs = sum(job.epochs for job in jobs)
     eta = None
@@ -170,7 +170,7 @@ def _job_status(paths: JobPaths) -> JobStatus:
 
 
 def _planned_epochs(paths: JobPaths) -> int | None:
-    """Found by its key: to parse the YAML of thousands of jobs would take seconds."""
+    """Found by its key: parsing the YAML of thousands of jobs would take seconds."""
     try:
         found = _EPOCHS.search(paths.hparams.read_text(encoding="utf-8", errors="replace"))
     except OSError:
@@ -179,7 +179,7 @@ def _planned_epochs(paths: JobPaths) -> int | None:
 
 
 def as_table(jobs: Iterable[JobStatus]) -> list[dict[str, Any]]:
-    """One mapping a job, for CSV and JSON."""
+    """One mapping per job, for CSV and JSON."""
     return [
         {name: getattr(job, name) for name in JobStatus.__dataclass_fields__}  # asdict copies, and is slow
         for job in jobs
@@ -187,13 +187,13 @@ def as_table(jobs: Iterable[JobStatus]) -> list[dict[str, Any]]:
 
 
 def recorded_state(result: Mapping[str, Any]) -> JobState | None:
-    """The state that the content of a `result.json` gives; None where it gives none."""
+    """The state recorded in the content of a `result.json`; None if there is none."""
     word = result.get("state")
     return JobState(word) if word in ENDED else None
 
 
 def job_state(paths: JobPaths) -> JobState:
-    """How a job stands."""
+    """The state of a job."""
     recorded = recorded_state(read_result(paths))
     if recorded is not None and recorded.is_over:
         return recorded
@@ -203,7 +203,7 @@ def job_state(paths: JobPaths) -> JobState:
 def _state_until_over(paths: JobPaths, recorded: JobState | None, lease: Lease | None) -> JobState:
     if lease is not None and lease.is_alive():
         return JobState.RUNNING
-    if recorded is not None:  # it failed, and perhaps its process did not live to give the lease back
+    if recorded is not None:  # it failed, and perhaps its process died before releasing the lease
         return recorded
     if lease is not None:
         return JobState.STALE
@@ -211,14 +211,14 @@ def _state_until_over(paths: JobPaths, recorded: JobState | None, lease: Lease |
 
 
 def matching(jobs: Iterable[Job], out: Path, wanted: Sequence[str]) -> list[Job]:
-    """The jobs that one of `wanted` names, in their order.
+    """The jobs that match at least one of `wanted`, in their order.
 
     Args:
         jobs: to choose from.
         out: the folder of their results.
         wanted: a state, where `pending` means every job without a result and `unfinished` includes stale
-            jobs; or else a pattern for the name of a job, as in a shell: `*` is any text, `?` any character,
-            `[ab]` one of these.
+            jobs; or a shell pattern for the name of a job: `*` is any text, `?` any character, `[ab]` one of
+            these.
     """
     return [job for job in jobs if any(_is(word, job, out) for word in wanted)]
 

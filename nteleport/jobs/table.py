@@ -1,13 +1,13 @@
 """Reading trained jobs back: every epoch of every job of an output folder, as tidy tables.
 
-A folder of results holds one folder a job (`nteleport.jobs.paths.JobPaths`). Nothing is assumed about how
-far a job has come: it may be running while it is read, killed in the middle of a line, diverged, failed or
-empty. What can be read is read, and what is wrong with a job is said in its `JobResult.problems`. The rows of
-all jobs are parsed in one go, so that thousands of jobs take seconds.
+A folder of results holds one folder per job (`nteleport.jobs.paths.JobPaths`). Nothing is assumed about the
+progress of a job: it may be running while it is read, killed in the middle of a line, diverged, failed or
+empty. Everything readable is read, and problems of a job are listed in its `JobResult.problems`. The rows of
+all jobs are parsed at once, so that thousands of jobs take seconds.
 
     results = read_results("results/quickstart")
     results.jobs[0].hparams["optimizer.lr"], results.jobs[0].state
-    results.epochs             # one row an epoch; the column `job` is the position in `results.jobs`
+    results.epochs             # one row per epoch; the column `job` is the position in `results.jobs`
     collect("results")         # the same rows with state and hyper-parameters as columns
 
 No torch is imported.
@@ -45,7 +45,7 @@ __all__ = [
 
 Scalar = str | int | float | bool
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where libyaml is there
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is installed
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class JobResult:
     Attributes:
         name: the name of the job's folder.
         state: one of `ENDED`, or unfinished: it waits, runs, or was killed.
-        hparams: hyper-parameters under dotted keys; those that are null are left out.
+        hparams: hyper-parameters under dotted keys, without those that are null.
         epochs: how many epochs `metrics.csv` holds.
         result: the content of `result.json`, empty while there is none.
         problems: what could not be read, in words.
@@ -76,7 +76,7 @@ class Results:
     Attributes:
         directory: the folder that was read.
         jobs: sorted by name.
-        epochs: a row for each epoch of each job, sorted: `job` (position in `jobs`), `epoch` (from 0), then
+        epochs: one row per epoch of each job, sorted: `job` (position in `jobs`), `epoch` (from 0), then
             the columns of `metrics.csv` as floats (NaN where there is no number).
         skipped: folders that look like jobs but have no readable hyper-parameters, each with the reason.
     """
@@ -133,22 +133,22 @@ def read_results(out: str | Path) -> Results:
 
 
 def collect(out: str | Path) -> pd.DataFrame:
-    """One tidy row an epoch of all jobs in `out`: `job`, `state`, the hyper-parameters, `epoch`, the metrics.
+    """One tidy row per epoch of each job in `out`: `job`, `state`, hyper-parameters, `epoch`, metrics.
 
-    Hyper-parameters that a job does not have are missing values. Jobs without a whole epoch have no row.
+    Hyper-parameters that a job does not have are missing values. Jobs without a completed epoch have no row.
     """
     return epochs_table(read_results(out))
 
 
 def epochs_table(results: Results) -> pd.DataFrame:
-    """The table of `collect`, for results that are read already."""
+    """The table of `collect`, for results that have already been read."""
     position = results.epochs["job"].to_numpy()
     described = jobs_table(results).drop(columns="epochs").take(position).reset_index(drop=True)
     return pd.concat([described, results.epochs.drop(columns="job")], axis=1)
 
 
 def jobs_table(results: Results) -> pd.DataFrame:
-    """One row a job: `job` (its name), `state`, `epochs` (how many it has), then the hyper-parameters."""
+    """One row per job: `job` (its name), `state`, `epochs` (their number), then the hyper-parameters."""
     table: dict[str, Any] = {
         "job": [job.name for job in results.jobs],
         "state": [str(job.state) for job in results.jobs],
@@ -192,7 +192,7 @@ def _read_hparams(path: Path) -> tuple[dict[str, Scalar], str]:
     except yaml.YAMLError:
         return {}, "hparams.yml is not YAML"
     if not isinstance(content, dict) or not content:
-        return {}, "hparams.yml is no mapping of names to values"
+        return {}, "hparams.yml is not a mapping of names to values"
     return {str(key): _scalar(value) for key, value in content.items() if value is not None}, ""
 
 
@@ -212,7 +212,7 @@ def _read_job(paths: JobPaths, hparams: Mapping[str, Scalar]) -> tuple[JobResult
 
 
 def _with_epochs(job: JobResult, epochs: int) -> JobResult:
-    """The job with its number of rows; a finished job that has fewer than it trained is a problem."""
+    """The job with its number of rows; a finished job with fewer rows than epochs is a problem."""
     problems = job.problems
     trained = job.result.get("epochs")
     if job.state == "finished" and isinstance(trained, int) and epochs < trained:
@@ -235,7 +235,7 @@ def _column(values: Iterable[Scalar | None]) -> pd.Series[Any]:
 
 
 def _parse_rows(rows: Sequence[MetricRows]) -> pd.DataFrame:
-    """All rows of all jobs as numbers. Files with the same header are parsed as one."""
+    """All rows of all jobs as numbers. Files with the same header are parsed together."""
     by_header: dict[str, list[int]] = {}
     for position, job_rows in enumerate(rows):
         if job_rows.lines:
@@ -250,7 +250,7 @@ def _parse_rows(rows: Sequence[MetricRows]) -> pd.DataFrame:
 
 
 def _parse_alike(header: str, members: Sequence[int], rows: Sequence[MetricRows]) -> pd.DataFrame:
-    """Parse the rows of `members`, whose files have the same header. Text that is no number becomes NaN."""
+    """Parse the rows of `members`, whose files share a header. Text that is not a number becomes NaN."""
     lines = [line for position in members for line in rows[position].lines]
     text = io.StringIO("\n".join([header, *lines]))
     frame = pd.read_csv(text, quoting=csv.QUOTE_NONE, skipinitialspace=True, low_memory=False)

@@ -1,7 +1,7 @@
-"""Box plots at a few epochs, all groups side by side (as Figure 6 of the paper).
+"""Box plots at a few epochs, all groups side by side (as in Figure 6 of the paper).
 
 A box spans the quartiles, its line is the median, and its whiskers end at the furthest run within 1.5 box
-heights. With few runs each is a point on its box: five runs are five numbers, and a reader may see them.
+heights. With few runs each is also drawn as a point: five runs are five numbers, and a reader may see them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _CAP = 0.4
 _BETWEEN_SETTINGS = 0.5
 _BETWEEN_EPOCHS = 1.6
 _MOST_IN_A_COLUMN = 24
-"""More boxes than this take the width of the page."""
+"""With more boxes than this, the figure spans both columns of the page."""
 
 
 def draw_boxes(table: pd.DataFrame, panel: Panel, metric: str, epochs: Sequence[int]) -> Figure:
-    """Draw a table made by `nteleport.plots.tables.box_table`: at each epoch one box a group."""
+    """Draw a table made by `nteleport.plots.tables.box_table`: one box per group at each epoch."""
     styles = group_styles(panel.groups)
     counts = {position: rows["n"].tolist() for position, rows in by_group(table).items()}
     offsets, span = _offsets(panel.groups)
@@ -59,7 +59,7 @@ def draw_boxes(table: pd.DataFrame, panel: Panel, metric: str, epochs: Sequence[
 
 
 def _offsets(groups: Sequence[Group]) -> tuple[list[float], float]:
-    """Where each group stands around the centre of an epoch, and how wide they are together."""
+    """The offset of each group from the center of an epoch, and the width of all groups together."""
     places: list[float] = []
     for position, group in enumerate(groups):
         step = 0.0 if position == 0 else 1.0
@@ -71,9 +71,9 @@ def _offsets(groups: Sequence[Group]) -> tuple[list[float], float]:
 
 
 def _draw_group(axes: Axes, places: Sequence[float], rows: pd.DataFrame, style: GroupStyle) -> None:
-    """The boxes of one group, each kind of line in one go: a figure has dozens of boxes.
+    """Draw the boxes of one group, each kind of line as one artist: a figure has dozens of boxes.
 
-    The outline lies over the median, so that a flat box still has its colour.
+    The outline is drawn over the median, so that a flat box still shows its color.
     """
     low, q1, median, q3, high = (rows[name].to_numpy() for name in QUANTITIES)
     left, middle, right = np.asarray(places) - _BOX / 2, np.asarray(places), np.asarray(places) + _BOX / 2

@@ -1,7 +1,7 @@
 """Mean curves over the epochs, with a band of one standard deviation.
 
-Where some runs of a group have no value (a run that diverged or is not finished), a mean over the others
-would pass for all. There the line is thin and has no band.
+Where some runs of a group have no value (diverged or unfinished), the mean of the others could be mistaken
+for the mean of all. There the line is thin and has no band.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from nteleport.plots.tables import by_group
 __all__ = ["draw_curves"]
 
 _MARKS = 6
-"""Markers on a curve, about."""
+"""Approximate number of markers on a curve."""
 
 
 def draw_curves(table: pd.DataFrame, panel: Panel, metric: str) -> Figure:
-    """Draw a table made by `nteleport.plots.tables.curve_table`: one line a group."""
+    """Draw a table made by `nteleport.plots.tables.curve_table`: one line per group."""
     styles = group_styles(panel.groups)
     curves = by_group(table)
     counts = {position: rows["n"].tolist() for position, rows in curves.items()}

@@ -1,6 +1,6 @@
-"""Figures of one column of a paper, in the sizes and colours of `nteleport.plots.style`.
+"""Single-column figures for a paper, in the sizes and colors of `nteleport.plots.style`.
 
-Draw within `paper_style()`; type then stays legible at the width of a column.
+Draw within `paper_style()`; text then stays legible at column width.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["COLUMN", "DARK", "PAGE", "column_figure", "legend_above", "line_style", "paper_style"]
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-"""One for each of the colours."""
+"""One for each color."""
 
 _LEGEND_ROW = 0.15
 """Inches."""
 
 _WIDE, _NARROW = 22, 10
-"""Letters of a name: of wider ones one fits beside no other, of narrow ones three stand side by side."""
+"""Letters of a name: above the larger number a name needs its own row, up to the smaller three fit in one."""
 
 
 def line_style(position: int) -> dict[str, Any]:
-    """Colour and marker of the n-th line of a panel: twelve that differ."""
+    """Color and marker of the n-th line of a panel: twelve distinct styles."""
     colours = (*DARK, *LIGHT)
     return {"color": colours[position % len(colours)], "marker": _MARKERS[position % len(_MARKERS)]}
 
 
 def legend_above(figure: Figure, panel: Axes) -> None:
-    """Name the lines of a panel above the figure, where they cover no data; the figure grows by it."""
+    """Put the legend of a panel above the figure, where it covers no data; the figure grows accordingly."""
     handles, names = panel.get_legend_handles_labels()
     longest = max(map(len, names))
     columns = 1 if longest > _WIDE else 3 if longest <= _NARROW else 2
@@ -51,9 +51,9 @@ def column_figure(
 
     Args:
         height: in inches.
-        rows, columns: of axes.
+        rows, columns: the numbers of rows and columns of axes.
         width: in inches.
-        options: of `Figure.subplots`, such as `sharex`.
+        options: for `Figure.subplots`, such as `sharex`.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options)

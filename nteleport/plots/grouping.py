@@ -1,4 +1,4 @@
-"""Sorts the jobs of some results into the pictures they share, and in each into runs of the same thing."""
+"""Sorts the jobs of a results folder into panels, and the jobs of each panel into groups."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def arrange(results: Results, group_by: Sequence[str]) -> list[Panel]:
     """Split the jobs of `results` into panels, and the jobs of each into groups.
 
     Raises:
-        ResultsError: a word of `group_by` is no hyper-parameter; the message lists those there are.
+        ResultsError: a word of `group_by` is not a hyper-parameter; the message lists the existing ones.
     """
     keys = hyper_parameters(results.jobs)
     grouped = tuple(dict.fromkeys(key for word in group_by for key in expand(word, keys)))
@@ -81,7 +81,7 @@ def _groups(
 
 
 def _split(jobs: Sequence[JobResult], positions: Sequence[int], keys: Sequence[str]) -> list[list[int]]:
-    """The jobs at `positions` in buckets that agree in `keys`, sorted by their values."""
+    """The jobs at `positions` in buckets with equal values of `keys`, sorted by these values."""
     buckets: dict[tuple[object, ...], list[int]] = {}
     for position in positions:
         hparams = jobs[position].hparams
@@ -92,7 +92,7 @@ def _split(jobs: Sequence[JobResult], positions: Sequence[int], keys: Sequence[s
 
 
 def _rank(value: Scalar | None) -> tuple[int, float, str]:
-    """Sort key of a hyper-parameter: none, then numbers, then words."""
+    """Sort key of a hyper-parameter: missing values, then numbers, then words."""
     if value is None:
         return 0, 0.0, ""
     return (2, 0.0, value) if isinstance(value, str) else (1, float(value), "")
@@ -104,7 +104,7 @@ def _mode(jobs: Sequence[JobResult], bucket: Sequence[int]) -> str:
 
 
 def _titles(heads: Sequence[Mapping[str, Scalar]], shared: Sequence[str]) -> list[str]:
-    """ "ResNet-18 on CIFAR-10"; models of one class are told apart by the arguments in which they differ."""
+    """ "ResNet-18 on CIFAR-10"; models of one class are distinguished by differing arguments."""
     arguments = [key for key in shared if key.startswith("model.") and key != "model.cls"]
     titles = []
     for head in heads:
@@ -124,7 +124,7 @@ def _file_name(head: Mapping[str, Scalar], shared: Sequence[str]) -> str:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """The names, numbered from the second on where one comes again."""
+    """The names; a repeated name is numbered from its second occurrence."""
     seen: dict[str, int] = {}
     unique = []
     for name in names:
@@ -136,12 +136,12 @@ def _unique(names: Sequence[str]) -> list[str]:
 def expected_runs(groups: Sequence[Sequence[JobResult]], grouped: Sequence[str]) -> list[int]:
     """For each group of jobs, how many runs it would have if none were missing.
 
-    `grouped` are the hyper-parameters in which the groups were told apart.
+    `grouped` are the hyper-parameters that distinguish the groups.
 
     Every cell (all hyper-parameters but run and seed) should have as many runs as the fullest cell of the
-    picture, and every run that any cell has. A group has as many cells as its jobs show.
+    picture, and every run that any cell has. The cells of a group are those of its jobs.
     """
-    if any(key in grouped for key in REPETITION):  # each run is a group of its own: none can be missing
+    if any(key in grouped for key in REPETITION):  # each run is its own group: none can be missing
         return [len(group) for group in groups]
     cells = [Counter(_cell(job) for job in group) for group in groups]
     fullest = max(count for counter in cells for count in counter.values())
@@ -152,9 +152,9 @@ def expected_runs(groups: Sequence[Sequence[JobResult]], grouped: Sequence[str])
 def completeness_warnings(
     groups: Sequence[Group], jobs: Sequence[JobResult], grouped: Sequence[str]
 ) -> list[str]:
-    """Everything about the groups of one picture that its reader must know.
+    """Warnings about the groups of one picture for its reader.
 
-    `grouped` are the hyper-parameters in which the groups were told apart.
+    `grouped` are the hyper-parameters that distinguish the groups.
     """
     return [*_missing_runs(groups, jobs), *_missing_groups(groups), *_mixtures(groups, jobs, grouped)]
 
@@ -178,7 +178,7 @@ def _missing_runs(groups: Sequence[Group], jobs: Sequence[JobResult]) -> list[st
 
 
 def _remark(job: JobResult) -> str:
-    """What is wrong with one job, "" if nothing is."""
+    """The problems of one job; "" if there are none."""
     run = f"run {job.hparams['run']}" if "run" in job.hparams else job.name
     epochs = "1 epoch" if job.epochs == 1 else f"{job.epochs} epochs"
     state = "" if job.state == "finished" else f"{job.state} after {epochs}"
@@ -187,7 +187,7 @@ def _remark(job: JobResult) -> str:
 
 
 def _missing_groups(groups: Sequence[Group]) -> list[str]:
-    """Combinations of a setting and a kind for which there is nothing, if most there could be are there."""
+    """Combinations of a setting and a kind without any job, if most combinations exist."""
     settings = dict.fromkeys(group.setting for group in groups)
     kinds = dict.fromkeys(group.kind for group in groups)
     present = {(group.setting, group.kind) for group in groups}
@@ -198,7 +198,7 @@ def _missing_groups(groups: Sequence[Group]) -> list[str]:
 
 
 def _mixtures(groups: Sequence[Group], jobs: Sequence[JobResult], grouped: Sequence[str]) -> list[str]:
-    """What differs within groups: they would be averaged over as if it were chance."""
+    """Hyper-parameters that differ within groups: the average would treat the difference as chance."""
     mixed: dict[str, None] = {}
     for key in hyper_parameters(jobs):
         if key in grouped or key in REPETITION:
@@ -216,7 +216,7 @@ def _mixtures(groups: Sequence[Group], jobs: Sequence[JobResult], grouped: Seque
 
 
 def _values(group: Group, jobs: Sequence[JobResult], key: str) -> set[tuple[bool, str | int | float | None]]:
-    """The choices of a hyper-parameter within a group. A baseline has no use for those of a teleportation."""
+    """The values of a hyper-parameter within a group. Those of a teleportation do not apply to a baseline."""
     values = {identity(jobs[position].hparams.get(key)) for position in group.jobs}
     return values - {identity(None)} if of_teleportation(key) else values
 

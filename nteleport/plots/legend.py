@@ -1,8 +1,8 @@
-"""The figure around the data: axes of a fixed size, a title, and a legend below that never covers them.
+"""The figure around the data: axes of fixed size, a title, and below them a legend that never covers them.
 
-Sizes are in inches, so that the axes of several pictures line up when they stand side by side in a paper. The
-figure grows downwards with its legend. Where the groups are all combinations of settings and kinds, the
-legend says so: a first block tells what light and dark mean, a second has one line a setting.
+Sizes are in inches, so that the axes of several pictures line up side by side in a paper. The figure grows
+downward with its legend. If the groups are all combinations of settings and kinds, the legend has two blocks:
+the first explains light and dark, the second has one line per setting.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 0.55, 0.08, 0.24, 0.38
 _HEIGHT = 1.9
 _GAP = 0.07
 _WIDE_SPAN = 100.0
-"""An axis that may be logarithmic is, if its largest value is so many times the smallest."""
+"""An axis that may be logarithmic is, if its largest value exceeds this multiple of the smallest."""
 
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """One line of a legend: swatches side by side, and what they are."""
+    """One line of a legend: swatches side by side, and their meaning."""
 
     swatches: tuple[Artist, ...]
     text: str
@@ -49,7 +49,7 @@ def legend_blocks(
     counts: Mapping[int, Sequence[int]],
     swatch: Callable[[GroupStyle], Artist],
 ) -> list[list[LegendEntry]]:
-    """The legend of `groups`, which says how many runs each has.
+    """The legend of `groups`, with the number of runs of each.
 
     `counts` maps the position of a group to its numbers of runs at the epochs shown; `swatch` draws a sample.
     """
@@ -104,7 +104,7 @@ def figure_with_legend(
 
 
 def metric_axis(axes: Axes, metric: str, values: npt.NDArray[np.float64]) -> None:
-    """Label and scale the y axis for `metric`: fractions in per cent, wide spans logarithmic."""
+    """Label and scale the y axis for `metric`: fractions in percent, wide ranges logarithmic."""
     label = metric_label(metric)
     axes.set_ylabel(label.text)
     axes.grid(axis="y")
@@ -126,7 +126,7 @@ def _plain(value: float, _: object) -> str:
 
 
 def _runs(counts: Sequence[int], expected: int) -> str:
-    """How many runs: "n = 5", "n = 4 of 5", or "n = 3–5" where it changes with the epoch."""
+    """The number of runs: "n = 5", "n = 4 of 5", or "n = 3–5" if it changes with the epoch."""
     if len(counts) == 0:
         return f"n = 0 of {expected}"
     low, high = min(counts), max(counts)
@@ -141,7 +141,7 @@ def _neutral(groups: Sequence[Group], styles: Sequence[GroupStyle], kind: str) -
 
 
 def _fitting_legend(figure: Figure, entries: Sequence[LegendEntry], width: float) -> Legend:
-    """The legend with as many columns as fit `width` inches; if not even one does, lines are broken."""
+    """The legend with as many columns as fit `width` inches; if not even one fits, lines are wrapped."""
     for columns in range(min(len(entries), 4), 0, -1):
         legend = _legend(figure, entries, columns)
         got = _extent(figure, legend)[0]

@@ -1,9 +1,9 @@
-"""Which jobs share a picture, and which are runs of the same thing.
+"""Panels, the jobs that share a picture, and groups, the runs that are averaged.
 
-A `Panel` is one picture's worth of jobs: one data set and one model, unless these are what is compared. In
-it, jobs that agree in every hyper-parameter of `group_by` form a `Group`. A group has two coordinates:
+A `Panel` has the jobs of one picture: one data set and one model, unless these are compared. Within it, jobs
+that agree in every hyper-parameter of `group_by` form a `Group`. A group has two coordinates:
 
-- its *setting*: all of `group_by` but the teleportation ("lr 0.01, momentum 0.9");
+- its *setting*: all of `group_by` except the teleportation ("lr 0.01, momentum 0.9");
 - its *kind*: the teleportation ("no teleport", "teleported").
 
 So a baseline and its teleported counterpart are two kinds of one setting, and can be drawn as a pair.
@@ -24,15 +24,15 @@ _BASELINE = "no_teleport"
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of the same thing.
+    """Runs that agree in every hyper-parameter of `group_by`.
 
     Attributes:
-        setting, kind: its two coordinates in words; "" where there is nothing to tell apart.
+        setting, kind: its two coordinates in words; "" if there is nothing to distinguish.
         label: both, unique in its panel.
         mode: the teleportation mode of its jobs, "" if they differ or have none.
         jobs: positions in `Results.jobs`.
         expected: how many runs it would have if none were missing.
-        values: what it has for each word of `group_by`, for tables.
+        values: its value for each word of `group_by`, for tables.
     """
 
     setting: str
@@ -50,14 +50,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture's worth of groups.
+    """The groups of one picture.
 
     Attributes:
         title: model and data set in words, as far as all groups share them.
         shared: the same by name, for tables.
         name: the same as a file name, unique among panels.
         groups: ordered by setting, then kind, the baseline first.
-        warnings: what one must know not to be misled by the picture.
+        warnings: warnings for the reader, without which the picture would mislead.
     """
 
     title: str
@@ -79,17 +79,17 @@ __all__ = [
 ]
 
 COMPONENTS = ("teleport", "optimizer", "model", "initializer", "dataset", "lr_scheduler", "training")
-"""Words that stand for a whole part of a job: every hyper-parameter whose key starts with them."""
+"""Words that denote a whole part of a job: every hyper-parameter whose key starts with them."""
 
 REPETITION = ("run", "seed")
-"""What tells runs of the same thing apart."""
+"""The hyper-parameters that distinguish the runs of a cell."""
 
 
 def hyper_parameters(jobs: Iterable[JobResult]) -> tuple[str, ...]:
     """Every hyper-parameter of `jobs` once, in the order of the files.
 
-    `hparams.yml` also has a label for each part of a job (`optimizer: SGD lr=0.01`). That repeats the
-    hyper-parameters of the part, so it is left out here.
+    `hparams.yml` also has a label for each part of a job (`optimizer: SGD lr=0.01`). It repeats the
+    hyper-parameters of the part, so it is omitted here.
     """
     keys = dict.fromkeys(key for job in jobs for key in job.hparams)
     parts = {key.split(".")[0] for key in keys if "." in key}
@@ -97,10 +97,10 @@ def hyper_parameters(jobs: Iterable[JobResult]) -> tuple[str, ...]:
 
 
 def expand(word: str, keys: Sequence[str]) -> tuple[str, ...]:
-    """The hyper-parameters among `keys` that `word` stands for: itself, or those of a whole part.
+    """The hyper-parameters among `keys` that `word` denotes: itself, or those of a whole part.
 
     Raises:
-        ResultsError: there is no such hyper-parameter; the message lists those there are.
+        ResultsError: there is no such hyper-parameter; the message lists the existing ones.
     """
     if word in keys:
         return (word,)
@@ -119,7 +119,7 @@ def expand(word: str, keys: Sequence[str]) -> tuple[str, ...]:
 def default_group_by(jobs: Sequence[JobResult]) -> tuple[str, ...]:
     """The teleportation, then every other part in which jobs differ.
 
-    Data sets and models are left out: each has its own picture.
+    Data sets and models are omitted: each has its own picture.
     """
     words = dict.fromkeys(["teleport"])
     for key in hyper_parameters(jobs):
@@ -132,12 +132,12 @@ def default_group_by(jobs: Sequence[JobResult]) -> tuple[str, ...]:
 
 
 def of_teleportation(key: str) -> bool:
-    """Whether a hyper-parameter belongs to the teleportation: a baseline has no use for it."""
+    """Whether a hyper-parameter belongs to the teleportation, so that it does not apply to a baseline."""
     return key.split(".")[0] == "teleport" or key == "training.optimizer_state"
 
 
 def value_of(hparams: Mapping[str, Scalar], word: str) -> Scalar | None:
-    """What a job has for a word to group by: the value, or the label of a whole part, or None."""
+    """The value of a job for a word of `group_by`: the value, the label of a whole part, or None."""
     if word in hparams:
         return hparams[word]
     inside = {key: value for key, value in hparams.items() if key.startswith(f"{word}.")}
@@ -145,5 +145,5 @@ def value_of(hparams: Mapping[str, Scalar], word: str) -> Scalar | None:
 
 
 def identity(value: Scalar | None) -> tuple[bool, Scalar | None]:
-    """What makes two values the same choice: `True` and `1` are equal in Python and still two choices."""
+    """Identity of a value as a choice: `True` and `1` are equal in Python but are different choices."""
     return isinstance(value, bool), value

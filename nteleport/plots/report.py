@@ -26,12 +26,12 @@ __all__ = ["FORMATS", "METRICS", "PlotReport", "plot_results"]
 FORMATS = ("png", "pdf", "svg")
 
 METRICS = ("val_accuracy", "train_loss")
-"""What is drawn when no metric is named."""
+"""The metrics drawn when none is named."""
 
 _READABLE = 16
-"""More groups than this in one picture are hard to tell apart."""
+"""More groups than this in one picture are hard to distinguish."""
 
-_SAVING: dict[str, Any] = {  # no dates or versions inside: the same results give the same file
+_SAVING: dict[str, Any] = {  # no dates or versions in the file: equal results give equal files
     "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 4}},
     "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
     "svg": {"metadata": {"Date": None, "Creator": None}},
@@ -40,7 +40,7 @@ _SAVING: dict[str, Any] = {  # no dates or versions inside: the same results giv
 
 @dataclass(frozen=True)
 class PlotReport:
-    """What was drawn: `files` in the order of writing, and `warnings`, each one line for who looks."""
+    """What was drawn: `files` in the order of writing, and `warnings` for the reader, one line each."""
 
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
@@ -48,14 +48,14 @@ class PlotReport:
 
 @dataclass
 class _Output:
-    """Where pictures and tables go."""
+    """Writes pictures and tables."""
 
     folder: Path
     fmt: str
     files: list[Path] = field(default_factory=list)
 
     def add(self, name: str, figure: Figure, table: pd.DataFrame) -> None:
-        """Write `name`.FORMAT and `name`.csv, each by rename, so that a picture is whole or as it was."""
+        """Write `name`.FORMAT and `name`.csv, each by rename, so that a picture is complete or unchanged."""
         picture = io.BytesIO()
         with paper_style():
             figure.savefig(picture, format=self.fmt, **_SAVING[self.fmt])
@@ -84,18 +84,18 @@ def plot_results(
     fmt: str = "png",
     only: Container[str] | None = None,
 ) -> PlotReport:
-    """Draw the results in `out`: for each data set, model and metric the mean curves, and boxes if asked.
+    """Draw the results in `out`: mean curves for each data set, model and metric, and box plots on request.
 
     Args:
-        out: the folder that `nteleport train --out` filled.
+        out: the output folder of `nteleport train --out`.
         metrics: columns of `metrics.csv`.
         group_by: hyper-parameters (`optimizer.lr`) or whole parts (`teleport`, `optimizer`); runs that agree
-            in all are one group. Without it, the teleportation and all else in which jobs differ.
-        boxplot: draw box plots as well.
-        box_epochs: the epochs of the boxes, counted from 0; without it an early, a middle and the last.
-        out_dir: where pictures go; without it the folder `plots` in `out`.
+            in all of them form a group. By default, the teleportation and everything else that differs.
+        boxplot: also draw box plots.
+        box_epochs: the epochs of the boxes, counted from 0; by default an early, a middle and the last epoch.
+        out_dir: the folder for pictures; by default `plots` in `out`.
         fmt: one of `FORMATS`.
-        only: the names of the jobs to draw; all without it.
+        only: the names of the jobs to draw; by default all.
 
     Raises:
         ResultsError: there is nothing to draw, or a name is unknown; nothing is written then.
@@ -144,7 +144,7 @@ def _draw(
     boxplot: bool,
     box_epochs: Sequence[int] | None,
 ) -> list[str]:
-    """Draw one metric of one panel; return what is to be warned of."""
+    """Draw one metric of one panel; returns warnings."""
     values = tables.panel_values(results, panel, metric)
     if values.empty:
         return [f"{panel.title}: no values of {metric}, nothing drawn"]

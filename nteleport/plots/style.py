@@ -1,8 +1,8 @@
-"""Colours, sizes and fonts: what a group looks like, and what fits a column of a paper.
+"""Colors, sizes and fonts: the style of each group, and the sizes that fit a column of a paper.
 
-Colours come in pairs, light for a baseline and dark for its teleported counterpart, one hue a setting. Hues
-were chosen to stay apart under the three kinds of colour blindness, and lightness tells a pair apart in
-grey print. Beyond colour, settings differ in their marker, and further teleportations of one setting in
+Colors come in pairs, light for a baseline and dark for its teleported counterpart, one hue per setting. The
+hues remain distinguishable under the three kinds of color blindness, and lightness distinguishes a pair in
+grayscale print. Besides color, settings differ in their marker, and further teleportations of one setting in
 dashes and hatching.
 """
 
@@ -34,7 +34,7 @@ _HATCHES = ("", "//////", "......", "xxxxxx")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 _SIZES: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same everywhere
     "font.size": 7.5,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
@@ -75,13 +75,13 @@ class GroupStyle:
 
     @property
     def contrast(self) -> str:
-        """A colour that shows on a fill of this one."""
+        """A color that is visible on a fill of this one."""
         return "white" if self.dark else DARK[-1]
 
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Draw and save with this module's sizes, whatever matplotlibrc the user has."""
+    """Draw and save with the sizes of this module, regardless of the user's matplotlibrc."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_SIZES)
@@ -89,10 +89,10 @@ def paper_style() -> Iterator[None]:
 
 
 def group_styles(groups: Sequence[Group]) -> list[GroupStyle]:
-    """One style a group.
+    """One style per group.
 
     With several settings, each has a hue, its baseline light and its teleportations dark. With one setting
-    and several teleportations, these have the hues and their common baseline is grey.
+    and several teleportations, each teleportation has a hue and their common baseline is gray.
     """
     settings = list(dict.fromkeys(group.setting for group in groups))
     kinds = list(dict.fromkeys(group.kind for group in groups if not group.is_baseline))
@@ -113,7 +113,7 @@ def _kind_style(group: Group, kinds: Sequence[str]) -> GroupStyle:
 def _setting_style(group: Group, settings: Sequence[str], kinds: Sequence[str]) -> GroupStyle:
     hue = settings.index(group.setting)
     marker = _marker(hue) if len(settings) > 1 else ""
-    again = hue // len(DARK)  # more settings than hues: the same hues once more, hatched
+    again = hue // len(DARK)  # more settings than hues: the same hues again, hatched
     if group.is_baseline:
         return GroupStyle(LIGHT[hue % len(LIGHT)], "-", _HATCHES[again % len(_HATCHES)], marker, dark=False)
     variant = kinds.index(group.kind)

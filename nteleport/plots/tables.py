@@ -1,8 +1,7 @@
-"""The numbers of a picture. A figure is drawn from its table, which is written beside it: they agree.
+"""The numbers of a picture. A figure is drawn from its table, which is written beside it, so they agree.
 
-Both tables have one row for each group and epoch: `group` (position in `Panel.groups`), `epoch`, `n` (runs
-with a finite value there), then the statistics over these runs. Values that are not finite count as
-missing.
+Both tables have one row per group and epoch: `group` (position in `Panel.groups`), `epoch`, `n` (runs with a
+finite value there), then the statistics over these runs. Non-finite values count as missing.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ __all__ = [
 ]
 
 FEW = 10
-"""Up to so many runs, a box plot shows each run as a point; beyond, only those outside the whiskers."""
+"""Up to this many runs, a box plot shows each run as a point; beyond, only those outside the whiskers."""
 
 QUANTITIES = ("whisker_low", "q1", "median", "q3", "whisker_high")
-"""The five numbers of a box, upwards."""
+"""The five numbers of a box, in ascending order."""
 
 
 def panel_values(results: Results, panel: Panel, metric: str) -> pd.DataFrame:
-    """The finite values of `metric` in one picture: `group`, `job`, `epoch`, `value`, a row each."""
+    """The finite values of `metric` in one picture: one row `group`, `job`, `epoch`, `value` each."""
     group_of = np.full(len(results.jobs), -1)
     for position, group in enumerate(panel.groups):
         group_of[list(group.jobs)] = position
@@ -61,7 +60,7 @@ def curve_table(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def early_middle_last(values: pd.DataFrame) -> tuple[int, ...]:
-    """Three epochs to look at when none are named: after 30 % and 60 % of those there are, and the last."""
+    """The three default epochs: after 30% and 60% of all epochs, and the last."""
     last = int(values["epoch"].max())
     return tuple(sorted({int(0.3 * (last + 1)), int(0.6 * (last + 1)), last}))
 
@@ -70,7 +69,7 @@ def box_table(values: pd.DataFrame, epochs: Sequence[int]) -> pd.DataFrame:
     """The boxes of each group at `epochs`: quartiles, whiskers to the furthest run within 1.5 box heights.
 
     `values` is made by `panel_values`. Columns: group, epoch, n, whisker_low, q1, median, q3, whisker_high,
-    points (the runs that are drawn one by one, see `FEW`, in the order of the jobs). Quartiles interpolate
+    points (the runs drawn individually, see `FEW`, in the order of the jobs). Quartiles are interpolated
     linearly.
     """
     rows = []
@@ -79,7 +78,7 @@ def box_table(values: pd.DataFrame, epochs: Sequence[int]) -> pd.DataFrame:
         runs = at_epoch["value"].to_numpy()
         q1, median, q3 = np.percentile(runs, [25, 50, 75])
         reach = 1.5 * (q3 - q1)
-        # Quartiles lie between runs, so a whisker could end inside its box: then it has no length.
+        # Quartiles lie between runs, so a whisker could end inside its box: then its length is 0.
         low = min(runs[runs >= q1 - reach].min(), q1)
         high = max(runs[runs <= q3 + reach].max(), q3)
         points = runs if len(runs) <= FEW else runs[(runs < low) | (runs > high)]
@@ -93,7 +92,7 @@ def by_group(table: pd.DataFrame) -> dict[int, pd.DataFrame]:
 
 
 def in_words(table: pd.DataFrame, panel: Panel, metric: str) -> pd.DataFrame:
-    """A table as it is written beside its picture: with data set, model and hyper-parameters for each row.
+    """A table as written beside its picture: with data set, model and hyper-parameters in each row.
 
     The column `group` becomes the label in the legend; points are separated by spaces.
     """

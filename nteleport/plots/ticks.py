@@ -1,4 +1,4 @@
-"""Ticks of a logarithmic axis that stay readable over half a decade as over ten."""
+"""Ticks of a logarithmic axis that are readable over half a decade as well as over ten."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _FEWEST, _MOST = 3, 6
 
 
 def round_numbers(low: float, high: float, most: int = _MOST) -> list[float]:
-    """Those of 1, 2, 5, 10, 20 … between two numbers above 0, or powers of 10 if there would be too many.
+    """The numbers 1, 2, 5, 10, 20 … between two positive numbers, or powers of 10 if there would be too many.
 
-    Where there would be fewer than three, as between 21 and 90, they are evenly spaced instead.
+    If there would be fewer than three, as between 21 and 90, they are evenly spaced instead.
     """
     inside = [factor * 10.0**power for power in range(-15, 16) for factor in (1, 2, 5)]
     inside = [each for each in inside if low <= each <= high]
@@ -38,7 +38,7 @@ def logarithmic_ticks(axis: Axis, low: float, high: float) -> None:
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Each number as short as it can be written."""
+    """Each number in its shortest form."""
     return [f"{tick:g}" if 1e-4 < tick < 1e5 else _scientific(tick) for tick in ticks]
 
 

@@ -1,8 +1,8 @@
-"""The words in a picture: data sets, models and metrics as a paper prints them, and short group labels.
+"""The text in a picture: data sets, models and metrics as a paper prints them, and short group labels.
 
-A label names only what differs. Of a dozen hyper-parameters two usually tell the groups of a picture apart,
-so `setting_labels` and `teleport_labels` compare all groups and say just those: "lr 0.01, momentum 0.9" and
-not everything that was passed to the optimizer.
+A label names only what differs. Of a dozen hyper-parameters usually two distinguish the groups of a picture,
+so `setting_labels` and `teleport_labels` compare all groups and name only those: "lr 0.01, momentum 0.9", not
+everything that was passed to the optimizer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Values = Mapping[str, Scalar]
-"""Some hyper-parameters of a group; one that it does not have is absent."""
+"""Some hyper-parameters of a group; those it does not have are absent."""
 
 _DATASETS = {
     "mnist": "MNIST",
@@ -62,7 +62,7 @@ _MODES = {str(mode): about.label for mode, about in MODES.items()}
 
 @dataclass(frozen=True)
 class MetricLabel:
-    """How a metric is shown: its axis label with the unit, and whether its values are shown in per cent."""
+    """How a metric is shown: its axis label with the unit, and whether its values are shown in percent."""
 
     text: str
     percent: bool = False
@@ -70,7 +70,7 @@ class MetricLabel:
 
 
 def metric_label(metric: str) -> MetricLabel:
-    """The label of a column of `metrics.csv`; a column nobody foresaw is labelled by its own name."""
+    """The label of a column of `metrics.csv`; an unknown column is labeled by its own name."""
     split = re.fullmatch(r"(train|val|test)_(loss|accuracy|accuracy_top5)", metric)
     if split:
         where = {"train": "training", "val": "validation", "test": "test"}[split[1]]
@@ -93,7 +93,7 @@ def dataset_name(name: str) -> str:
 
 
 def model_name(name: str) -> str:
-    """`resnet18` as "ResNet-18", `vgg16_bn` as "VGG-16-BN"; a name nobody knows stays as it is."""
+    """`resnet18` as "ResNet-18", `vgg16_bn` as "VGG-16-BN"; an unknown name is unchanged."""
     parts = re.fullmatch(r"([a-z]+?)(\d*)((?:_\w+)?)", name)
     if not parts or parts[1] not in _FAMILIES:
         return name
@@ -107,9 +107,9 @@ def differing_keys(groups: Sequence[Values], keys: Sequence[str]) -> tuple[str, 
 
 
 def setting_labels(groups: Sequence[Values], keys: Sequence[str]) -> list[str]:
-    """One label a group, naming the `keys` in which they differ; equal groups get equal labels.
+    """One label per group, naming the `keys` in which they differ; equal groups get equal labels.
 
-    What a group does not have is left out, unless its label would be empty or that of another group.
+    Missing values are omitted, unless the label would be empty or that of another group.
     """
     differing = differing_keys(groups, keys)
     short = [_join(_phrases(group, differing, missing=False)) for group in groups]
@@ -123,7 +123,7 @@ def setting_labels(groups: Sequence[Values], keys: Sequence[str]) -> list[str]:
 
 
 def teleport_labels(groups: Sequence[Values], keys: Sequence[str], modes: Sequence[str]) -> list[str]:
-    """One label a group for its teleportation: "no teleport", "teleported", "teleported, range 0.9".
+    """One label per group for its teleportation: "no teleport", "teleported", "teleported, range 0.9".
 
     `modes` are the groups' modes ("" where the jobs of a group differ). Options are named when they differ
     between groups of the same mode.
@@ -137,12 +137,12 @@ def teleport_labels(groups: Sequence[Values], keys: Sequence[str], modes: Sequen
 
 
 def mode_order(mode: str) -> int:
-    """Where a mode stands in a legend: the baseline first."""
+    """The position of a mode in a legend: the baseline first."""
     return list(_MODES).index(mode) if mode in _MODES else len(_MODES)
 
 
 def number(value: Scalar) -> str:
-    """A value as short as it can be read: 0.0001, 1e-05, 10."""
+    """A value in its shortest readable form: 0.0001, 1e-05, 10."""
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
     return str(value)
@@ -157,7 +157,7 @@ def _phrases(group: Values, keys: Sequence[str], *, missing: bool) -> list[str]:
 
 
 def _name(key: str, keys: Sequence[str]) -> str:
-    """The last part of a dotted key, or all of it where two end alike."""
+    """The last part of a dotted key, or all of it if two keys end alike."""
     last = key.rpartition(".")[2]
     alone = sum(other.rpartition(".")[2] == last for other in keys) == 1
     return last.replace("_", " ") if alone else key

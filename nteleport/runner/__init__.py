@@ -1,1 +1,1 @@
-"""From an experiment file to finished jobs: reading, checking, expanding, and the places on disk."""
+"""Running the jobs of an experiment: preflight checks, workers in parallel, and SLURM tasks."""

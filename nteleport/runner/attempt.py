@@ -1,8 +1,8 @@
 """One attempt at one job: lease it, describe it, train it, and record how it ended.
 
-Everything that trains jobs comes through `attempt`: the command that trains them in turn, each slot of one
-that trains several at once, and the task of a cluster. It never raises what a job did wrong: an error becomes
-an outcome, with the traceback in the job's `log.txt`, and the job is tried again next time, from its
+Everything that trains jobs goes through `attempt`: a command that trains them in turn, each slot of a command
+that trains several in parallel, and the task of a cluster. It never raises an error of a job: the error
+becomes an outcome, with the traceback in the job's `log.txt`, and the job is tried again next time, from its
 checkpoint if it has one.
 """
 
@@ -30,21 +30,21 @@ from nteleport.training.checkpoint import remove_checkpoints
 from nteleport.training.loop import Clock, train_job
 
 _NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-"""The disk is full, a quota or limit is reached, or the disk cannot be written to."""
+"""The disk is full, a quota or limit is reached, or the disk is read-only."""
 
 
 class _LeaseLost(Exception):
-    """Another process took the job over while this one slept."""
+    """Another process took over the job while this one was suspended."""
 
 
 def known_outcome(ticket: Ticket, *, redo: bool) -> JobEnded | None:
-    """The outcome of a job that needs no attempt, for it was over before or another command has ended it."""
+    """The outcome of a job that needs no attempt: it was over before, or another command has ended it."""
     result = read_result(ticket.paths)
     state = recorded_state(result)
     if state is None or (redo and not ticket.ended_since):
         return None
     if state.is_over:
-        remove_checkpoints(ticket.paths)  # a crash right after the result was written leaves them
+        remove_checkpoints(ticket.paths)  # left by a crash right after the result was written
     elif not ticket.ended_since:  # a failed job is tried again
         return None
     return JobEnded(
@@ -68,7 +68,7 @@ def attempt(
 ) -> JobEnded | None:
     """Train a job unless it needs no attempt; None if another process is training it.
 
-    `JobStarted` and what the training says is reported; `JobEnded` is returned, for the caller to report.
+    `JobStarted` and the events of the training are reported; `JobEnded` is returned for the caller to report.
     """
     outcome = known_outcome(ticket, redo=options.redo)
     if outcome is not None:
@@ -85,14 +85,14 @@ def attempt(
 
 
 def record_failure(outcome: JobEnded, clock: Clock, details: str = "") -> None:
-    """Keep the error and the state of a failed job; on a full disk there may be no room even for that."""
+    """Record the error and the state of a failed job; a full disk may have no room even for that."""
     with contextlib.suppress(OSError):
         log_line(outcome.paths, clock.now(), f"failed: {outcome.error}\n{details}")
         write_json_atomic(outcome.paths.result, {"state": "failed", "error": outcome.error})
 
 
 def error_in_words(error: BaseException) -> str:
-    """An error as one line: what is wrong with memory or disk is called that, and ours need no class name."""
+    """An error in one line: memory and disk errors are named as such, our own need no class name."""
     line = (str(error).strip().splitlines() or ["no reason given"])[0]
     for cause in _causes(error):
         text = str(cause)
@@ -125,11 +125,11 @@ def _train(
         _clear_away_leftovers(paths)
         describe(job, paths)
         if job.training.compile:
-            torch.compiler.reset()  # what it compiled for earlier jobs changes how it compiles this one
+            torch.compiler.reset()  # earlier compilations change how this job is compiled
         result = train_job(job, paths, options, report, stop_requested=stop, clock=clock)
     except _LeaseLost:
         return None
-    except Exception as error:  # one job must not take the others with it
+    except Exception as error:  # a failed job must not end the others
         outcome = _failed(ticket, error)
         record_failure(outcome, clock, traceback.format_exc())
         return outcome
@@ -142,7 +142,7 @@ def _train(
 
 
 def _clear_away_leftovers(paths: JobPaths) -> None:
-    """Remove the result of a failed attempt, and what a killed process left half-written."""
+    """Remove the result of a failed attempt and the half-written files of a killed process."""
     paths.result.unlink(missing_ok=True)
     for leftover in paths.directory.glob(".*.tmp"):
         if leftover.is_dir():
@@ -152,8 +152,8 @@ def _clear_away_leftovers(paths: JobPaths) -> None:
 
 
 def _set_results_aside(paths: JobPaths) -> None:
-    """Let the job start anew. Results that are complete are kept in the folder `before` until there are new
-    ones; a copy is whole before the first original goes.
+    """Let the job start from scratch. Complete results are kept in the folder `before` until there are new
+    ones; the copy is complete before the first original is removed.
     """
     files = (paths.result, paths.metrics, paths.provenance, paths.log, paths.weights)
     recorded = recorded_state(read_result(paths))
@@ -192,7 +192,7 @@ def _prevents_output(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those that led to it."""
+    """The error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

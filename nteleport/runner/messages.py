@@ -1,7 +1,7 @@
-"""What a command and its worker processes tell each other, pickled over one connection each way. No torch.
+"""The messages between a command and its worker processes, pickled over a two-way connection. No torch.
 
-The command sends the folder of the results and the `RunOptions` once, then one ticket at a time, and perhaps
-`Stop`. The worker sends `Ready` or `Refused`, then the events of each job, or `Busy`.
+The command sends the output folder and the `RunOptions` once, then one ticket at a time, possibly `Stop`. The
+worker sends `Ready` or `Refused`, then for each ticket the events of the job, or `Busy`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ class Stop:
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker can begin; a worker on a GPU is replaced after a failed job."""
+    """The worker can start; a worker on a GPU is replaced after a failed job."""
 
     on_cpu: bool
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The worker cannot begin, for this reason."""
+    """The worker cannot start, for this reason."""
 
     error: str
 
 
 @dataclass(frozen=True)
 class Busy:
-    """Another process trains the job of the last ticket."""
+    """Another process is training the job of the last ticket."""

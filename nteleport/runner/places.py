@@ -1,4 +1,4 @@
-"""Where the slots of a command are: which device each sees and how many CPU threads it has. No torch."""
+"""The placement of a command's slots: the device and the number of CPU threads of each. No torch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Place:
 
     Attributes:
         device: what its worker passes to `find_device`.
-        threads: for the arithmetic on the CPU.
-        visible: the one CUDA device it sees, as `CUDA_VISIBLE_DEVICES` names it; None to see all.
+        threads: CPU threads for arithmetic.
+        visible: the only CUDA device it sees, as named in `CUDA_VISIBLE_DEVICES`; None to see all.
     """
 
     device: str
@@ -29,7 +29,7 @@ class Place:
     visible: str | None = None
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        """The variables of its worker, which finds the same modules as this process."""
+        """The environment variables of its worker, which finds the same modules as this process."""
         search = os.pathsep.join(folder for folder in sys.path if folder)
         changed = {_THREADS: str(self.threads), "MKL_NUM_THREADS": str(self.threads), "PYTHONPATH": search}
         if self.visible is not None:
@@ -42,11 +42,11 @@ def places(options: RunOptions, environment: Mapping[str, str]) -> list[Place]:
 
     Args:
         options: `slots`, `device`, `devices` and `jobs_per_device` matter.
-        environment: the variables of this process. Devices are positions in an inherited
-            `CUDA_VISIBLE_DEVICES`, else numbers.
+        environment: the environment variables of this process. Devices are positions in an inherited
+            `CUDA_VISIBLE_DEVICES`, else device numbers.
 
     Returns:
-        The slots; those of a device are not neighbors, so that few jobs spread over many devices.
+        The slots, alternating between devices, so that a few jobs spread over many devices.
 
     Raises:
         JobError: the options contradict each other or the environment.
@@ -62,7 +62,7 @@ def places(options: RunOptions, environment: Mapping[str, str]) -> list[Place]:
     count = len(devices) * options.jobs_per_device
     if options.slots not in (None, count):
         raise JobError(
-            f"{options.slots} jobs side by side on devices {_listed(devices)} with {options.jobs_per_device} "
+            f"{options.slots} jobs in parallel on devices {_listed(devices)} with {options.jobs_per_device} "
             f"jobs each: expected {count}"
         )
     threads, visible = _threads(count, environment), _visible(devices, environment)
@@ -77,7 +77,7 @@ def available_cores() -> int:
 
 
 def _threads(slots: int, environment: Mapping[str, str]) -> int:
-    """An equal share of the cores, or of `OMP_NUM_THREADS` where that is set."""
+    """An equal share of the cores, or of `OMP_NUM_THREADS` if that is set."""
     given = environment.get(_THREADS, "").partition(",")[0]
     whole = int(given) if given.isdecimal() and int(given) > 0 else available_cores()
     return max(1, whole // slots)

@@ -1,10 +1,8 @@
-"""What is checked before a run: everything that only torch, the devices or the disk can tell.
+"""Checks before a run: everything that needs torch, the devices or the disk.
 
-Do the classes of an experiment exist and take these keyword arguments?
-
-Three questions, in this order. Is there such a class? Does its signature know each keyword, and is the value
-of the kind of the default? Does it work: a small instance is made and takes a step, so a learning rate below
-zero or a cyclic momentum without momentum is found now, not hours into a matrix.
+Each class of an experiment is checked in three steps. Does the class exist? Does its signature have each
+keyword, and is the value of the same type as the default? Does it work: a small instance is created and takes
+a step, so a negative learning rate or a cyclic momentum without momentum is found now, not hours into a run.
 """
 
 from __future__ import annotations
@@ -35,17 +33,17 @@ from nteleport.training.device import find_device
 from nteleport.training.learning_rate import build_learning_rate
 
 _GIVEN = frozenset({"params", "defaults", "optimizer", "last_epoch"})
-"""What training itself hands to optimizers and schedulers."""
+"""Arguments that training itself passes to optimizers and schedulers."""
 
 _COMPUTED = frozenset({"total_steps", "steps_per_epoch", "epochs", "T_max"})
-"""What training computes for schedulers when it is left out."""
+"""Arguments that training computes for schedulers when they are left out."""
 
 _DEVICE_DEPENDENT = frozenset({"capturable", "fused"})
-"""What may work on the training device alone, so not tried here."""
+"""Arguments that may work only on the training device, so they are not tried here."""
 
 
 def load_checked(path: Path | str, *, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment file and check all of it; see `load_experiment`.
+    """Read an experiment file and check it completely; see `load_experiment`.
 
     Raises:
         ExperimentError: with all problems, in the order of the file.
@@ -58,7 +56,7 @@ def load_checked(path: Path | str, *, overrides: Sequence[str] = ()) -> Experime
 
 
 def signature_problems(experiment: Experiment) -> list[Problem]:
-    """Everything that torch and the models would refuse about the experiment's classes, with places."""
+    """Everything that torch and the models would reject in the experiment's classes, with places."""
     problems = Problems()
     for model in experiment.models:
         _check_model(model, experiment.datasets, problems)
@@ -107,7 +105,7 @@ def _check_optimizer(entry: Placed[OptimizerChoice], experiment: Experiment, pro
 
 
 def _check_scheduler_class(node: Node, problems: Problems) -> None:
-    """Name and keyword arguments of a scheduler, and of those it is made of."""
+    """Check the name and keyword arguments of a scheduler, and of the schedulers inside it."""
     place = _name_node(node)
     arguments = _arguments(node)
     parts = arguments.get("schedulers")
@@ -128,7 +126,7 @@ def _check_scheduler_class(node: Node, problems: Problems) -> None:
 def _try(
     chosen: Component, scheduler: Scheduler | None, experiment: Experiment, place: Node, problems: Problems
 ) -> None:
-    """Make the optimizer and its scheduler for a weight and a bias and take a step; tell what goes wrong."""
+    """Create the optimizer and its scheduler for a weight and a bias and take a step; report any error."""
     parameters = [torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))]
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
@@ -148,7 +146,7 @@ def _try(
                 check_transportable(optimizer)
     except NTeleportError as error:
         problems.add(place.mark, str(error))
-    except Exception as error:  # whatever torch raises for a value it does not like
+    except Exception as error:  # whatever torch raises for an invalid value
         problems.add(place.mark, f"{scheduler.cls if scheduler else chosen.cls}: {error}")
 
 
@@ -172,7 +170,7 @@ def _find_class(module: Any, base: type, place: Node, what: str, problems: Probl
 
 
 def _defaults(cls: type) -> dict[str, Any]:
-    """The keyword arguments of a class with their defaults."""
+    """The keyword arguments of a class, with their defaults."""
     parameters = inspect.signature(cls).parameters.values()
     return {each.name: each.default for each in parameters if each.name not in _GIVEN}
 
@@ -185,7 +183,7 @@ def _check_arguments(
     *,
     lists: bool = True,
 ) -> bool:
-    """Whether each argument is known and of the kind of its default."""
+    """Whether each argument is known and of the type of its default."""
     found = len(problems)
     for key, node in arguments.items():
         if key not in defaults:
@@ -200,9 +198,9 @@ def _check_arguments(
 
 
 def _implausible(value: Any, default: Any, lists: bool) -> str | None:
-    """What was expected, when `value` cannot stand where `default` does.
+    """What was expected, if `value` cannot replace `default`.
 
-    With `lists`, a list of numbers may stand for a number: schedulers take one for each parameter group.
+    With `lists`, a list of numbers may replace a number: schedulers take one number per parameter group.
     """
     match default:
         case bool():
@@ -231,15 +229,15 @@ def _arguments(node: Node) -> dict[str, Node]:
 
 
 def prepare(jobs: Sequence[Job], options: RunOptions, *, here: bool = True) -> None:
-    """Check what a run needs beyond its experiment, and fetch data sets that are missing.
+    """Check what a run needs besides its experiment, and download data sets that are missing.
 
     Args:
-        jobs: what is to be trained.
-        options: how.
-        here: on this machine; else its devices are not asked for.
+        jobs: the jobs to train.
+        options: how to train them.
+        here: whether they run on this machine; else its devices are not checked.
 
     Raises:
-        NTeleportError: a tracker, a device or a data set cannot be had, or a job has no batch to train on.
+        NTeleportError: a tracker, device or data set is unavailable, or a job has no batch to train on.
     """
     load_trackers(options.trackers)
     check_trainable(jobs)
@@ -266,7 +264,7 @@ def check_trainable(jobs: Iterable[Job]) -> None:
 
 
 def _check_devices(options: RunOptions) -> None:
-    """Check that the devices are there, without using any of them."""
+    """Check that the devices exist, without using any of them."""
     named = "cuda:0" if options.device == "cuda" else options.device
     for name in [f"cuda:{number}" for number in options.devices] or [named]:
         if name != "auto":

@@ -1,8 +1,8 @@
-"""Which job is next for a command: its jobs in order, then once more those that another command was at.
+"""The order of jobs for a command: its jobs in turn, then again those that another command was training.
 
-Two commands on one folder share the work by the claims on disk alone. A job that is claimed is put off, and
-offered again after a while: by then it is over, or its owner died and it is free. So a command ends only when
-all of its jobs have ended, whoever trained them. No torch is imported.
+Two commands on one folder share the work through the leases on disk alone. A job leased by another command is
+postponed and offered again later: by then it is over, or its owner has died and it is free. So a command ends
+only when all its jobs have ended, whoever trained them. No torch is imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nteleport.jobs.job import Job
 from nteleport.jobs.paths import JobPaths
 
 PATIENCE = 2.0
-"""Seconds until a job that is trained elsewhere is looked at again."""
+"""Seconds until a job that is being trained elsewhere is checked again."""
 
 Stamp = tuple[int, int] | None
 
@@ -29,9 +29,9 @@ class Ticket:
     Attributes:
         job: what to train.
         paths: where its files are.
-        stamp: identifies the `result.json` that it had when the command began, None if it had none. Another
-            one means that another command has ended the job since: then this one does not repeat it, be it
-            failed or to be redone.
+        stamp: identifies the `result.json` that existed when the command started, None if there was none. A
+            different one means that another command has ended the job since: then this command does not
+            repeat it, even if it failed or was to be redone.
     """
 
     job: Job
@@ -45,17 +45,17 @@ class Ticket:
 
     @property
     def ended_since(self) -> bool:
-        """Whether another command has ended the job since this one began."""
+        """Whether another command has ended the job since this one started."""
         stamp = _stamp(self.paths)
         return stamp is not None and stamp != self.stamp
 
 
 class Queue:
-    """The tickets that wait.
+    """The waiting tickets.
 
     Args:
-        tickets: in the order in which they shall be done.
-        seconds: tells the time.
+        tickets: in the order in which to train them.
+        seconds: the clock.
     """
 
     def __init__(self, tickets: Iterable[Ticket], seconds: Callable[[], float] = time.monotonic) -> None:
@@ -65,7 +65,7 @@ class Queue:
         self._announced = False
 
     def next(self) -> Ticket | None:
-        """The next ticket; None if there is none at this moment."""
+        """The next ticket; None if none is available at the moment."""
         if self._fresh:
             return self._fresh.popleft()
         if self._put_off and self._put_off[0][0] <= self._seconds():
@@ -77,7 +77,7 @@ class Queue:
         self._put_off.append((self._seconds() + PATIENCE, ticket))
 
     def announcement(self) -> str | None:
-        """Told once, when all that is left is trained elsewhere: what the command waits for."""
+        """What the command waits for, reported once, when all remaining jobs are being trained elsewhere."""
         if self._fresh or not self._put_off or self._announced:
             return None
         self._announced = True

@@ -1,16 +1,16 @@
-"""Running jobs: in turn in this process, or side by side with a worker process for each slot.
+"""Running jobs: in turn in this process, or in parallel with one worker process per slot.
 
     command ── queue ──┬── slot ── connection ── worker process (nteleport.runner.worker)
                        ├── slot ── connection ── worker process
                        └── …
 
-A job that is over is skipped, so the same command again does what is missing; a job that another command
-trains is waited for. A job that fails does not stop the others, unless it is asked to. Who trains what is
-decided by the leases on disk, between slots as between commands: see `lease` and `queue`.
+A job that is over is skipped, so repeating the command does what is missing; the run waits for a job that
+another command is training. A failed job does not stop the others, unless requested. The leases on disk
+decide who trains what, between slots as between commands: see `lease` and `queue`.
 
-With slots, one loop hands out jobs, waits for messages of all workers and reacts. A stop is passed on to the
-workers, which stop at their next batch. However this process ends, its workers end too: it kills those that
-are training, and if it is killed itself, their connection closes.
+With slots, one loop hands out jobs, waits for messages from all workers and reacts. A stop is passed on to
+the workers, which stop at their next batch. However this process ends, its workers end too: it kills those
+that are training, and if it is killed itself, their connections close.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ def run(
     stop_requested: Callable[[], bool] = lambda: False,
     clock: Clock | None = None,
 ) -> list[JobEnded]:
-    """Train every job that is not over, as many at a time as the options say.
+    """Train every job that is not over, as many in parallel as the options say.
 
     Args:
-        jobs: what to train.
+        jobs: the jobs to train.
         out: the folder of their results.
-        options: how; data sets that are missing are downloaded.
-        report: gets every event.
-        stop_requested: asked several times a second, and before each batch.
+        options: how to train them; missing data sets are downloaded.
+        report: receives every event.
+        stop_requested: called several times per second, and before each batch.
         clock: dates what is written.
 
     Returns:
-        What became of each job, in the order of `jobs`; shorter when the run was stopped.
+        The outcome of each job, in the order of `jobs`; fewer if the run was stopped.
 
     Raises:
-        NTeleportError: the run cannot begin; nothing has been written then.
+        NTeleportError: the run cannot start; nothing has been written then.
     """
     slots = places(options, os.environ)
     prepare(jobs, options)
@@ -78,7 +78,7 @@ def run_here(
     clock: Clock,
     slots: Sequence[Place],
 ) -> list[JobEnded]:
-    """Train in turn, in this process."""
+    """Train the jobs in turn, in this process."""
     outcomes: list[JobEnded] = []
     report = tracking(report, options.trackers, out)
     report(RunStarted(tuple(jobs)))
@@ -111,10 +111,10 @@ def run_in_slots(
     clock: Clock,
     slots: Iterable[Place],
 ) -> list[JobEnded]:
-    """Train side by side, each in a worker process. Until a worker was able to begin, nothing is written.
+    """Train jobs in parallel, each in a worker process. Nothing is written until a worker was able to start.
 
     Raises:
-        JobError: the workers cannot begin.
+        JobError: the workers cannot start.
     """
     report(RunStarted(tuple(jobs)))
     queue = Queue(Ticket.issue(job, out) for job in jobs)
@@ -135,12 +135,12 @@ def run_in_slots(
 
 
 def _ends_run(outcome: JobEnded, *, fail_fast: bool) -> bool:
-    """Whether no other job is begun after this one."""
+    """Whether no other job is started after this one."""
     return outcome.state == "stopped" or outcome.ends_run or (fail_fast and outcome.state == "failed")
 
 
 class _Run:
-    """The jobs that wait, the slots, and what has become of jobs so far."""
+    """The waiting jobs, the slots, and the outcomes so far."""
 
     def __init__(self, queue: Queue, slots: Sequence[Slot], report: Report) -> None:
         self._queue, self._slots, self._report = queue, slots, report
@@ -152,11 +152,11 @@ class _Run:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a worker was able to begin: until then, nothing is written."""
+        """Whether a worker was able to start: until then, nothing is written."""
         return any(slot.ready for slot in self._slots)
 
     def stop(self) -> None:
-        """Begin no other job, and let those under way stop at their next batch."""
+        """Start no other job, and let the running ones stop at their next batch."""
         if not self._stopping:
             self._stopping = True
             for slot in self._slots:
@@ -175,7 +175,7 @@ class _Run:
             self._report(Warned(waits_for))
 
     def listen(self, *, fail_fast: bool) -> None:
-        """React to what the workers say, after waiting for it a moment."""
+        """Wait a moment for messages from the workers, and react to them."""
         speaking = wait([slot.connection for slot in self._busy if slot.connection], _BETWEEN_LOOKS)
         for slot in self._busy:
             ticket = slot.ticket

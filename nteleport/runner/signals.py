@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop set a flag, and nothing else: the run stops where it is exact to do so."""
+"""Stop signals only set a flag: the run stops at a point from which it can resume exactly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
 def stop_signals() -> tuple[int, ...]:
-    """The signals that ask to stop, as far as this system has them."""
+    """The stop signals that this system has."""
     return tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
@@ -27,15 +27,15 @@ class StopFlag:
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells report a program that a signal ended; 0 without one."""
+        """128 + signal number, as shells report a program ended by a signal; 0 without a signal."""
         return 0 if self.signal_number is None else 128 + self.signal_number
 
 
 @contextmanager
 def stopping_on_signals() -> Iterator[StopFlag]:
-    """Within the block, SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 set the flag that is yielded.
+    """Within the block, SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 set the yielded flag.
 
-    A second SIGINT raises `KeyboardInterrupt` at once. Only the main thread of a program can do this.
+    A second SIGINT raises `KeyboardInterrupt` at once. Call it only in the main thread.
     """
     flag = StopFlag()
 

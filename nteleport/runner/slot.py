@@ -1,8 +1,8 @@
-"""One slot: a place, the worker process that is there, if any, and the job that it is training, if any.
+"""One slot: a place, its worker process, if any, and the job that the worker is training, if any.
 
-A worker is started with its first job and serves many. When it dies, the job that it was training has failed,
-and the next job gets a new worker. A worker on a GPU is replaced after any failed job, for some errors leave
-the GPU unusable for the process that met them.
+A worker is started with its first job and serves many. When it dies, the job it was training has failed, and
+the next job gets a new worker. A worker on a GPU is replaced after any failed job, since some errors leave
+the GPU unusable for the process in which they occurred.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Slot:
     """One slot.
 
     Attributes:
-        ticket: the present job; None while idle.
+        ticket: the current job; None while idle.
         connection: to the worker; None while there is none.
-        ready: a worker was able to begin here.
+        ready: whether a worker was able to start here.
     """
 
     def __init__(self, place: Place, out: Path, options: RunOptions, report: Report, clock: Clock) -> None:
@@ -62,12 +62,12 @@ class Slot:
         self._tell(Stop())
 
     def hear(self) -> JobEnded | None:
-        """Take one message of the worker; returns the outcome, if the present job has ended.
+        """Receive one message from the worker; returns the outcome if the current job has ended.
 
-        If there is no outcome and no ticket afterwards, another process trains the job.
+        If there is no outcome and no ticket afterwards, another process is training the job.
 
         Raises:
-            JobError: the worker cannot begin.
+            JobError: the worker cannot start.
         """
         try:
             assert self.connection is not None
@@ -77,13 +77,13 @@ class Slot:
         return self._react(message)
 
     def hang_up(self) -> None:
-        """Close the connection: an idle worker ends by itself then."""
+        """Close the connection: an idle worker then ends by itself."""
         if self.connection is not None:
             self.connection.close()
             self.connection = None
 
     def close(self) -> None:
-        """End the worker, at once if it is training."""
+        """End the worker, immediately if it is training."""
         self.hang_up()
         if self._process is None:
             return
@@ -124,9 +124,9 @@ class Slot:
         if self._stopping:
             return JobEnded(ticket.job, ticket.paths, "stopped")
         if not self.ready:
-            raise JobError(f"a worker process died {how} before it could begin; what it said is above")
+            raise JobError(f"a worker process died {how} before it could start; its output is above")
         outcome = JobEnded(ticket.job, ticket.paths, "failed", error=f"worker died {how}")
-        with contextlib.suppress(OSError), leased(ticket.paths) as lease:  # which was that of the worker
+        with contextlib.suppress(OSError), leased(ticket.paths) as lease:  # the lease of the dead worker
             if lease is None:
                 return None
             record_failure(outcome, self._clock)
@@ -139,7 +139,7 @@ class Slot:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=self._place.environment(os.environ),
-            process_group=0,  # Ctrl-C is for this process alone, which tells the workers
+            process_group=0,  # Ctrl-C reaches only this process, which stops the workers
         )
         theirs.close()
         self.connection, self.ready = ours, False
@@ -147,12 +147,12 @@ class Slot:
 
     def _tell(self, message: object) -> None:
         if self.connection is not None:
-            with contextlib.suppress(OSError):  # it has died, which is noticed when it is listened to
+            with contextlib.suppress(OSError):  # it has died, which is noticed at the next read
                 self.connection.send(message)
 
 
 def _how_it_ended(code: int) -> str:
-    """The end of a process in words."""
+    """How a process ended, in words."""
     if code >= 0:
         return f"(exit code {code})"
     name = signal.Signals(-code).name

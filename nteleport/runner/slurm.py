@@ -1,9 +1,9 @@
 """Jobs as tasks of SLURM arrays, through submitit.
 
-A submission is one or more arrays, split where the cluster's limit is. Scripts, logs and the record of which
-task trains which job lie in `<out>/.slurm`; a job that still waits or runs there is not submitted once more.
+A submission is one or more arrays, split at the cluster's size limit. Scripts, logs and the record of which
+task trains which job are in `<out>/.slurm`; a job that is still queued or running is not submitted again.
 
-`sbatch --signal` warns a task before its time is up, and `--requeue` allows SLURM to start it again after a
+`sbatch --signal` warns a task before its time limit, and `--requeue` allows SLURM to start it again after
 preemption: see `nteleport.runner.slurm_task` for the rest.
 """
 
@@ -36,7 +36,7 @@ DEFAULT_ARRAY_LIMIT = 1001
 """SLURM's own default of MaxArraySize."""
 
 Task = Callable[[str], None]
-"""What a task runs, with the path of a job's `config.yml`; it is pickled by its name."""
+"""What a task runs, called with the path of a job's `config.yml`; it is pickled by its name."""
 
 _NAME = "nteleport"
 _LONGEST_WARNING = 90
@@ -49,16 +49,16 @@ _FORMS_OF_TIME = (
 
 @dataclass(frozen=True)
 class Resources:
-    """What each task asks of the cluster. What is None is left to the cluster.
+    """The resources each task requests. None leaves the choice to the cluster.
 
     Attributes:
-        time: minutes after which a task is ended, and queued again if it is not done.
+        time: time limit of a task in minutes; it is queued again if it is not done by then.
         gres: generic resources in SLURM's notation, such as `gpu:a100:1`.
-        gpus: how many GPUs of any kind; `gres` or this.
+        gpus: number of GPUs of any kind; `gres` or this.
         mem: memory in SLURM's notation, such as `16G`.
-        email: where SLURM writes to at the end and on failure.
-        array_parallelism: how many tasks may run at once.
-        setup: lines of shell that run first, such as `module load cuda`.
+        email: address that SLURM notifies at the end and on failure.
+        array_parallelism: maximum number of tasks running at once.
+        setup: shell lines that run first, such as `module load cuda`.
         more: further options of `sbatch` by their long names.
     """
 
@@ -75,7 +75,7 @@ class Resources:
     more: tuple[tuple[str, str | bool], ...] = ()
 
     def parameters(self, tasks: int) -> dict[str, Any]:
-        """As submitit's executor for SLURM takes them, for an array of `tasks` tasks."""
+        """The parameters of submitit's SLURM executor, for an array of `tasks` tasks."""
         threads = 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_ON_NODE}"'
         return {
             "partition": self.partition,
@@ -98,18 +98,18 @@ class Resources:
 
     @property
     def _warning(self) -> int:
-        """Seconds before the time limit at which a task is told to stop; SLURM may do so a minute earlier."""
+        """Seconds before the time limit at which SLURM signals a task to stop, or up to a minute earlier."""
         return _LONGEST_WARNING if self.time is None else min(_LONGEST_WARNING, self.time * 60 // 4)
 
 
 def minutes(text: str) -> int:
-    """A time in one of SLURM's notations in minutes, rounded up.
+    """A time in one of SLURM's notations, in minutes, rounded up.
 
-    These are `MINUTES`, `MINUTES:SECONDS`, `HOURS:MINUTES:SECONDS`, `DAYS-HOURS`, `DAYS-HOURS:MINUTES` and
-    `DAYS-HOURS:MINUTES:SECONDS`.
+    The notations are `MINUTES`, `MINUTES:SECONDS`, `HOURS:MINUTES:SECONDS`, `DAYS-HOURS`,
+    `DAYS-HOURS:MINUTES` and `DAYS-HOURS:MINUTES:SECONDS`.
 
     Raises:
-        SlurmError: it is none of them, or no time at all.
+        SlurmError: the text has none of these notations, or the time is zero.
     """
     found = next(filter(None, (re.fullmatch(form, text.strip()) for form in _FORMS_OF_TIME)), None)
     parts = {key: int(value) for key, value in (found.groupdict() if found else {}).items() if value}
@@ -121,7 +121,7 @@ def minutes(text: str) -> int:
 
 
 def split(jobs: Sequence[Job], limit: int) -> list[Sequence[Job]]:
-    """Runs of at most `limit` jobs, in their order: each is an array."""
+    """Groups of at most `limit` jobs, in their order: each becomes an array."""
     return [jobs[start : start + limit] for start in range(0, len(jobs), limit)]
 
 
@@ -136,9 +136,9 @@ def array_limit() -> int:
 
 
 def batch_scripts(groups: Sequence[Sequence[Job]], out: Path, resources: Resources) -> list[str]:
-    """The scripts that `submit` would hand to `sbatch`, one for each group. No cluster is asked.
+    """The scripts that `submit` would pass to `sbatch`, one per group. No cluster is contacted.
 
-    Where arrays wait for each other, the number of the array before is not known yet, and is left out.
+    Where arrays wait for each other, the number of the previous array is not known yet and is left out.
 
     Raises:
         MissingExtraError: submitit is not installed.
@@ -161,14 +161,14 @@ def batch_scripts(groups: Sequence[Sequence[Job]], out: Path, resources: Resourc
 def submit(
     groups: Sequence[Sequence[Job]], out: Path, resources: Resources, task: Task
 ) -> Iterator[tuple[str, Sequence[Job]]]:
-    """Submit each group of jobs as an array, and yield its number with its jobs as soon as SLURM has it.
+    """Submit each group of jobs as an array, and yield its number with its jobs as soon as SLURM accepts it.
 
-    With a limit on the tasks that run at once, an array begins when the one before has ended: SLURM knows
-    such limits within an array only.
+    With a limit on the tasks that run at once, an array starts when the previous one has ended: SLURM applies
+    such limits only within an array.
 
     Raises:
         MissingExtraError: submitit is not installed.
-        SlurmError: there is no cluster, or it refuses an array. Those before are in its queue.
+        SlurmError: there is no cluster, or it refuses an array. Earlier arrays are in its queue.
         JobError, OSError: `out` cannot be written.
     """
     submitit = import_extra("submitit", extra="slurm", purpose="nteleport submit")
@@ -190,12 +190,12 @@ def submit(
 
 
 def records_folder(out: Path) -> Path:
-    """Where scripts, logs and records of the submissions of an output folder are."""
+    """The folder of the scripts, logs and records of submissions of an output folder."""
     return out.absolute() / ".slurm"
 
 
 def tasks_in_queue(out: Path) -> dict[str, str]:
-    """The jobs of `out` that wait or run in the queue of the cluster: for each name, the number of its task.
+    """The jobs of `out` that are queued or running on the cluster: for each name, the number of its task.
 
     Raises:
         SlurmError: no cluster answers.
@@ -219,14 +219,14 @@ def _executor(submitit: Any, out: Path) -> Any:
 @contextmanager
 def _sbatch_errors(submitit: Any) -> Iterator[None]:
     try:
-        with redirect_stderr(io.StringIO()):  # submitit prints what sbatch says, and raises it too
+        with redirect_stderr(io.StringIO()):  # submitit prints the message of sbatch, and raises it too
             yield
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise SlurmError(f"SLURM refused the jobs: {' '.join(str(error).split())}") from error
 
 
 def _answer(*command: str) -> str:
-    """What a program of SLURM prints."""
+    """The output of a SLURM program."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:

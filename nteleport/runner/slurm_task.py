@@ -1,19 +1,19 @@
-"""What a task of a SLURM cluster does: train one job, and see to it that it goes on when it is cut short.
+"""A task of a SLURM cluster: it trains one job, and makes sure that it continues when it is cut short.
 
-SLURM ends a task in several ways, and only in some of them starts it again. Whatever comes, the training
-stops at the next batch and its checkpoint stays. What follows depends on what SLURM says of the task then:
+SLURM ends a task in several ways, and only in some cases starts it again. In every case, training stops at
+the next batch and its checkpoint is kept. What follows depends on the state that SLURM then reports:
 
-================================  ==================================  =============================
-what happens                      what the task sees                  what it does
-================================  ==================================  =============================
-the time limit is near            SIGUSR2 (`sbatch --signal`)         asks to be queued again, if it
+================================  ==================================  ==============================
+event                             what the task sees                  what it does
+================================  ==================================  ==============================
+time limit approaching            SIGUSR2 (`sbatch --signal`)         asks to be queued again, if it
                                                                       has trained anything at all
-it is preempted                   SIGTERM or SIGUSR2, `PreemptTime`   asks to be queued again
-`scontrol requeue`, a lost node   SIGTERM, no longer `RUNNING`        leaves: SLURM queues it again
-`scancel`                         SIGTERM, no longer `RUNNING`        leaves
-================================  ==================================  =============================
+preemption                        SIGTERM or SIGUSR2, `PreemptTime`   asks to be queued again
+`scontrol requeue`, a lost node   SIGTERM, no longer `RUNNING`        exits: SLURM queues it again
+`scancel`                         SIGTERM, no longer `RUNNING`        exits
+================================  ==================================  ==============================
 
-A task that is queued again keeps its place in its array, and finds its checkpoint where it left it.
+A task that is queued again keeps its index in the array, and finds its checkpoint where it left it.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _TRIES, _BETWEEN_TRIES = 3, 5.0
 
 
 class Scontrol:
-    """What SLURM says of a task of this job, and asking it to queue the task again."""
+    """Asks SLURM for the state of a task, and to queue the task again."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
 
     def describe(self) -> dict[str, str]:
-        """What `scontrol show job` says, by its names: `JobState`, `PreemptTime`, … Empty: no answer."""
+        """The fields of `scontrol show job`: `JobState`, `PreemptTime`, … Empty without an answer."""
         for attempt in range(_TRIES):
             if attempt:
                 time.sleep(_BETWEEN_TRIES)  # a busy controller
@@ -59,7 +59,7 @@ class Scontrol:
         return {}
 
     def requeue(self) -> bool:
-        """Whether SLURM agreed to queue the task again."""
+        """Ask SLURM to queue the task again; returns whether it agreed."""
         done = self._ask("requeue", self.job_id)
         if done is not None and done.returncode != 0:
             _say(done.stderr.strip())
@@ -76,11 +76,11 @@ class Scontrol:
 
 
 def reason_to_requeue(signal_number: int, described: Mapping[str, str]) -> str | None:
-    """Why a task that a signal stopped has to ask to be queued again; None if it must not.
+    """Why a task stopped by a signal has to ask to be queued again; None if it must not.
 
     Args:
-        signal_number: of the signal.
-        described: what SLURM says of the task, see `Scontrol.describe`.
+        signal_number: the number of the signal.
+        described: the fields that SLURM reports for the task, see `Scontrol.describe`.
     """
     if described.get("JobState") != "RUNNING":
         return None
@@ -93,16 +93,16 @@ def run_task(config: str, options: Sequence[str], train: Train, scontrol: Scontr
     """Train the job of `config`, the `config.yml` in its folder, as a task of SLURM.
 
     Args:
-        config: its path; the job's folder lies in the output folder.
+        config: its path; the job's folder is in the output folder.
         options: further arguments of `nteleport train`.
-        train: the command.
-        scontrol: asks SLURM about this task; None asks about the one this process runs in.
+        train: runs the command.
+        scontrol: asks SLURM about this task; None asks about the task this process runs in.
 
     Raises:
-        SystemExit: the job is not over: it failed, or stopped. With the exit code of `train`.
+        SystemExit: the job is not over: it failed or stopped. With the exit code of `train`.
     """
     for number in _ENDINGS:
-        signal.signal(number, _leave)  # until the training sets its own: nothing is lost yet
+        signal.signal(number, _leave)  # until the training sets its own handlers: nothing is lost yet
     folder = Path(config).parent
     paths = JobPaths(folder.parent, folder.name)
     before = _progress(paths)
@@ -111,7 +111,7 @@ def run_task(config: str, options: Sequence[str], train: Train, scontrol: Scontr
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else _FAILED
     for number in _ENDINGS:
-        signal.signal(number, signal.SIG_IGN)  # we are on our way already
+        signal.signal(number, signal.SIG_IGN)  # already exiting
     if code > _BY_SIGNAL:
         scontrol = scontrol or Scontrol(os.environ.get("SLURM_JOB_ID", ""))
         code = _go_on_later(code, scontrol, progressed=_progress(paths) != before)
@@ -120,18 +120,18 @@ def run_task(config: str, options: Sequence[str], train: Train, scontrol: Scontr
 
 
 def _go_on_later(code: int, scontrol: Scontrol, *, progressed: bool) -> int:
-    """Have SLURM queue the task again where it does not do so by itself; returns the exit code."""
+    """Have SLURM queue the task again if it does not do so by itself; returns the exit code."""
     reason = reason_to_requeue(code - _BY_SIGNAL, scontrol.describe())
     if reason is None:
-        _say("stopped; the same `nteleport submit` again goes on from the checkpoint")
+        _say("stopped; repeat `nteleport submit` to continue from the checkpoint")
         return code
     if reason == "time limit" and not progressed:
         _say("nothing was trained within the time limit; not queued again: submit with a longer --time")
         return _FAILED
     if scontrol.requeue():
-        _say(f"{reason}: queued again, to go on from the checkpoint")
+        _say(f"{reason}: queued again, to continue from the checkpoint")
         return code
-    _say(f"{reason}, and SLURM did not queue the task again; the same `nteleport submit` does")
+    _say(f"{reason}, and SLURM did not queue the task again; repeat `nteleport submit` to do so")
     return _FAILED
 
 
@@ -140,7 +140,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _progress(paths: JobPaths) -> int | None:
-    """Changes with every piece of training that is kept."""
+    """A value that changes whenever training progress is saved."""
     try:
         return paths.checkpoint.stat().st_mtime_ns
     except FileNotFoundError:

@@ -1,14 +1,14 @@
-"""A worker: the process of one slot. It trains one job after the other, as its command tells it to.
+"""A worker: the process of one slot. It trains one job after another, as instructed by its command.
 
-Started by `nteleport.runner.run` as `python -m nteleport.runner.worker FD`, where FD is its connection; its
+`nteleport.runner.slot` starts it as `python -m nteleport.runner.worker FD`, where FD is its connection; its
 environment, with the visible devices and the number of threads, is set before Python starts, and so before
-torch is imported. It imports torch once for all its jobs. What else a job could leave behind for the next
-(random states, rules of arithmetic, compiled graphs) is put back by the training itself, so that results are
+torch is imported. It imports torch once for all its jobs. Other state that a job could leave to the next
+(random states, arithmetic settings, compiled graphs) is reset by the training itself, so that results are
 those of a fresh process.
 
-Signals do not stop a worker: its command does, which hears them too. When the command is gone, the closed
-connection tells; the worker stops at the next batch, and in any case after a while. What libraries print
-while a job is trained, and what a crash says, goes to the log of that job.
+Signals do not stop a worker: its command, which receives them too, does. When the command has ended, the
+connection closes; the worker stops at the next batch, or at the latest after `GRACE` seconds. The output of
+libraries during the training of a job, and of a crash, goes to the log of that job.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nteleport.runner.queue import Ticket
 from nteleport.runner.signals import stop_signals
 
 GRACE = 30.0
-"""Seconds in which a worker whose command is gone may reach the end of a batch."""
+"""Seconds that a worker whose command has ended has to reach the end of a batch."""
 
 
 class Inbox:
@@ -46,7 +46,7 @@ class Inbox:
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def next(self) -> Ticket | None:
-        """Wait for the next job; None when there is none to come."""
+        """Wait for the next job; None when no more will come."""
         return self._jobs.get()
 
     def stop_requested(self) -> bool:
@@ -68,7 +68,7 @@ class Inbox:
 
 
 class _Report:
-    """Sends every event to the command, and points the output at the log of the present job."""
+    """Sends every event to the command, and redirects output to the log of the current job."""
 
     def __init__(self, connection: Connection, out: Path) -> None:
         self._connection, self._out = connection, out
@@ -81,16 +81,16 @@ class _Report:
                 _write_output_to(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
         elif isinstance(event, JobEnded):
             _write_output_to(os.dup(self._standard_error))
-        with contextlib.suppress(OSError):  # the command is gone: the inbox knows it too, and stops the job
+        with contextlib.suppress(OSError):  # the command has ended: the inbox notices too and stops the job
             self._connection.send(event)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve the connection whose file descriptor is the one argument."""
+    """Serve the connection whose file descriptor is the only argument."""
     faulthandler.enable()
     for number in stop_signals():
         signal.signal(number, lambda number, frame: None)
-    _write_output_to(os.dup(sys.stderr.fileno()))  # standard output is for what the command says
+    _write_output_to(os.dup(sys.stderr.fileno()))  # standard output belongs to the command
     connection = Connection(int(arguments[0]))
     out, options = connection.recv()
     inbox, send = Inbox(connection), _Report(connection, out)
@@ -116,7 +116,7 @@ def _serve(inbox: Inbox, send: _Report, out: Path, options: RunOptions) -> None:
 
 
 def _write_output_to(descriptor: int) -> None:
-    """Let standard output and standard error go there from now on."""
+    """Redirect standard output and standard error to `descriptor`."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(descriptor, stream.fileno())

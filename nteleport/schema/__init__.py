@@ -1,1 +1,1 @@
-"""Files that people write: YAML with the place of every value, checked field by field."""
+"""User-written files: YAML with the place of every value, checked field by field."""

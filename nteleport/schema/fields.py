@@ -1,11 +1,11 @@
-"""The vocabulary of checks that files are read with, and fields that carry their check.
+"""Checks for the values of a file, and dataclass fields that carry their check.
 
 A *check* turns one node into a value or raises `Refused` with what was expected. A *collector* (`fields`,
-`axis`) goes through many nodes, keeps the values that pass and notes every refusal with its place, so that
-one reading finds all problems of a file.
+`axis`) goes through many nodes, keeps the values that pass and records every refusal with its place, so that
+one pass finds all problems of a file.
 
-A dataclass field made by `option(default, check)` declares its bounds once: what reads a file, and the
-command line where it has a flag, follow from it.
+A dataclass field defined by `option(default, check)` declares its bounds once: the file reader and, for a
+field with a flag, the command line follow from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Check = Callable[[Node], T]
 
 
 class Refused(Exception):
-    """A value that is not what was expected; the text says both."""
+    """An unexpected value; the text gives the value and what was expected."""
 
 
 def whole_number(minimum: int, maximum: int | None = None) -> Check[int]:
@@ -42,7 +42,7 @@ def whole_number(minimum: int, maximum: int | None = None) -> Check[int]:
 
 
 def number(expected: str, allowed: Callable[[float], bool]) -> Check[float]:
-    """A finite number that is `allowed`; `expected` completes "expected a number …"."""
+    """A finite number accepted by `allowed`; `expected` completes "expected a number …"."""
 
     def check(node: Node) -> float:
         match node.value:
@@ -76,7 +76,7 @@ def one_of(*choices: Word) -> Check[Word]:
 
 
 def optional(check: Check[T]) -> Check[T | None]:
-    """What `check` accepts, or null."""
+    """Anything `check` accepts, or null."""
     return lambda node: None if node.value is None else check(node)
 
 
@@ -92,7 +92,7 @@ def boolean_or(word: str) -> Check[bool | str]:
 
 
 def known_name(canonical: Callable[[str], str], expected: str) -> Check[str]:
-    """A name that `canonical` knows; its `NTeleportError` tells what is wrong with another one."""
+    """A name that `canonical` knows; its `NTeleportError` explains what is wrong with any other."""
 
     def check(node: Node) -> str:
         if not isinstance(node.value, str):
@@ -106,7 +106,7 @@ def known_name(canonical: Callable[[str], str], expected: str) -> Check[str]:
 
 
 def mapping(node: Node, problems: Problems, what: str) -> dict[str, Node]:
-    """The entries of a mapping, or a problem and none."""
+    """The entries of a mapping; anything else is a problem and gives none."""
     if isinstance(node.value, dict):
         return node.value
     problems.add(node.mark, f"{what}: {node.described()}, expected a mapping")
@@ -114,7 +114,7 @@ def mapping(node: Node, problems: Problems, what: str) -> dict[str, Node]:
 
 
 def unknown_key(key: str, node: Node, known: Iterable[str], problems: Problems, what: str) -> None:
-    """Note that `key` means nothing in `what`."""
+    """Record that `key` is unknown in `what`."""
     known = tuple(known)
     message = f"unknown key {key!r} in {what}, expected {', '.join(known)}{nearest(key, known)}"
     problems.add(node.key_mark or node.mark, message)
@@ -137,7 +137,7 @@ def fields(
 
 
 def axis_nodes(node: Node, problems: Problems, what: str) -> list[Node]:
-    """The entries of an axis: the items of a list, or a single value that stands for a list of one."""
+    """The entries of an axis: the items of a list, or a single value, which means a list of one."""
     nodes = node.value if isinstance(node.value, list) else [node] if node.value is not None else []
     if not nodes:
         problems.add(node.mark, f"{what}: an empty axis, expected at least one entry")
@@ -163,11 +163,11 @@ class Option:
     """How one field is checked and shown.
 
     Attributes:
-        check: turns a YAML node into a value of the field, or into one item of it if there are several.
-        help: one sentence, for the command line; none where the field has no option there.
+        check: turns a YAML node into a value of the field, or into one item of it if `several`.
+        help: one sentence, for the command line; none if the field has no option there.
         several: the field is a tuple, given as a list.
-        flag: the long option without dashes; the name of the field unless given.
-        metavar: what stands for the value in the help.
+        flag: the long option without dashes; by default the name of the field.
+        metavar: the placeholder for the value in the help.
     """
 
     check: Check[Any]
@@ -178,7 +178,7 @@ class Option:
 
     @property
     def is_switch(self) -> bool:
-        """Whether it is true or false, a pair of options without a value on the command line."""
+        """Whether it is boolean: a pair of options without a value on the command line."""
         return self.check is boolean
 
 
@@ -197,12 +197,12 @@ def option(
 
 
 def redefault(settings: Any, name: str, default: Any) -> Any:
-    """The field `name` of a settings class with another default, for a subclass."""
+    """The field `name` of a settings class with a different default, for a subclass."""
     return dataclasses.field(default=default, metadata=dict(settings.__dataclass_fields__[name].metadata))
 
 
 def options_of(settings: type) -> dict[str, tuple[Option, Any]]:
-    """Name, option and default of every field of a settings class."""
+    """The option and default of every field of a settings class, by name."""
     return {
         each.name: (each.metadata[_KEY], each.default)
         for each in dataclasses.fields(settings)
@@ -211,7 +211,7 @@ def options_of(settings: type) -> dict[str, tuple[Option, Any]]:
 
 
 def read_options(settings: type, node: Node, problems: Problems, what: str) -> dict[str, Any]:
-    """The fields of `settings` that a mapping gives, checked; what is wrong goes to `problems`."""
+    """The fields of `settings` given by a mapping, checked; errors are added to `problems`."""
     entries = mapping(node, problems, what)
     known = {name: each for name, (each, _) in options_of(settings).items()}
     checks = {name: _axis_check(name, each) if each.several else each.check for name, each in known.items()}

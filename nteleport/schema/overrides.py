@@ -1,8 +1,8 @@
 """`--set a.b=value`: changes to an experiment file from the command line.
 
-The path names keys, and positions in lists from 0. A key applied to a list goes into every item of it, so
-`optimizers.lr=0.1` sets the rate of all optimizers and `optimizers.0.lr=0.1` that of the first. What is
-missing on the way is made. The value is YAML. The n-th `--set` has the place `--set:n:column` in messages.
+The path consists of keys, and list positions from 0. A key applied to a list applies to every item, so
+`optimizers.lr=0.1` sets the rate of all optimizers and `optimizers.0.lr=0.1` that of the first. Missing parts
+of the path are created. The value is YAML. The n-th `--set` has the place `--set:n:column` in messages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OVERRIDE = re.compile(r"(?P<path>[^=\s.]+(\.[^=\s.]+)*)\s*=(?P<value>.*)", re.D
 
 
 def apply_overrides(root: Node, overrides: Sequence[str], problems: Problems) -> None:
-    """Change `root` in place by each `path=value`; whatever cannot be applied is a problem."""
+    """Apply each `path=value` to `root` in place; one that cannot be applied is a problem."""
     for position, override in enumerate(overrides, start=1):
         mark = Mark("--set", position, 1)
         match = _OVERRIDE.fullmatch(override)
@@ -48,7 +48,7 @@ def _set(node: Node, path: Sequence[str], value: Node, mark: Mark, problems: Pro
 
 
 def _set_in_list(items: list[Node], path: Sequence[str], value: Node, mark: Mark, problems: Problems) -> None:
-    """Set it in one item, or in all where the path names no position."""
+    """Set the value in one item, or in all if the path names no position."""
     key, *rest = path
     if not key.isdecimal():
         for item in items:

@@ -1,11 +1,11 @@
-"""YAML where every value knows its place in the file, and YAML that reads back as what was written.
+"""YAML where every value knows its place in the file, and YAML that is read back exactly as written.
 
 An experiment file is data, so the dialect is the plain part of YAML: scalars, lists, mappings, anchors,
-aliases and merge keys. Tags are errors, and so are duplicate keys, which YAML itself lets pass. Scalars mean
-what a scientist expects: `1e-3` is a number, `010` is ten and `1:30` is text. `yes`, `no`, `on` and `off`
-stay booleans.
+aliases and merge keys. Tags are errors, and so are duplicate keys, which PyYAML accepts. Scalars mean what a
+scientist expects: `1e-3` is a number, `010` is ten and `1:30` is text. `yes`, `no`, `on` and `off` are
+booleans.
 
-Everything wrong with a file is collected, not raised, so that a user sees all of it at once.
+All problems of a file are collected, not raised, so that a user sees them at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_VALUES = 100_000
 """Aliases of aliases grow exponentially; no experiment has this many values."""
 
 _WIDTH = 110
-"""Of a line that is written."""
+"""Maximum width of a written line."""
 
 _CONSTANTS = {
     **dict.fromkeys(("", "~", "null"), None),
@@ -62,7 +62,7 @@ class Mark:
 
 @dataclass
 class Node:
-    """A value, its place, and the place of the key it stands under, if any."""
+    """A value, its place, and the place of its key, if any."""
 
     value: Scalar | list[Node] | dict[str, Node]
     mark: Mark
@@ -77,7 +77,7 @@ class Node:
         return self.value
 
     def described(self) -> str:
-        """What this is, for a message: `a list`, `the text 'fast'`, `nothing`."""
+        """A description for messages: `a list`, `the text 'fast'`, `nothing`."""
         match self.value:
             case list():
                 return "a list"
@@ -106,7 +106,7 @@ def parse_yaml(text: str, origin: Mark, problems: Problems) -> Node | None:
     Args:
         text: the document.
         origin: the place of its first character, for the marks of its values.
-        problems: receives whatever is wrong.
+        problems: receives all problems.
 
     Returns:
         The root, or None if the document is empty or its syntax is broken.
@@ -122,7 +122,7 @@ def parse_yaml(text: str, origin: Mark, problems: Problems) -> Node | None:
         if mark and mark.index >= len(text):  # libyaml points at a line after the last one
             place = reader.end_of(text)
         reason = error.problem or error.context
-        if mark and text[mark.index : mark.index + 1] == "\t":  # libyaml only says that it is no token
+        if mark and text[mark.index : mark.index + 1] == "\t":  # libyaml only says that it is not a token
             reason = "a tab, expected spaces"
         problems.add(place, f"not valid YAML: {reason}")
     except yaml.YAMLError as error:
@@ -168,7 +168,7 @@ class _Reader:
         )
 
     def tokens_are_safe(self, text: str) -> bool:
-        """Report tags, and refuse a nesting that would exhaust the stack."""
+        """Report tags, and reject nesting that would exhaust the stack."""
         depth = 0
         for token in yaml.scan(text, Loader=_Loader):
             if isinstance(token, yaml.TagToken):
@@ -192,7 +192,7 @@ class _Reader:
         return Node(self.mapping(source, depth + 1), mark, key_mark)
 
     def grows_without_end(self, mark: Mark, depth: int) -> bool:
-        """Count one more value, and say whether aliases have made too many of them; reported once."""
+        """Count one more value; whether aliases have produced too many, which is reported once."""
         self.count += 1
         if depth <= _DEEPEST and self.count <= _MOST_VALUES:
             return False
@@ -202,7 +202,7 @@ class _Reader:
         return True
 
     def mapping(self, source: Any, depth: int) -> dict[str, Node]:
-        """The entries of a mapping; its own keys win over merged ones."""
+        """The entries of a mapping; its own keys take precedence over merged ones."""
         own: dict[str, Node] = {}
         merged: dict[str, Node] = {}
         for key, value in source.value:
@@ -229,9 +229,9 @@ class _Reader:
 
 
 def to_yaml(data: Any) -> str:
-    """Write plain data as YAML that `parse_yaml` reads back equal.
+    """Write plain data as YAML that `parse_yaml` reads back as equal data.
 
-    The outermost collection has an entry a line; others that hold nothing but scalars are on one line.
+    The outermost collection has one entry per line; others with only scalars are on one line.
     """
     layout: dict[str, Any] = {
         "sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": _WIDTH,
@@ -240,7 +240,7 @@ def to_yaml(data: Any) -> str:
 
 
 class _ExactDumper(_Dumper):  # type: ignore[misc]
-    """Quotes every string that would read back as something else, such as '1e-3'."""
+    """Quotes every string that would be read back as something else, such as '1e-3'."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

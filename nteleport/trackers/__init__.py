@@ -1,6 +1,6 @@
-"""Experiment trackers: the same rows that go to `metrics.csv`, shown by a service or a viewer as well.
+"""Experiment trackers: the rows of `metrics.csv`, also sent to a service or viewer.
 
-`tracker.Tracker` is the protocol, one class each for TensorBoard, Weights & Biases, Comet and MLflow follows
-it, and `reporting.TrackingReporter` tells them what a run reports. Files on disk stay the truth: a tracker
-that fails costs a warning and nothing else. Their packages are installed by the extra `nteleport[tracking]`.
+`tracker.Tracker` is the protocol, implemented by one class each for TensorBoard, Weights & Biases, Comet and
+MLflow; `reporting.tracking` forwards the events of a run to them. The files on disk remain authoritative: a
+failing tracker causes only a warning. The extra `nteleport[tracking]` installs their packages.
 """

@@ -1,7 +1,7 @@
-"""Comet: experiments that are sent as they grow when an API key is configured.
+"""Comet: experiments that are uploaded live when an API key is configured.
 
 Without a key they are written to `<out>/comet/*.zip` when their job ends; `comet upload <out>/comet/*.zip`
-sends them later. COMET_API_KEY, COMET_PROJECT_NAME and the other settings of the package are honoured.
+uploads them later. COMET_API_KEY, COMET_PROJECT_NAME and the other settings of the package are honored.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from nteleport.trackers.tracker import PROJECT, Row
 
 
 class CometTracker:
-    """One experiment a job. Its key is the job's, so a resumed job goes on in the same experiment.
+    """One experiment per job. Its key is derived from the job, so a resumed job continues in the same one.
 
-    Earlier rows are logged again: an offline archive is lost when its process is killed, and a value that
-    Comet has already is the same value.
+    Earlier rows are logged again: an offline archive is lost when its process is killed, and logging a value
+    that Comet already has does not change it.
     """
 
     def __init__(self) -> None:
         self._experiment: Any = None
 
     def start(self, job: Job, out: Path, earlier: Sequence[Row]) -> None:
-        logging.getLogger("comet_ml").setLevel(logging.ERROR)  # else it talks into the progress bars
+        logging.getLogger("comet_ml").setLevel(logging.ERROR)  # else it prints into the progress bars
         settings = get_config()
         folder = out / "comet"
         folder.mkdir(exist_ok=True)
@@ -55,7 +55,7 @@ class CometTracker:
 
 
 def _only_what_is_told(*, name: str, tags: list[str], folder: Path) -> Any:
-    """A configuration without everything that Comet gathers on its own: code, output, environment, git."""
+    """A configuration without what Comet collects by itself: code, output, environment, git."""
     off = (
         "log_code", "log_graph", "parse_args", "log_git_metadata", "log_git_patch",
         "log_env_details", "log_env_gpu", "log_env_host", "log_env_cpu", "log_env_network", "log_env_disk",

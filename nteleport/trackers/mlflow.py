@@ -1,6 +1,6 @@
 """MLflow: runs in the database `<out>/mlflow.db`.
 
-Look at them with `mlflow ui --backend-store-uri sqlite:///<out>/mlflow.db`.
+View them with `mlflow ui --backend-store-uri sqlite:///<out>/mlflow.db`.
 MLFLOW_TRACKING_URI names another store or a server, MLFLOW_EXPERIMENT_NAME another experiment.
 """
 
@@ -27,14 +27,14 @@ _STATUS = {"finished": "FINISHED", "diverged": "FINISHED", "failed": "FAILED", "
 
 
 class MLflowTracker:
-    """One run a job, found again by a tag with the job's digest when the job goes on."""
+    """One run per job, found again by a tag with the job's digest when the job continues."""
 
     def __init__(self) -> None:
         self._client: Any = None
         self._run = ""
 
     def start(self, job: Job, out: Path, earlier: Sequence[Row]) -> None:
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # else it talks into the progress bars
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # else it prints into the progress bars
         uri = os.environ.get("MLFLOW_TRACKING_URI") or _database(out)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         self._client = MlflowClient(tracking_uri=uri)
@@ -59,7 +59,7 @@ class MLflowTracker:
         self._client.set_terminated(self._run, _STATUS[state])
 
     def _find(self, experiment: str, job: Job) -> bool:
-        """Whether the job has a run, which is then ours: the latest one."""
+        """Whether the job has a run; the latest one is then used."""
         tag = f"tags.`{_JOB}` = '{job.digest}'"
         found = self._client.search_runs(
             [experiment], tag, max_results=1, order_by=["attributes.start_time DESC"]
@@ -78,7 +78,7 @@ class MLflowTracker:
 
 
 def _experiment(client: Any, name: str, out: Path) -> str:
-    """The id of the experiment called `name`, which is made when it is missing."""
+    """The id of the experiment called `name`, created if missing."""
     found = client.get_experiment_by_name(name)
     if found is None:
         with suppress(MlflowException):  # another process was faster
@@ -90,14 +90,14 @@ def _experiment(client: Any, name: str, out: Path) -> str:
 def _database(out: Path) -> str:
     """The address of `<out>/mlflow.db`.
 
-    MLflow lays out a new database in many steps, which several processes must not do at once. So it is laid
-    out beside its place, and appears there whole; when two processes do so, the first wins.
+    MLflow initializes a new database in many steps, which several processes must not do at once. So it is
+    initialized beside its target and appears there complete; if two processes do so, the first wins.
     """
     place = (out / "mlflow.db").absolute()
     if not place.exists():
         draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
         MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments()
         with suppress(FileExistsError):
-            os.link(draft, place)  # unlike a rename, it never takes the place of a database that is there
+            os.link(draft, place)  # unlike a rename, it never replaces an existing database
         draft.unlink()
     return f"sqlite:///{place}"

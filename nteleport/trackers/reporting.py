@@ -1,8 +1,8 @@
-"""Telling trackers what a run reports, and keeping their failures away from it.
+"""Forwarding the events of a run to trackers, and isolating the run from their failures.
 
-`tracking` wraps the report of the process that trains. A tracker that raises is let go for the present job,
-with one warning a run; after three jobs in a row it is not tried again, for each try may have to wait for a
-network that is not there.
+`tracking` wraps the report of the process that trains. A tracker that raises is dropped for the current job,
+with one warning per run; after three failed jobs in a row it is not tried again, since each try may wait for
+an unreachable network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TRIES = 3
 
 
 def tracking(report: Report, names: Sequence[str], out: Path) -> Report:
-    """A report that tells these trackers too.
+    """A report that also forwards events to these trackers.
 
     Raises:
         UnknownNameError: there is no such tracker.
@@ -33,11 +33,11 @@ def tracking(report: Report, names: Sequence[str], out: Path) -> Report:
 
 
 class Tracking:
-    """A report that opens a tracker of each kind for each job that is trained below `out`.
+    """A report that opens a tracker of each kind for each job trained in `out`.
 
     Args:
-        report: gets every event first.
-        trackers: for each name, what makes a tracker: `tracker.load_trackers` gives them.
+        report: receives every event first.
+        trackers: a factory for each name, from `tracker.load_trackers`.
         out: the output folder of the run.
     """
 
@@ -59,7 +59,7 @@ class Tracking:
             case Resumed(job, epochs) if not self._started:
                 self._start(job, metric_rows(JobPaths(self._out, job.name))[:epochs])
             case EpochFinished(job, row):
-                if not self._started:  # the checkpoint was damaged: all begins again
+                if not self._started:  # the checkpoint was damaged: the job starts over
                     self._start(job, ())
                 for name, tracker in list(self._active.items()):
                     self._guarded(name, tracker.log, asdict(row))
@@ -89,10 +89,10 @@ class Tracking:
                 self._failed_in_a_row[name] = 0
 
     def _guarded(self, name: str, action: Callable[..., None], *arguments: Any) -> None:
-        """Do it; on an error let the tracker go and warn, but only once."""
+        """Run `action`; on an error drop the tracker and warn, but only once."""
         try:
             action(*arguments)
-        except Exception as error:  # whatever a service or its client comes up with
+        except Exception as error:  # whatever a service or its client raises
             self._active.pop(name, None)
             self._failed_in_a_row[name] += 1
             if name not in self._warned:

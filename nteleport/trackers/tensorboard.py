@@ -1,8 +1,8 @@
 """TensorBoard: event files in `<out>/tensorboard/<job>`.
 
-Look at them with `tensorboard --logdir <out>/tensorboard`. A job that goes on, or is trained once more,
-writes a second file. It begins with the mark of a restart at step 0, upon which TensorBoard forgets what the
-first file says, and with all earlier rows.
+View them with `tensorboard --logdir <out>/tensorboard`. A job that is resumed or trained again writes a
+second file. It begins with a restart marker at step 0, which makes TensorBoard discard the content of the
+first file, and with all earlier rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nteleport.trackers.tracker import Row
 
 
 class TensorBoardTracker:
-    """Scalars by epoch, and the hyper-parameters for the tab HPARAMS."""
+    """Scalars by epoch, and the hyper-parameters for the HPARAMS tab."""
 
     def __init__(self, seconds: Callable[[], float] = time.time) -> None:
         self._seconds = seconds

@@ -1,7 +1,7 @@
-"""The protocol of a tracker, and the trackers there are, by name.
+"""The protocol of a tracker, and the available trackers by name.
 
-One object follows one job, in the process that trains it. A job that is resumed is started again with the
-rows of its finished epochs: a tracker shows each epoch once, however often its job was interrupted.
+One object follows one job, in the process that trains it. A resumed job is started again with the rows of its
+completed epochs: a tracker shows each epoch once, however often its job was interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nteleport.jobs.job import Job
 __all__ = ["PROJECT", "TRACKER_NAMES", "Row", "Tracker", "load_trackers", "summary_of"]
 
 PROJECT = "nteleport"
-"""The project, or experiment, that jobs are filed under when the tracker's own settings name no other."""
+"""The project, or experiment, for jobs when the tracker's own settings name no other."""
 
 Row = Mapping[str, float]
 """A row of `metrics.csv`: the epoch and its metrics."""
@@ -28,12 +28,12 @@ class Tracker(Protocol):
     """Follows one job. Any of its methods may raise: see `reporting`."""
 
     def start(self, job: Job, out: Path, earlier: Sequence[Row]) -> None:
-        """A job begins or goes on.
+        """A job starts or continues.
 
         Args:
             job: its name, its digest (the same whenever it is run) and its hyper-parameters.
-            out: the output folder, where a tracker that writes files makes a folder of its own.
-            earlier: the rows of the epochs that are behind a resumed job.
+            out: the output folder, where a tracker that writes files creates its own folder.
+            earlier: the rows of the completed epochs of a resumed job.
         """
 
     def log(self, row: Row) -> None:
@@ -43,14 +43,14 @@ class Tracker(Protocol):
         """The job is `finished`, `diverged`, `failed` or `stopped`.
 
         Args:
-            state: which of these.
-            summary: numbers that sum it up, see `summary_of`; none for a job that stopped.
+            state: one of these.
+            summary: summary numbers, see `summary_of`; none for a stopped job.
         """
 
 
 @dataclass(frozen=True)
 class TrackerPlace:
-    """Where a tracker is: our class, and the package that it needs."""
+    """The location of a tracker: our class, and the package it needs."""
 
     module: str
     cls: str

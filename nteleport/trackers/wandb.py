@@ -1,8 +1,8 @@
-"""Weights & Biases: runs below `<out>/wandb`, sent as they grow when you are logged in.
+"""Weights & Biases: runs in `<out>/wandb`, uploaded live when you are logged in.
 
 Without a login, or with WANDB_MODE=offline, they are only written; `wandb sync <out>/wandb/offline-run-*`
-sends them later. WANDB_PROJECT and the other variables of the package are honoured. The runs of a cell form a
-group.
+uploads them later. WANDB_PROJECT and the other variables of the package are honored. The runs of a cell form
+a group.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OVER = ("finished", "diverged")
 
 
 class WandbTracker:
-    """One run a job. Its id is the job's, so a resumed job goes on in the same run."""
+    """One run per job. Its id is derived from the job, so a resumed job continues in the same run."""
 
     def __init__(self) -> None:
         self._run: Any = None

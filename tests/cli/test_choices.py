@@ -104,7 +104,7 @@ def test_many_failures_are_grouped_with_the_most_frequent_first(capsys: pytest.C
         "      out/job0/log.txt",
         "run the failed ones again: nteleport again",
         "results: out",
-        "the same command again goes on with what is missing",
+        "repeat the command to continue with what is missing",
     ]
 
 

@@ -219,7 +219,7 @@ def test_a_signal_stops_between_batches_and_the_same_command_continues(tmp_path:
 
     assert process.returncode == 128 + signal.SIGTERM, stderr
     assert "2 jobs: 1 stopped, 1 not begun" in stdout
-    assert "the same command again goes on" in stdout
+    assert "repeat the command to continue" in stdout
     result = train(config, out)
     assert result.exit_code == 0
     assert "continues after epoch" in result.stderr

@@ -80,5 +80,5 @@ def test_of_two_commands_one_dies_and_the_other_finishes_its_job(tmp_path: Path)
 
     assert second.returncode == 0, err
     assert "1 job: 1 finished" in out
-    assert "goes on after epoch" in err
+    assert "continues after epoch" in err
     first.communicate()
