@@ -1,11 +1,12 @@
-"""Do the claims of the paper hold here? `nteleport reproduce` asks, and this package answers.
+"""Checks whether the claims of the paper hold here, for `nteleport reproduce`.
 
 - `claims`: the claims as a table, for two tiers: `cpu`, small and quick, and `paper`, as published;
-- `statistics`: means with t intervals over paired seeds;
+- `folder`: where a reproduction keeps its jobs, studies and report;
 - `trainings`: what the metrics of pairs of trained jobs say about a claim;
-- `measures`: what the tables of studies say about a claim;
-- `run`: trains and studies what is missing, so that an interrupted reproduction goes on where it stopped;
-- `report`: the answers as Markdown and JSON; `pictures` draws the training curves.
+- `measures`: what the tables of studies say about a claim; means with t intervals over seeds;
+- `answers`: the row of the report for each claim;
+- `run`: runs the missing trainings and studies, so that an interrupted reproduction continues;
+- `report`: the answers as Markdown and JSON, and the pictures.
 
 Only `run` imports torch.
 """

@@ -1,4 +1,4 @@
-"""From what is on disk to an answer for every claim: a row of the report. No torch."""
+"""The answer to every claim from the results on disk: a row of the report. No torch."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Row:
         claim: the name of the claim.
         figure: of the paper.
         says: what the paper says.
-        here: the settings that were used, in words.
+        here: the settings used, in words.
         measured: the value with its interval, or why there is none.
         verdict: `HOLDS`, `DOES_NOT_HOLD` or `NOT_RUN`.
-        numbers: what was measured.
+        numbers: the measured numbers.
     """
 
     claim: str

@@ -1,7 +1,7 @@
-"""The claims of the paper, as data: what each says, what is run to check it, and how it is judged.
+"""The claims of the paper as data: what each says, what is run to check it, and how it is judged.
 
-Two tiers: `cpu` runs small networks on digits (and Fashion-MNIST where it is on the machine), in minutes
-on two cores; `paper` runs the published experiments, which is work for a GPU cluster. No torch.
+Two tiers: `cpu` runs small networks on digits (and Fashion-MNIST if it is on the machine), in minutes on two
+cores; `paper` runs the published experiments, which need a GPU cluster. No torch.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from nteleport.vocabulary import Mode
 TIERS = ("cpu", "paper")
 
 REACH = {"digits": 0.9, "mnist": 0.95, "fashion_mnist": 0.7, "cifar10": 0.4, "cifar100": 0.15}
-"""The validation accuracy whose first epoch is looked for, by data set."""
+"""The validation accuracy to reach, by data set: the number of epochs until then is compared."""
 
 EARLY_MIDDLE_LAST = (0.3, 0.6, 0.95)
-"""The epochs at which accuracies are compared, as shares of a training: 30, 60 and 95 of 100 as published."""
+"""The epochs at which accuracies are compared, as fractions of a training; in the paper 30, 60, 95 of 100."""
 
 
 @dataclass(frozen=True)
 class StudyClaim:
-    """A claim that a study checks.
+    """A claim checked by a study.
 
     Attributes:
         name: of its folders.
         figure: of the paper.
         says: what the paper says.
         study: the name of the study.
-        measure: the name of the statistic and its judgement, in `nteleport.reproduction.measures`.
+        measure: the name of the statistic and its criterion, in `nteleport.reproduction.measures`.
         settings: of the study, as in a `study.yml`.
-        seeds: how many; the study runs once for each.
+        seeds: the number of seeds; the study runs once for each.
     """
 
     name: str
@@ -46,17 +46,17 @@ class StudyClaim:
 
 @dataclass(frozen=True)
 class TrainingClaim:
-    """A claim that pairs of trainings check: the same seed with two kinds of teleportation.
+    """A claim checked by pairs of trainings: the same seed with two kinds of teleportation.
 
-    It makes a row for each data set, model, initializer and momentum in the experiment.
+    It has one row per data set, model, initializer and momentum in the experiment.
 
     Attributes:
         name: unique.
         figure: of the paper.
         says: what the paper says.
-        experiments: the files that have its jobs, in the folder of experiments of the tier.
-        treated, baseline: the teleportation modes that are compared.
-        gain: whether the treated should be better, or should not.
+        experiments: the files with its jobs, in the experiments folder of the tier.
+        treated, baseline: the teleportation modes to compare.
+        gain: whether the treated training should be better, or should not.
         overrides: changes to the experiment, as for `train --set`.
     """
 
@@ -75,7 +75,7 @@ Claim = StudyClaim | TrainingClaim
 _FASTER = "One teleportation of the initial weights makes training converge faster"
 _ORTHOGONAL = "Micro-teleportations are orthogonal to the gradient, more than random vectors are"
 _SHARPER = "Teleported minima are sharper"
-_GROWS = "The normalised gradient changes with a teleportation, the more the wider the CoB"
+_GROWS = "The normalized gradient changes with a teleportation, more so the wider the CoB"
 _WIDER = "Teleported weights spread wider"
 _PSEUDO = "Moving as far in a random direction brings no gain"
 _BEATS_PSEUDO = "Teleporting gains over moving as far in a random direction"

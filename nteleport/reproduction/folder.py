@@ -1,4 +1,4 @@
-"""Where a reproduction keeps what it runs, and what there is of it. No torch.
+"""The folder of a reproduction: where its results are, and which exist. No torch.
 
 <out>/jobs/<job>/                        trained jobs, shared by all claims, as `nteleport train` writes them
 <out>/studies/<claim>-seed<k>/           studies, as `nteleport study` writes them
@@ -95,9 +95,9 @@ class StudyRun:
     folder: Path
 
     def tables(self) -> dict[str, pd.DataFrame] | None:
-        """The tables of the study, or None if it has not run whole with these settings.
+        """The tables of the study, or None if it has not run completely with these settings.
 
-        Tables are written before pictures, each by rename, so the picture means that all are there.
+        Tables are written before pictures, each by rename, so the picture means that all tables exist.
         """
         described = self.folder / SETTINGS_FILE
         drawn = self.folder / f"{self.study.name}.png"
@@ -106,6 +106,6 @@ class StudyRun:
         return {path.stem: pd.read_csv(path) for path in sorted(self.folder.glob("*.csv"))}
 
     def clear(self) -> None:
-        """Remove what an earlier run with other settings left."""
+        """Remove the files of an earlier run with other settings."""
         for path in self.folder.glob(f"{self.study.name}*"):
             path.unlink()

@@ -1,7 +1,7 @@
-"""What the tables of studies say about a claim: for each measure a statistic of a seed, and how it is judged.
+"""What the tables of studies say about a claim: each measure has a per-seed statistic and a criterion.
 
 The rules are fixed here, before anything is run: a claim holds when the t interval over the seeds lies
-wholly on the side that is asked for.
+entirely on the required side.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ Tables = Mapping[str, pd.DataFrame]
 """The tables of one run of a study, by name."""
 
 MUCH_NEARER = 0.1
-"""Angles that are this many times as far from 90° as those of random vectors count as orthogonal."""
+"""Angles count as orthogonal up to this multiple of the deviation of random vectors from 90°."""
 
 MONOTONE = 0.9
-"""The least rank correlation that counts as growing."""
+"""The smallest rank correlation that counts as growing."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was measured, in words and numbers, and whether the claim holds."""
+    """The measurement, in words and numbers, and whether the claim holds."""
 
     text: str
     holds: bool
@@ -32,7 +32,7 @@ class Answer:
 
 
 def orthogonal(seeds: Sequence[Tables]) -> Answer:
-    """`micro`: how far from 90° a micro-teleportation is, over how far random vectors are."""
+    """`micro`: the deviation of micro-teleportations from 90°, relative to that of random vectors."""
     found, chance = ([_mean_deviation(t["micro"], pair) for t in seeds] for pair in _PAIRS)
     ratio = t_interval([a / b for a, b in zip(found, chance, strict=True)])
     deviation = t_interval(found)
@@ -51,7 +51,7 @@ def _mean_deviation(table: pd.DataFrame, pair: str) -> float:
 
 
 def sharper(seeds: Sequence[Tables]) -> Answer:
-    """`interpolate`: how much more the loss rises next to teleported minima than next to plain ones."""
+    """`interpolate`: how much more the loss rises near teleported minima than near plain ones."""
     rises = [t["interpolate-sharpness"].groupby("line")["rise"].mean() for t in seeds]
     excess = t_interval([rise[_TELEPORTED] - rise[_PLAIN] for rise in rises])
     plain, teleported = _mean([rise[_PLAIN] for rise in rises]), _mean([rise[_TELEPORTED] for rise in rises])
@@ -66,7 +66,7 @@ _PLAIN, _TELEPORTED = "A to B", "T(A) to T(B)"
 
 
 def grows(seeds: Sequence[Tables]) -> Answer:
-    """`gradients`: the rank correlation of range and mean difference, of the model where it is lowest."""
+    """`gradients`: the rank correlation of range and mean difference, for the model with the lowest one."""
     means = [tables["gradients"].groupby(["model", "cob_range"])["difference"].mean() for tables in seeds]
     correlation = t_interval([min(_rank_correlation(m[model]) for model in _models(m)) for m in means])
     first, last = (means[0].index.get_level_values("cob_range")[end] for end in (0, -1))
@@ -91,7 +91,7 @@ def _rank_correlation(means: pd.Series[float]) -> float:
 
 
 def wider(seeds: Sequence[Tables]) -> Answer:
-    """`weights`: the standard deviation of the weights after over before."""
+    """`weights`: the ratio of the standard deviations of the weights after and before."""
     spreads = [_spreads(tables["weights"]) for tables in seeds]
     ratio = t_interval([spread["after"] / spread["before"] for spread in spreads])
     redrawn = _mean([spread["same_distr"] / spread["before"] for spread in spreads])
@@ -130,7 +130,7 @@ MEASURES: Mapping[str, Callable[[Sequence[Tables]], Answer]] = {
     "grows": grows,
     "wider": wider,
 }
-"""By the name that a claim gives."""
+"""The measures by the name used in a claim."""
 
 
 CONFIDENCE = 0.95
@@ -138,7 +138,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its t interval; the bounds are not numbers when there is one value only.
+    """A mean and its t interval; the bounds are NaN if there is only one value.
 
     Attributes:
         mean: of the values.
@@ -167,7 +167,7 @@ class Interval:
 
 
 def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The mean of independent values, such as one difference for each seed, with its t interval.
+    """The mean of independent values, such as one difference per seed, with its t interval.
 
     Raises:
         ValueError: no values.
@@ -184,12 +184,12 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """The value that Student's t with `degrees` degrees of freedom stays below with `probability`.
+    """The quantile of Student's t distribution with `degrees` degrees of freedom at `probability`.
 
-    Bisection of :func:`t_probability`.
+    Computed by bisection of :func:`t_probability`.
 
     Raises:
-        ValueError: a probability outside (0, 1), or no degree of freedom.
+        ValueError: a probability outside (0, 1), or less than one degree of freedom.
     """
     if not 0 < probability < 1 or degrees < 1:
         raise ValueError(f"probability {probability}, degrees {degrees}: expected (0, 1) and at least 1")
@@ -207,9 +207,9 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def t_probability(value: float, degrees: int) -> float:
-    """The probability that Student's t with a whole number of degrees of freedom stays below `value`.
+    """The cumulative distribution of Student's t with an integer number of degrees of freedom at `value`.
 
-    For whole degrees the distribution is a finite sum in the angle atan(t / √ν): Abramowitz and Stegun,
+    For integer degrees it is a finite sum in the angle atan(t / √ν): Abramowitz and Stegun,
     Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
     """
     angle = math.atan(abs(value) / math.sqrt(degrees))

@@ -18,17 +18,17 @@ from nteleport.reproduction.folder import Layout
 
 _RULES = """\
 Accuracies are validation accuracies, and differences are paired: both trainings of a pair start from the
-same weights and see the same batches. Brackets are 95 % t intervals over the seeds. A gain holds when its
+same weights and see the same batches. Brackets are 95% t intervals over the seeds. A gain holds when its
 interval lies above zero at the early or the middle epoch and below zero at none; "no gain" holds when it
 lies above zero at neither of the two.\
 """
 
 
 def markdown(rows: Sequence[Row], tier: str, pictures: Sequence[Picture], folder: Path) -> str:
-    """A table with one row a claim, how it was judged, and the pictures behind it.
+    """A table with one row per claim, the rules of judgment, and the pictures.
 
     Args:
-        folder: in which the text will be; pictures are named relative to it.
+        folder: the folder of the text; picture paths are relative to it.
     """
     lines = [f"Tier `{tier}`: {summary(rows)}.", "", *_RULES.splitlines(), ""]
     lines += ["| Fig. | The paper says | Here | Measured | Verdict |", "|---|---|---|---|---|"]
@@ -64,7 +64,7 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 _SEED = 0
-"""Whose pictures of a study are shown."""
+"""The seed whose study pictures are shown."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Picture:
 
 
 def draw_pictures(claims: Sequence[Claim], layout: Layout) -> list[Picture]:
-    """Draw every experiment as far as it is trained; give these pictures and those that the studies drew."""
+    """Draw every experiment as far as it is trained; returns these pictures and those of the studies."""
     pictures: list[Picture] = []
     drawn: set[tuple[str, ...]] = set()
     for claim in claims:
@@ -96,7 +96,7 @@ def _of_study(claim: StudyClaim, layout: Layout) -> Iterator[Picture]:
 
 
 def _of_experiment(claim: TrainingClaim, layout: Layout) -> Iterator[Picture]:
-    """Curves and boxes are drawn; the boxes are what is shown."""
+    """Curves and boxes are drawn; only the boxes are shown."""
     names = {job.name for job in layout.expand(claim)}
     experiment = Path(claim.experiments[0]).stem
     try:

@@ -1,4 +1,4 @@
-"""Training and studying what a reproduction lacks. Everything that is on disk already is left alone."""
+"""Runs the missing trainings and studies of a reproduction. Existing results are left untouched."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ StopRequested = Callable[[], bool]
 
 
 def missing_studies(claims: Sequence[Claim], layout: Layout) -> list[StudyRun]:
-    """The studies of these claims that have not run whole."""
+    """The studies of these claims that have not run completely."""
     runs = [
         layout.study(claim, seed)
         for claim in claims
@@ -37,11 +37,11 @@ def run_studies(
     progress_for: Callable[[str], AbstractContextManager[Progress]],
     stop_requested: StopRequested,
 ) -> None:
-    """Run studies one after the other. A stop is heeded at the next step of a study, which begins anew
-    next time.
+    """Run studies one after another. A stop takes effect at the next step of a study, which starts over next
+    time.
 
     Args:
-        progress_for: gives the progress of what has this name.
+        progress_for: gives the progress of the study with this name.
     """
     for each in runs:
         each.clear()
@@ -55,7 +55,7 @@ def run_studies(
 
 
 class _Stopped(Exception):
-    """A stop was requested while a study ran."""
+    """A stop was requested while a study was running."""
 
 
 def _stoppable(progress: Progress, stop_requested: StopRequested) -> Progress:
@@ -71,7 +71,7 @@ def jobs_of(claims: Sequence[Claim], layout: Layout, *, download: bool) -> list[
     """The jobs of all pairs of these claims, each once.
 
     Args:
-        download: fetch data sets that are not on this machine; else their jobs are left out.
+        download: download data sets that are not on this machine; otherwise their jobs are left out.
 
     Raises:
         DatasetError: a data set can neither be found nor downloaded.
@@ -90,7 +90,7 @@ def jobs_of(claims: Sequence[Claim], layout: Layout, *, download: bool) -> list[
 def train(
     jobs: Sequence[Job], layout: Layout, slots: int | None, report: Report, stop_requested: StopRequested
 ) -> None:
-    """Train jobs that are not over, `slots` at a time, or one for each core if there is no GPU."""
+    """Train jobs that are not over, `slots` at a time, or one per core if there is no GPU."""
     on_cpu = find_device(layout.device).type == "cpu"
     options = RunOptions(
         data_dir=layout.data_dir,

@@ -1,9 +1,9 @@
 """What pairs of trainings say about a claim.
 
-A pair is two jobs that differ in their teleportation alone: the same seed, so the same first weights and
-batches. Of each pair the validation accuracies at an early, a middle and the last epoch are compared, and
-the number of epochs until an accuracy is reached. Within a row of the report the differences of one seed
-are averaged over the optimizer settings, and the interval is over the seeds.
+A pair is two jobs that differ only in their teleportation: the same seed, so the same initial weights and
+batches. For each pair, the validation accuracies at an early, a middle and the last epoch are compared, and
+the number of epochs until an accuracy is reached. Within a row of the report the differences of one seed are
+averaged over the optimizer settings, and the interval is over the seeds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Curves = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two jobs that differ in their teleportation alone."""
+    """Two jobs that differ only in their teleportation."""
 
     treated: Job
     baseline: Job
@@ -34,17 +34,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the pairs of one row say, all of it treated minus baseline.
+    """The results of the pairs of one row; differences are treated minus baseline.
 
     Attributes:
         epochs: the early, the middle and the last epoch, counted from 0.
         gains: differences in validation accuracy at these epochs, in [−1, 1].
-        reach: the accuracy that is waited for.
-        sooner: difference in epochs until it is reached; a training that never gets there counts as one epoch
-            more than it has.
-        treated_epochs, baseline_epochs: the mean numbers of epochs.
+        reach: the accuracy to reach.
+        sooner: difference in epochs until it is reached; a training that never reaches it counts as its
+            number of epochs plus one.
+        treated_epochs, baseline_epochs: the mean numbers of epochs until then.
         never: how many treated and baseline trainings never reach it.
-        pairs: how many there are.
+        pairs: the number of pairs.
     """
 
     epochs: tuple[int, ...]
@@ -58,13 +58,13 @@ class Comparison:
 
     @property
     def gains_early(self) -> bool:
-        """Better at the early or the middle epoch, and at none of the three worse."""
+        """Better at the early or the middle epoch, and worse at none of the three."""
         better = any(gain.is_positive for gain in self.gains[:2])
         return better and not any(gain.is_negative for gain in self.gains)
 
 
 def rows_of(jobs: Iterable[Job]) -> dict[tuple[str, ...], list[Job]]:
-    """The jobs of each row of a report: data set, model, initializer and optimizer, in words."""
+    """The jobs of each row of a report, by data set, model, initializer and optimizer in words."""
     rows: dict[tuple[str, ...], list[Job]] = defaultdict(list)
     for job in jobs:
         momentum = job.optimizer.kwargs.get("momentum", 0)
@@ -91,7 +91,7 @@ def curves_of(epochs: pd.DataFrame) -> dict[str, list[float]]:
 
 
 def compare(pairs: Sequence[Pair], curves: Curves) -> Comparison | None:
-    """Compare all pairs; None if a training of theirs is missing."""
+    """Compare all pairs; None if one of their trainings is missing."""
     jobs = [job for pair in pairs for job in (pair.treated, pair.baseline)]
     if not pairs or any(not curves.get(job.name) for job in jobs):
         return None
@@ -109,7 +109,7 @@ def compare(pairs: Sequence[Pair], curves: Curves) -> Comparison | None:
 
 
 def epochs_until(curve: Sequence[float], reach: float, length: int) -> int:
-    """The epochs until the accuracy is at least `reach` for the first time, or `length` + 1."""
+    """The number of epochs until the accuracy first reaches `reach`, or `length` + 1."""
     reached = (number for number, accuracy in enumerate(curve, start=1) if accuracy >= reach)
     return next(reached, length + 1)
 
@@ -119,7 +119,7 @@ def _both(pairs: Sequence[Pair]) -> list[tuple[Job, Job]]:
 
 
 def _at(curve: Sequence[float], epoch: int) -> float:
-    """The accuracy at an epoch; that of a training which diverged earlier is its last one."""
+    """The accuracy at an epoch; for a training that diverged earlier, its last accuracy."""
     value = curve[min(epoch, len(curve) - 1)]
     return 0.0 if math.isnan(value) else value
 

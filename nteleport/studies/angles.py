@@ -1,4 +1,4 @@
-"""Many changes of basis of a subject, at several ranges, and the angles they turn a vector by."""
+"""Many changes of basis of a subject, at several ranges, and the angles by which they rotate a vector."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from nteleport.studies.subject import Subject, draw_cob
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Changes of basis to compare with no teleportation at all.
+    """Changes of basis to compare with no teleportation.
 
     Attributes:
-        ranges: of each.
-        numbers: each counts those of its range, from 0.
+        ranges: the range of each.
+        numbers: the index of each within its range, from 0.
         cobs: shape (n, cob_size).
     """
 
@@ -34,21 +34,21 @@ class Candidates:
     cobs: Tensor
 
     def positions(self, ranges: Collection[float]) -> list[int]:
-        """Where those of some ranges are."""
+        """The positions of the candidates of some ranges."""
         return [position for position, each in enumerate(self.ranges) if each in ranges]
 
     def at(self, positions: Sequence[int]) -> Candidates:
-        """Some of them."""
+        """The candidates at these positions."""
         ranges, numbers = ([listed[k] for k in positions] for listed in (self.ranges, self.numbers))
         return Candidates(list(ranges), list(map(int, numbers)), self.cobs[list(positions)])
 
     def norms(self, subject: Subject) -> TeleportedNorms:
-        """Norms at a CoB of ones, then at each candidate: those of one run have the same rounding."""
+        """Norms at a CoB of ones, then at each candidate: computed together, they have the same rounding."""
         ones = self.cobs.new_ones(1, self.cobs.shape[1])
         return TeleportedNorms(subject.quiver, torch.cat([ones, self.cobs]))
 
     def table(self, columns: Mapping[str, Tensor]) -> pd.DataFrame:
-        """A row for each candidate and batch: `batch, cob_range, teleportation`, then `columns`.
+        """One row per candidate and batch: `batch, cob_range, teleportation`, then `columns`.
 
         Args:
             columns: shape (batches, candidates).
@@ -64,7 +64,7 @@ class Candidates:
 
 
 def draw_candidates(subject: Subject, settings: RangesSettings, purpose: str) -> Candidates:
-    """The teleportations of every range; they follow from the seed and `purpose`."""
+    """The teleportations of every range, determined by the seed and `purpose`."""
     generator = generator_for("study", settings.seed, purpose)
     ranges = [each for each in settings.spaced_ranges() for _ in range(settings.teleportations)]
     numbers = list(range(settings.teleportations)) * settings.ranges
@@ -73,18 +73,18 @@ def draw_candidates(subject: Subject, settings: RangesSettings, purpose: str) ->
 
 
 def angles(products: Tensor, squares: Tensor) -> Tensor:
-    """The angles between a vector and its teleported ones, in degrees.
+    """The angles between a vector and its teleported versions, in degrees.
 
     With A = ‖w‖², B = w·w' and C = ‖w'‖² the tangent is √(AC − B²) / B. For w' = (1 + e) ⊙ w with
-    E₁ = Σ w² e = B − A and E₂ = Σ w² e² = C − 2B + A, the root is of A·E₂ − E₁²: nothing large cancels when e
-    is small.
+    E₁ = Σ w² e = B − A and E₂ = Σ w² e² = C − 2B + A, the radicand is A·E₂ − E₁²: nothing large cancels when
+    e is small.
 
     Args:
         products: w·w' at a CoB of ones, then at each teleportation.
         squares: ‖w'‖², likewise.
 
     Returns:
-        For each teleportation.
+        One angle per teleportation.
     """
     before, product, square = products[0], products[1:], squares[1:]
     first, second = product - before, (square - before) - 2 * (product - before)
@@ -97,10 +97,10 @@ Batch = tuple[Tensor, Tensor]
 
 @contextmanager
 def takes_batches(size: int) -> Iterator[None]:
-    """Tell what torch says of a batch that a network cannot take: BatchNorm has no variance of one value.
+    """Report torch's error for a batch that a network cannot take: BatchNorm needs more than one value.
 
     Raises:
-        StudyError: it did.
+        StudyError: torch refused the batch.
     """
     try:
         yield
@@ -109,12 +109,12 @@ def takes_batches(size: int) -> Iterator[None]:
 
 
 def loss_gradients(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The gradient of the mean cross-entropy of a batch for every parameter by name; `.grad` is left alone.
+    """The gradient of the mean cross-entropy of a batch for every parameter by name; `.grad` is unchanged.
 
-    A parameter that is frozen or not used has gradient 0.
+    A frozen or unused parameter has gradient 0.
 
     Raises:
-        StudyError: the network takes no batch of this size.
+        StudyError: the network cannot take a batch of this size.
     """
     images, labels = batch
     parameters = dict(network.named_parameters())
@@ -132,8 +132,8 @@ def loss_gradients(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
 def angle_of_products(products: Tensor, first: int, second: int) -> Tensor:
     """The angle between two of several vectors in degrees, from the matrix of their inner products.
 
-    As atan2(√(AC − B²), B), exact to rounding around 90°, and a number even where rounding puts a cosine
-    above 1. Near 0 and 180 half of the digits are lost, as with `acos`.
+    Computed as atan2(√(AC − B²), B): exact to rounding around 90°, and finite even where rounding puts a
+    cosine above 1. Near 0° and 180° half of the digits are lost, as with `acos`.
     """
     a, b, c = products[first, first], products[first, second], products[second, second]
     return torch.rad2deg(torch.atan2((a * c - b.square()).clamp(min=0).sqrt(), b))

@@ -1,13 +1,12 @@
 """Scores of one network at many points of its weight space.
 
 :class:`PointScorer` evaluates several points in each pass over the data where memory allows: their weights
-are stacked and the network runs on all of them at once (``torch.func.vmap`` over ``functional_call``). A
-network that cannot run so, or a device that gains nothing from it (a CPU), is evaluated one point after
-the other. The scores are the same.
+are stacked and the network runs on all of them at once (``torch.func.vmap`` over ``functional_call``). If the
+network does not support this, or the device does not benefit from it (a CPU), the points are evaluated one
+after another. The scores are the same.
 
-A BatchNorm layer in evaluation mode normalises by running statistics that were collected at other weights.
-Far from where the network was trained they are wrong, so they can be collected anew at each point
-(``calibration``).
+A BatchNorm layer in evaluation mode normalizes by running statistics that were collected at other weights.
+Far from the trained weights they are wrong, so they can be recomputed at each point (``calibration``).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from nteleport.studies.study import Progress, no_progress
 from nteleport.training.metrics import Scores, score_sums
 
 Point = Mapping[str, Tensor]
-"""Parameters, and buffers if they differ from the network's own, by name: those of the plain network."""
+"""Parameters of the plain network, and buffers if they differ from the network's own, by name."""
 
 PointScores = Mapping[str, Scores]
 """The scores at a point, by the name of the split."""
@@ -39,7 +38,7 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Points(Protocol):
-    """A sequence of points, possibly computed when asked for. All have the same names."""
+    """A sequence of points, possibly computed on access. All have the same names."""
 
     def __len__(self) -> int: ...
 
@@ -52,10 +51,10 @@ class Evaluation:
 
     Attributes:
         splits: by name: "train", "validation".
-        calibration: images on which running statistics are collected at each point; None leaves the
+        calibration: images on which running statistics are recomputed at each point; None keeps the
             network's.
-        points_per_pass: at most; None finds what the device takes.
-        batch_size: images a pass.
+        points_per_pass: maximum number; None finds what fits on the device.
+        batch_size: images per batch.
     """
 
     splits: Mapping[str, Split]
@@ -65,10 +64,10 @@ class Evaluation:
 
 
 class PointScorer:
-    """Evaluates a network at many points; see the module.
+    """Evaluates a network at many points; see the module docstring.
 
     Args:
-        network: on the device of the data. Its own weights, buffers and modes stay as they are.
+        network: on the device of the data. Its own weights, buffers and modes are not changed.
         evaluation: what to measure.
     """
 
@@ -83,22 +82,22 @@ class PointScorer:
         """The position and the scores of each point, in order.
 
         Args:
-            points: indexed when they are needed, so a lazy one never holds more than a pass of them.
-            progress: told after each pass.
+            points: indexed when needed, so a lazy sequence never holds more than the points of one pass.
+            progress: called after each pass.
         """
         start = 0
         while start < len(points):
             stop = min(start + self.points_per_pass, len(points))
             chunk = [points[position] for position in range(start, stop)]
             found = self._scores_of_some(chunk)
-            if found is None:  # to be tried again, fewer at a time
+            if found is None:  # try again, fewer at a time
                 continue
             yield from enumerate(found, start)
             start = stop
             progress(start, len(points))
 
     def _scores_of_some(self, chunk: list[Point]) -> list[PointScores] | None:
-        """The scores of a pass, or None when passes have to be smaller from now on."""
+        """The scores of a pass, or None if passes have to be smaller from now on."""
         if len(chunk) == 1:
             return self._scores(dict(chunk[0]), 1)
         try:
@@ -108,8 +107,7 @@ class PointScorer:
         except torch.OutOfMemoryError:
             self.points_per_pass = max(1, len(chunk) // 2)
         except (RuntimeError, NotImplementedError):
-            # An operator that vmap has no rule for. If it is anything else, it comes again with a single
-            # point.
+            # An operator without a vmap rule. Any other error occurs again with a single point.
             self.points_per_pass = 1
         return None
 
@@ -136,7 +134,7 @@ class PointScorer:
         return score_sums(logits if logits.dtype == torch.float64 else logits.float(), labels)
 
     def _fresh_statistics(self, state: dict[str, Tensor], count: int, split: Split) -> dict[str, Tensor]:
-        """Running statistics at these weights: the mean of those of each calibration batch."""
+        """Running statistics at these weights: the mean over the calibration batches."""
         held = self._statistics
         collect = self._batch_statistics
         if count > 1:
@@ -175,7 +173,7 @@ def _has_statistics(module: nn.Module) -> bool:
 
 @contextmanager
 def _collecting(normalisations: list[Any]) -> Iterator[None]:
-    """Normalise by each batch, and leave its statistics behind as the running ones."""
+    """Normalize by each batch, and store its statistics as the running statistics."""
     momenta = [module.momentum for module in normalisations]
     for module in normalisations:
         module.training, module.momentum = True, 1.0
@@ -187,10 +185,10 @@ def _collecting(normalisations: list[Any]) -> Iterator[None]:
 
 
 def _points_that_fit(network: nn.Module, device: torch.device) -> int:
-    """A first guess; memory that runs out halves it.
+    """A first guess, halved when memory runs out.
 
-    A CPU computes one point after the other fastest: small matrices fill it already, and weights that
-    differ from point to point make a convolution slow there.
+    A CPU is fastest with one point after another: small matrices already use it fully, and weights that
+    differ between points make convolutions slow there.
     """
     if device.type != "cuda":
         return 1

@@ -53,7 +53,7 @@ def model(node: Node) -> Component:
 
 
 def _study_dataset(name: str) -> str:
-    """The canonical name of a data set of a study: one of the catalogue, `random` or `random:NAME`."""
+    """The canonical name of a data set of a study: one of the catalog, `random` or `random:NAME`."""
     lowered = name.strip().lower()
     kind, _, like = lowered.partition(":")
     if kind == "random":
@@ -66,15 +66,15 @@ def _study_dataset(name: str) -> str:
 
 
 dataset: Callable[[Node], str] = known_name(_study_dataset, "the name of a data set, or random")
-"""A data set of the catalogue, or random data of its shape: `random:mnist`; `random` is like CIFAR-10."""
+"""A data set of the catalog, or random data of its shape: `random:mnist`; `random` is like CIFAR-10."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """What every study can be told; each study has a subclass with its own defaults and further fields.
+    """The settings of every study; each study has a subclass with its own defaults and further fields.
 
     Raises:
-        StudyError: values that do not go together, as `problem` says.
+        StudyError: incompatible values, as described by `problem`.
     """
 
     models: tuple[Component, ...] = option(
@@ -82,11 +82,11 @@ class StudySettings:
         several=True, flag="model", metavar="MODEL",
     )  # fmt: skip
     datasets: tuple[str, ...] = option(
-        ("digits",), dataset, "A data set; or random data, `random:NAME` shaped like one, `random` like "
+        ("digits",), dataset, "A data set, or random data: `random:NAME` in the shape of one, `random` of "
         "cifar10; may be repeated.",
         several=True, flag="dataset", metavar="NAME",
     )  # fmt: skip
-    data_dir: Path = option(Path("data"), path, "Where data sets lie or are downloaded to.", metavar="DIR")
+    data_dir: Path = option(Path("data"), path, "Where data sets are, or are downloaded to.", metavar="DIR")
     weights: Path | None = option(
         None, optional(path), "Trained weights, from `train --save-weights`; one model only.", metavar="FILE"
     )
@@ -96,7 +96,7 @@ class StudySettings:
     cob_sampling: Sampling = option(
         "intra_landscape", one_of(*SAMPLINGS), "How changes of basis are drawn.", metavar="NAME"
     )
-    seed: int = option(0, whole_number(0), "Everything random follows from it.")
+    seed: int = option(0, whole_number(0), "Determines everything random.")
     device: str = option("auto", text, "auto, cpu, cuda, cuda:1 or mps.", metavar="NAME")
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ class StudySettings:
             raise StudyError(problem)
 
     def problem(self) -> str | None:
-        """Why these settings cannot run, or None; a subclass that has more to say asks `super()` first."""
+        """Why these settings cannot run, or None; a subclass with more checks calls `super()` first."""
         for name, (each, _) in options_of(type(self)).items():
             if each.several and not getattr(self, name):
                 return f"{name} is empty, expected at least one entry"
@@ -115,7 +115,7 @@ class StudySettings:
 
     @property
     def model(self) -> Component:
-        """The model, of a study that takes one.
+        """The model of a study that takes one.
 
         Raises:
             StudyError: there are several.
@@ -127,7 +127,7 @@ class StudySettings:
 
     @property
     def dataset(self) -> str:
-        """The data set, of a study that takes one.
+        """The data set of a study that takes one.
 
         Raises:
             StudyError: there are several.
@@ -157,7 +157,7 @@ def optimizer(node: Node) -> Component:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(StudySettings):
-    """What a study that trains can be told besides."""
+    """The additional settings of a study that trains."""
 
     epochs: int = option(10, whole_number(0), "Epochs of training.", metavar="N")
 
@@ -170,9 +170,9 @@ class TrainingSettings(StudySettings):
 
 @dataclass(frozen=True, kw_only=True)
 class OneTrainingSettings(TrainingSettings):
-    """What a study can be told that trains with one optimizer."""
+    """The settings of a study that trains with one optimizer."""
 
-    batch_size: int = option(64, whole_number(1), "Images a batch.", metavar="N")
+    batch_size: int = option(64, whole_number(1), "Images per batch.", metavar="N")
     optimizer: Component = option(
         SGD, optimizer, "The optimizer, as in an experiment file: {cls: SGD, lr: 0.01}.", metavar="OPTIMIZER"
     )
@@ -180,11 +180,11 @@ class OneTrainingSettings(TrainingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class RangesSettings(StudySettings):
-    """Evenly spaced ranges of the CoB, and how often each is drawn from."""
+    """Evenly spaced ranges of the CoB, and the number of draws from each."""
 
     cob_range: float = option(0.9, number("above 0", lambda r: r > 0), "The largest range.")
     smallest_cob_range: float = option(0.01, number("above 0", lambda r: r > 0), "The smallest range.")
-    ranges: int = option(15, whole_number(1), "Ranges, evenly spaced between the two.", metavar="N")
+    ranges: int = option(15, whole_number(1), "Number of ranges, evenly spaced between the two.", metavar="N")
     teleportations: int = option(10, whole_number(1), "Teleportations at each range.", metavar="N")
 
     def problem(self) -> str | None:
@@ -201,7 +201,7 @@ class RangesSettings(StudySettings):
 
 
 def plain_settings(settings: Any) -> dict[str, Any]:
-    """The fields as plain data, as `read_options` reads them back."""
+    """The fields as plain data that `read_options` can read back."""
     return {name: _plain(getattr(settings, name)) for name in options_of(type(settings))}
 
 

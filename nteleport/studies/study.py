@@ -1,12 +1,12 @@
-"""The studies of the paper, each by its name: what it computes, how it is drawn and how it is run again.
+"""The studies of the paper by name: what each computes, how it is drawn and how it is run again.
 
 A study is a package with three parts, of which only the first is imported before it is needed, so that help
 and plots never import torch:
 
 - `STUDY` with a settings class, from which the command line and `study.yml` follow;
-- `compute(settings, *, progress)`, which returns one tidy table or several by name. One that is `resumable`
-  is also given `folder`, where it may keep what is finished;
-- `draw(tables)`, which takes what `compute` returned and gives one matplotlib figure or several by name.
+- `compute(settings, *, progress)`, which returns one tidy table or several by name. If it is `resumable`, it
+  also receives `folder`, where it may keep completed parts;
+- `draw(tables)`, which takes the result of `compute` and returns one matplotlib figure or several by name.
 
 `run_study` does all three and writes `<name>.csv`, `<name>.png`, `<name>.pdf` and `study.yml`, by rename.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Progress = Callable[[int, int], None]
-"""Called with the steps that are done and how many there are."""
+"""Called with the number of completed steps and their total number."""
 
 SETTINGS_FILE = "study.yml"
 _DOTS_PER_INCH = 200
@@ -60,10 +60,10 @@ class Study:
 
     Attributes:
         name: as on the command line.
-        summary: one line of help.
+        summary: one-line help.
         settings: the class of its settings.
         compute: the name of the function in its module `compute`; `draw` in its module `picture` draws.
-        resumable: `compute` takes the output folder as `folder` and continues what it finds there.
+        resumable: whether `compute` takes the output folder as `folder` and continues from its content.
     """
 
     name: str
@@ -89,7 +89,7 @@ def find_study(name: str) -> Study:
     """The study `name`; underscores count as dashes.
 
     Raises:
-        StudyError: there is none; the message gives the nearest one.
+        StudyError: there is none; the message suggests the nearest name.
     """
     key = str(name).replace("_", "-")
     if key not in STUDIES:
@@ -111,25 +111,25 @@ def run_study(
     Args:
         study: one of `STUDIES`.
         settings: an instance of its settings class.
-        out: the folder; made when missing. Files of an earlier run are replaced.
-        progress: told about the computing.
+        out: the output folder, created if missing. Files of an earlier run are replaced.
+        progress: reports the progress of the computation.
 
     Returns:
         The files, tables before pictures.
 
     Raises:
-        NTeleportError: what the study raises, or a folder that cannot be written to.
+        NTeleportError: raised by the study, or `out` cannot be written to.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out):  # told now, not after the computing
+        with TemporaryFile(dir=out):  # report errors now, not after the computation
             pass
     except OSError as error:
         raise StudyError(f"cannot write to {out}: {error.strerror}") from error
     extra = {"folder": out} if study.resumable else {}
     tables = study.computing()(settings, progress=progress, **extra)
     written = [_write_table(out, name, table) for name, table in _named(study, tables).items()]
-    # Not before the tables: a run that fails must not leave its settings beside the tables of another.
+    # After the tables: a failed run must not leave its settings beside the tables of another.
     write_text_atomic(out / SETTINGS_FILE, settings_yaml(study, settings))
     for name, figure in _named(study, study.drawing()(tables)).items():
         written += write_figure(out, name, figure)
@@ -146,8 +146,8 @@ def load_study(path: Path) -> tuple[Study, StudySettings]:
     """The study and the settings of a `study.yml`.
 
     Raises:
-        ExperimentError: with all that is wrong in it, each with its place.
-        StudyError: settings that do not go together.
+        ExperimentError: with all problems of the file, each with its place.
+        StudyError: incompatible settings.
     """
     problems = Problems()
     try:
@@ -169,7 +169,7 @@ def load_study(path: Path) -> tuple[Study, StudySettings]:
 
 
 def write_figure(folder: Path, name: str, figure: Figure) -> list[Path]:
-    """Write a figure as PNG and PDF; neither carries a date, so equal pictures are equal files."""
+    """Write a figure as PNG and PDF; neither contains a date, so equal pictures are equal files."""
     from nteleport.plots.style import paper_style
 
     written = []

@@ -1,7 +1,7 @@
-"""What a study looks at: a network with its quiver and its data, built from the study's settings.
+"""The subject of a study: a network with its quiver and its data, built from the study's settings.
 
-Everything random is drawn from generators named by their purpose (`named_generator`), so that adding a draw
-to one part of a study changes no other part, and all studies of one seed look at the same network.
+Everything random is drawn from generators named by their purpose (`generator_for`), so that adding a draw to
+one part of a study changes no other part, and all studies with one seed use the same network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nteleport.training.device import find_device
 from nteleport.vocabulary import Sampling
 
 RANDOM_IMAGES = (4096, 1024)
-"""Images of the training and the test split of random data."""
+"""Number of images in the training and the test split of random data."""
 
 _RANDOM_LIKE = "cifar10"
 
@@ -61,13 +61,13 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
-        """Where the network and the data are."""
+        """The device of the network and the data."""
         return self.data.train.device
 
     def batches(self, batch_size: int, purpose: str) -> Iterator[Batch]:
-        """Full training batches without end, each fresh: epoch after epoch, every one in a new random order.
+        """An endless sequence of full training batches: epoch after epoch, each in a new random order.
 
-        Images are cropped and flipped as in training. The sequence follows from the seed and `purpose`.
+        Images are cropped and flipped as in training. The seed and `purpose` determine the sequence.
         """
         seed = seed_of("study", self.seed, purpose)
         for epoch in count():
@@ -78,7 +78,7 @@ class Subject:
 
 
 def subjects(settings: StudySettings) -> Iterator[Subject]:
-    """Every model on every data set of the settings, one after the other.
+    """Every model on every data set of the settings, one after another.
 
     Raises:
         NTeleportError: an unknown name, a model that cannot take these images, missing data or weights that
@@ -101,7 +101,7 @@ def one_subject(settings: StudySettings) -> Subject:
 
 
 def build_subject(model: Component, dataset: str, data: Dataset, settings: StudySettings) -> Subject:
-    """Make the network, load its weights if the settings have any, and find its quiver."""
+    """Build the network, load its weights if the settings have any, and find its quiver."""
     network = build_network(model, data.info, settings.seed)
     if settings.weights is not None:
         load_weights(network, settings.weights)
@@ -111,7 +111,7 @@ def build_subject(model: Component, dataset: str, data: Dataset, settings: Study
 
 
 def build_network(model: Component, info: DatasetInfo, seed: int) -> nn.Module:
-    """A network with the first weights that follow from `seed`, on the CPU."""
+    """A network with the initial weights determined by `seed`, on the CPU."""
     return seeded_model(
         model.cls, model.kwargs, input_shape=info.input_shape, num_classes=info.num_classes,
         seed=seed_of("study", seed, "weights"),
@@ -119,7 +119,7 @@ def build_network(model: Component, info: DatasetInfo, seed: int) -> nn.Module:
 
 
 def load_data(dataset: str, settings: StudySettings) -> Dataset:
-    """A data set of the catalogue, or random data of the shape of one, on the device of the settings."""
+    """A data set of the catalog, or random data of the same shape, on the device of the settings."""
     device = find_device(settings.device)
     kind, _, like = dataset.partition(":")
     if kind != "random":
@@ -139,9 +139,9 @@ def draw_cob(subject: Subject, cob_range: float, sampling: Sampling, generator: 
 
 
 def seeded(compute: _Compute) -> _Compute:
-    """Let dropout, which draws from torch's default generators, follow from the seed of a study's settings.
+    """Make dropout, which draws from torch's default generators, depend on the seed of a study's settings.
 
-    Their states are as before when the study has been computed.
+    The states of these generators are restored after the study.
     """
 
     @wraps(compute)

@@ -1,8 +1,8 @@
-"""A training in memory, an epoch at a time, for studies that look at the network on its way.
+"""In-memory training, one epoch at a time, for studies that examine the network during training.
 
 It is the training of `nteleport.training` without its files: the same batches, steps and measures, on the
-subject of a study. What happens between two epochs, a teleportation or a record of the weights, is the
-study's.
+subject of a study. What happens between epochs, a teleportation or a record of the weights, is up to the
+study.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nteleport.training.metrics import Scores
 
 
 class Diverged(StudyError):
-    """A training whose loss is no number any more."""
+    """A training whose loss is no longer finite."""
 
 
 class Training:
@@ -38,9 +38,9 @@ class Training:
 
     Args:
         subject: what to train.
-        optimizer: with which optimizer.
-        batch_size: images a batch; at most all of them.
-        purpose: names the sequence of batches; equal purposes see equal batches.
+        optimizer: the optimizer to use.
+        batch_size: images per batch; at most all of them.
+        purpose: names the sequence of batches; equal purposes give equal batches.
 
     Raises:
         JobError: torch has no such optimizer, or refuses its arguments.
@@ -57,19 +57,19 @@ class Training:
 
     @property
     def cob(self) -> Tensor:
-        """The present change of basis."""
+        """The current change of basis."""
         return self.learner.optimizer.cob
 
     def teleport(self, cob: Tensor) -> None:
-        """Move to this change of basis and start the state of the optimizer afresh."""
+        """Move to this change of basis and reset the state of the optimizer."""
         self.learner.optimizer.teleport(cob)
 
     def run_epoch(self, epoch: int) -> Scores:
         """Train on every batch of an epoch; the scores are those before each step.
 
         Raises:
-            Diverged: the loss is no number any more.
-            StudyError: the network takes no batch of this size.
+            Diverged: the loss is no longer finite.
+            StudyError: the network cannot take a batch of this size.
         """
         data = self.subject.data
         passes = batches(
@@ -83,17 +83,17 @@ class Training:
         return found
 
     def scores(self, split: Split) -> Scores:
-        """The scores of the network as it is, in evaluation mode."""
+        """The scores of the current network, in evaluation mode."""
         return evaluate(self.learner, batches(split, batch_size=EVALUATION_BATCH)).read()
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that changes while training."""
+        """A copy of everything that changes during training."""
         learner = self.learner
         return copy.deepcopy(
             {"network": learner.network.state_dict(), "optimizer": learner.optimizer.state_dict()}
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to what `state_dict` gave."""
+        """Restore the state returned by `state_dict`."""
         self.learner.network.load_state_dict(state["network"])
         self.learner.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))

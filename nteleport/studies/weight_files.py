@@ -1,4 +1,4 @@
-"""Reading the weights of a trained network from a file, and saying what keeps them from fitting."""
+"""Reading the weights of a trained network from a file, and explaining why they do not fit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from nteleport.errors import StudyError
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load the plain weights that `nteleport train --save-weights` writes, or a state dict.
+    """Load the plain weights written by `nteleport train --save-weights`, or a state dict.
 
     Raises:
-        StudyError: no such file, not a state dict, of another network, or with numbers that are not finite.
+        StudyError: no such file, not a state dict, of another network, or with non-finite numbers.
     """
     state = _read(path)
     problem = _mismatch(network.state_dict(), state)
@@ -26,12 +26,12 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """The state dict of a file, whatever is in it."""
+    """The state dict of a file, not yet checked."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise StudyError(f"{path}: no such file, expected the weights.pt of a training") from error
-    except Exception as error:  # torch.load raises whatever a damaged file makes it raise
+    except Exception as error:  # torch.load may raise anything for a damaged file
         sentences = str(error).strip().splitlines() or [type(error).__name__]
         reason = sentences[0].partition(". ")[0]
         raise StudyError(
@@ -44,7 +44,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _mismatch(expected: Mapping[str, Tensor], state: Mapping[str, Any]) -> str | None:
-    """The first thing that keeps `state` from being weights of a network; None if nothing does."""
+    """The first reason why `state` does not fit the network; None if it fits."""
     for name in state:
         if name not in expected:
             return f"{name!r} is not in the network"

@@ -13,13 +13,13 @@ MOST_LEAVES = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class BranchesSettings(OneTrainingSettings):
-    """Every few epochs each network branches into teleported copies that train on.
+    """Every few epochs each network branches into teleported copies that continue training.
 
-    All see the same batches; beside them one network trains on without ever being teleported.
+    All see the same batches; in addition, one network trains without ever being teleported.
     """
 
     epochs: int = redefault(OneTrainingSettings, "epochs", 15)
-    every: int = option(5, whole_number(1), "Epochs between two branchings.", metavar="N")
+    every: int = option(5, whole_number(1), "Epochs between branchings.", metavar="N")
     branches: int = option(3, whole_number(1), "Teleported copies of each network.", metavar="N")
 
     def problem(self) -> str | None:
@@ -35,20 +35,20 @@ class BranchesSettings(OneTrainingSettings):
 
     @property
     def branchings(self) -> int:
-        """How often networks branch: at the start of epochs ``every``, 2 · ``every``, … of the training."""
+        """The number of branchings: at the start of epochs ``every``, 2 · ``every``, … of the training."""
         return (self.epochs - 1) // self.every
 
     @property
     def leaves(self) -> int:
-        """Networks at the end."""
+        """The number of networks at the end."""
         return int(self.branches**self.branchings)
 
     @property
     def trained_epochs(self) -> int:
-        """Epochs of all networks together."""
+        """The number of epochs of all networks together."""
         lengths = [min(self.every, self.epochs - k * self.every) for k in range(self.branchings + 1)]
         in_the_tree: int = sum(self.branches**k * length for k, length in enumerate(lengths))
         return in_the_tree + self.epochs - lengths[0]
 
 
-STUDY = Study("branches", "A tree of teleported copies that train on.", BranchesSettings, "branched_training")
+STUDY = Study("branches", "A training tree of teleported copies.", BranchesSettings, "branched_training")

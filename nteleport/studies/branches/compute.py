@@ -1,8 +1,8 @@
-"""A tree of trainings: every few epochs each network branches into teleported copies that train on.
+"""A tree of trainings: every few epochs each network branches into teleported copies that continue training.
 
-All copies compute the same function when they part and see the same batches from then on. What tells their
-futures apart is the teleportation alone. A node of the tree is a network between two branchings, named by
-its way from the root: ``root/0/2`` is the third copy of the first copy.
+All copies compute the same function when they branch and see the same batches from then on. They differ only
+in the teleportation. A node of the tree is a network between two branchings, named by its path from the root:
+``root/0/2`` is the third copy of the first copy.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def branched_training(
     """Train a tree of teleported networks.
 
     Returns:
-        ``branches``: a row for each epoch of each node, ``node, parent, teleportations, epoch, train_loss,
-        train_accuracy, val_loss, val_accuracy``. The node ``no teleport`` goes on from the root untouched.
-        One that diverged ends with a row without numbers and has no branches.
-        ``branches-leaves``: the last row of every network that has no branches, the best first.
+        ``branches``: one row per epoch of each node, ``node, parent, teleportations, epoch, train_loss,
+        train_accuracy, val_loss, val_accuracy``. The node ``no teleport`` continues from the root unchanged.
+        A node that diverged ends with a row without numbers and has no branches.
+        ``branches-leaves``: the last row of every network without branches, the best first.
 
     Raises:
-        NTeleportError: settings that cannot be run, or a training that diverges before its first branching.
+        NTeleportError: invalid settings, or a training that diverges before its first branching.
     """
     subject = one_subject(settings)
     training = Training(subject, settings.optimizer, settings.batch_size, "branches")
@@ -60,13 +60,13 @@ def leaves(table: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Tree:
-    """Trains node after node, each subtree before the next."""
+    """Trains one node after another, depth first."""
 
     def __init__(self, training: Training, settings: BranchesSettings) -> None:
         self.training, self.settings = training, settings
 
     def grow(self, node: str, epoch: int, parent: str = "", teleportations: int = 0) -> Iterator[Row]:
-        """The rows of a node from ``epoch`` on, then those of its branches."""
+        """The rows of a node starting at ``epoch``, then those of its branches."""
         length = self.settings.epochs if node == BASELINE else self.settings.every
         end = min(epoch + length, self.settings.epochs)
         origin: Row = {"node": node, "parent": parent, "teleportations": teleportations}
@@ -88,7 +88,7 @@ class _Tree:
             yield from self.grow(BASELINE, end, node)
 
     def _epoch(self, epoch: int, *, root: bool) -> dict[str, float]:
-        """The scores of an epoch; none if the network diverged in it. Without a root there is no tree."""
+        """The scores of an epoch; none if the network diverged in it. A diverging root is an error."""
         try:
             train = self.training.run_epoch(epoch)
         except Diverged:

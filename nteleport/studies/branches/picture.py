@@ -1,4 +1,4 @@
-"""The picture of the study `branches`: the tree of networks, coloured by error, and the errors at its end."""
+"""The picture of the study `branches`: the tree of networks, colored by error, and the final errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLOURS = "viridis"
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-    """One figure: the tree on the left, the error of each leaf at the end on the right."""
+    """One figure: the tree on the left, the final error of each leaf on the right."""
     table, ends = tables["branches"], tables["branches-leaves"]
     errors = (1 - table["val_accuracy"].dropna()) * 100
     positive = errors[errors > 0]
@@ -54,11 +54,11 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
 
 
 def _places(table: pd.DataFrame, ends: pd.DataFrame) -> dict[str, float]:
-    """The height of each node: leaves in the order of the tree, others amid their branches."""
+    """The height of each node: leaves in the order of the tree, others centered on their branches."""
     parents = dict(zip(table["node"], table["parent"], strict=True))
     leaves = [node for node in parents if node in set(ends["node"])]
     places = {node: float(position) for position, node in enumerate(leaves)}
-    for node in reversed(list(parents)):  # branches come behind their node
+    for node in reversed(list(parents)):  # branches come after their node
         if node not in places:
             below = [places[child] for child, parent in parents.items() if parent == node]
             places[node] = float(np.mean(below))
@@ -87,7 +87,7 @@ def _tree(panel: Axes, table: pd.DataFrame, places: Mapping[str, float], norm: L
     panel.set_xlabel("epoch (★ teleportation)")
     baseline = places.get("no teleport")
     if baseline is not None:
-        # Below its own line: it is the lowest, and above or before it there may be no room.
+        # Below its own line, which is the lowest: there may be no room above or before it.
         end = int(table["epoch"].max()) + 1
         panel.text(end, baseline + 0.3, "no teleport", fontsize=6.5, va="top", ha="right")
 

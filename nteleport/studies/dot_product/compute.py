@@ -1,7 +1,7 @@
-"""How far a teleportation turns the weights: the cosine and the angle between W and T(W), against the range.
+"""How far a teleportation rotates the weights: cosine and angle between W and T(W), against the range.
 
-Both follow from norms that :mod:`nteleport.core.norms` has for all teleportations at once. For a CoB drawn
-from U[1−σ, 1+σ] the expectations per weight, E[s] and E[s²], predict the cosine: see the laws in the tests.
+Both follow from norms that :mod:`nteleport.core.norms` computes for all teleportations at once. For a CoB
+drawn from U[1−σ, 1+σ] the expectations per weight, E[s] and E[s²], predict the cosine (see the tests).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def weight_angles(settings: DotProductSettings, *, progress: Progress = no_progr
     """Cosine and angle between the weights and the teleported weights.
 
     Returns:
-        A row for each teleportation: `model, dataset, cob_range, teleportation, cosine, angle` (degrees).
+        One row per teleportation: `model, dataset, cob_range, teleportation, cosine, angle` (degrees).
 
     Raises:
-        NTeleportError: settings that cannot be run.
+        NTeleportError: invalid settings.
     """
     total = len(settings.models) * len(settings.datasets)
     tables: list[pd.DataFrame] = []

@@ -16,7 +16,7 @@ _LABELS = {"cosine": "cosine of W and T(W)", "angle": "angle (degrees)"}
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Mean and standard deviation over teleportations, a line for each model and data set."""
+    """Mean and standard deviation over teleportations, one line per model and data set."""
     with paper_style():
         figure, axes = column_figure(2.9, 2, sharex=True)
         for panel, (quantity, label) in zip(axes[:, 0], _LABELS.items(), strict=True):

@@ -11,10 +11,10 @@ from nteleport.studies.study import Study
 
 @dataclass(frozen=True, kw_only=True)
 class GradientsSettings(RangesSettings):
-    """Normalised gradients before and after teleporting, against the range of the CoB, as in Fig. 7."""
+    """Normalized gradients before and after teleporting, against the range of the CoB, as in Fig. 7."""
 
     batches: int = option(10, whole_number(1), "Batches; each is used for every teleportation.", metavar="N")
-    batch_size: int = option(32, whole_number(1), "Images a batch.", metavar="N")
+    batch_size: int = option(32, whole_number(1), "Images per batch.", metavar="N")
 
 
 STUDY = Study("gradients", "Gradients before and after teleporting.", GradientsSettings, "gradient_changes")

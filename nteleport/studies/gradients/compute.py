@@ -1,9 +1,8 @@
-"""Teleportation changes the gradient, the more so the wider the change of basis (paper, section 4.3, Fig. 7).
+"""Teleportation changes the gradient, more so the wider the change of basis (paper, section 4.3, Fig. 7).
 
-Two questions: how much the normalised gradient ‖dW‖/‖W‖ differs from ‖dTW‖/‖TW‖, and by what angle dTW is
-turned against dW. Neither needs a teleportation to be carried out: the gradient at the teleported weights is
-`g / s`, so :mod:`nteleport.core.norms` has the norms of all teleportations of a batch from its one backward
-pass.
+Two questions: how much the normalized gradient ‖dW‖/‖W‖ differs from ‖dTW‖/‖TW‖, and the angle between dTW
+and dW. Neither requires an actual teleportation: the gradient at the teleported weights is `g / s`, so
+:mod:`nteleport.core.norms` computes the norms of all teleportations of a batch from a single backward pass.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ def gradient_changes(
     """How gradients change with a teleportation, for every model and data set of the settings.
 
     Returns:
-        `gradients`: a row for each teleportation and batch, `model, dataset, batch, cob_range, teleportation,
+        `gradients`: one row per teleportation and batch, `model, dataset, batch, cob_range, teleportation,
         before, after, difference`, where `before` is ‖dW‖/‖W‖ and `after` ‖dTW‖/‖TW‖.
         `gradients-angles`: the same, with `angle` between dW and dTW in degrees, for the smallest, the middle
         and the largest range.
 
     Raises:
-        NTeleportError: settings that cannot be run.
+        NTeleportError: invalid settings.
     """
     total = len(settings.models) * len(settings.datasets) * settings.batches
     found: dict[str, list[pd.DataFrame]] = {DIFFERENCES: [], ANGLES: []}
@@ -56,11 +55,11 @@ def gradient_changes(
 
 @dataclass(frozen=True, eq=False)
 class _Change:
-    """What teleporting does to the gradient of one batch.
+    """The effect of teleporting on the gradient of one batch.
 
     Attributes:
         ratios: ‖dTW‖/‖TW‖ without a teleportation, then at each.
-        angles: for each of the few teleportations whose angles are asked for.
+        angles: for each of the few teleportations whose angles are requested.
     """
 
     ratios: Tensor

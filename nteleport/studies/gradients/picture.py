@@ -13,7 +13,7 @@ from nteleport.plots.figures import DARK, column_figure, legend_above, line_styl
 _BINS = 40
 
 _LOWEST = 0.25
-"""The axis is logarithmic: where mean − std is less than this share of the mean, the band ends there."""
+"""The axis is logarithmic: the band never extends below this fraction of the mean."""
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
@@ -23,7 +23,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
 
 
 def draw_differences(table: pd.DataFrame) -> Figure:
-    """Mean and standard deviation over teleportations and batches, a line for each model and data set."""
+    """Mean and standard deviation over teleportations and batches, one line per model and data set."""
     with paper_style():
         figure, axes = column_figure(2.1)
         panel = axes[0, 0]
@@ -48,7 +48,7 @@ def draw_differences(table: pd.DataFrame) -> Figure:
 
 
 def draw_angles(table: pd.DataFrame) -> Figure:
-    """A histogram for each range, a row of them for each model and data set."""
+    """One histogram per range, one row of panels per model and data set."""
     names = subject_names(table)
     shown = list(dict.fromkeys(names))
     ranges = sorted(set(table["cob_range"]))

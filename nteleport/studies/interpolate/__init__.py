@@ -21,24 +21,24 @@ class InterpolateSettings(TrainingSettings):
     """
 
     epochs: int = redefault(TrainingSettings, "epochs", 30)
-    batch_size_a: int = option(8, whole_number(1), "Images a batch when training A.", metavar="N")
-    batch_size_b: int = option(128, whole_number(1), "Images a batch when training B.", metavar="N")
-    optimizer_a: Component = option(SGD, optimizer, "Of A: {cls: SGD, lr: 0.01}.", metavar="OPTIMIZER")
-    optimizer_b: Component = option(SGD, optimizer, "Of B: {cls: SGD, lr: 0.01}.", metavar="OPTIMIZER")
+    batch_size_a: int = option(8, whole_number(1), "Images per batch when training A.", metavar="N")
+    batch_size_b: int = option(128, whole_number(1), "Images per batch when training B.", metavar="N")
+    optimizer_a: Component = option(SGD, optimizer, "For A: {cls: SGD, lr: 0.01}.", metavar="OPTIMIZER")
+    optimizer_b: Component = option(SGD, optimizer, "For B: {cls: SGD, lr: 0.01}.", metavar="OPTIMIZER")
     weights_b: Path | None = option(
         None, optional(path), "Trained weights of B; --weights are those of A.", metavar="FILE"
     )
-    same_start: bool = option(True, boolean, "A and B are trained from the same first weights.")
+    same_start: bool = option(True, boolean, "A and B are trained from the same initial weights.")
     cob: str = option(
-        "own", one_of("own", "same"), "Teleport A and B by a CoB of their own or by the same.", metavar="WORD"
+        "own", one_of("own", "same"), "Teleport A and B by their own CoBs or by the same.", metavar="WORD"
     )
-    teleportations: int = option(1, whole_number(1), "Teleportations drawn, each a line.", metavar="N")
+    teleportations: int = option(1, whole_number(1), "Teleportations drawn, one line each.", metavar="N")
     alpha_from: float = option(-0.5, _LINE, "Where the line begins; A is at 0.")
     alpha_to: float = option(1.5, _LINE, "Where the line ends; B is at 1.")
     points: int = option(101, whole_number(2), "Points on each line, evenly spaced.", metavar="N")
     statistics: str = option(
         "recompute", one_of("recompute", "interpolate"),
-        "BatchNorm's: collected anew at each point on training images, or interpolated too.", metavar="WORD",
+        "BatchNorm statistics: recomputed at each point on training images, or interpolated.", metavar="WORD",
     )  # fmt: skip
     images: int | None = option(
         None, optional(whole_number(1)), "At most this many images of each split.", metavar="N"

@@ -1,16 +1,16 @@
 """Loss and accuracy on the line between two networks, before and after teleporting (section 4.3, Fig. 5).
 
-A point of weight space, teleported weights θ' with their change of basis τ, computes what the plain
-network computes at ``θ' / s(τ)``. So the line between two such points, which moves weights *and* CoB, is a
+A point of weight space, teleported weights θ' with their change of basis τ, computes the same function as the
+plain network at ``θ' / s(τ)``. So the line between two such points, which moves weights *and* CoB, is a
 curve of plain weights, ``θ'_α / s(τ_α)``, and costs no more to evaluate than any other (:class:`Line`).
 
 Two consequences. With the same CoB at both ends the curve is the plain one: teleportation is linear in the
-weights, and the loss along the line does not change. And outside [0, 1] an entry of two different CoBs may
-come near zero or pass through it; weights are divided by it, so the loss may be huge there, as it is in
-the published pictures. An entry is kept 1e-6 away from zero.
+weights, and the loss along the line does not change. With different CoBs, an entry may approach zero or cross
+it outside [0, 1]; weights are divided by it, so the loss may be huge there, as in the published figures. An
+entry is kept at least 1e-6 away from zero.
 
-BatchNorm's running statistics are no weights. On the line they are collected anew at every point from
-training images, or interpolated as well (variances are kept from becoming negative), as the settings say.
+BatchNorm's running statistics are not weights. On the line they are recomputed at every point from training
+images, or interpolated as well (variances are kept nonnegative), depending on the settings.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PLAIN, TELEPORTED, ITSELF = "A to B", "T(A) to T(B)", "A to T(A)"
 
 CALIBRATION_IMAGES = 2048
 NEAR_AN_END = 0.1
-"""How far from an end, in α, its sharpness is measured."""
+"""The distance from an end, in α, within which its sharpness is measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Position:
     Attributes:
         weights: teleported, by parameter name.
         cob: shape ``(cob_size,)``.
-        statistics: running statistics of normalisations, by buffer name.
+        statistics: running statistics of normalizations, by buffer name.
     """
 
     weights: Mapping[str, Tensor]
@@ -59,7 +59,7 @@ class Position:
     statistics: Mapping[str, Tensor]
 
     def teleported(self, quiver: Quiver, cob: Tensor) -> Position:
-        """The same function at the CoB ``cob``, coming from a CoB of ones."""
+        """The same function at the CoB ``cob``, starting from a CoB of ones."""
         return Position(teleported(self.weights, quiver, cob), cob, self.statistics)
 
 
@@ -70,7 +70,7 @@ class Line:
     Attributes:
         quiver: of the network.
         first, second: at α = 0 and α = 1.
-        alphas: where to evaluate.
+        alphas: the positions to evaluate.
         moves_statistics: interpolate running statistics as well.
     """
 
@@ -104,13 +104,13 @@ def interpolate_networks(
     """Scores on the lines between two networks, before and after teleporting.
 
     Returns:
-        ``interpolate``: a row for each point and split, ``line, teleportation, alpha, split, loss,
+        ``interpolate``: one row per point and split, ``line, teleportation, alpha, split, loss,
         accuracy``; ``line`` is one of ``PLAIN``, ``TELEPORTED`` and ``ITSELF``. ``interpolate-sharpness``:
-        a row for each end of each line, ``line, teleportation, end, loss, rise``, where ``rise`` is the mean
-        training loss within 0.1 of the end, less the loss there.
+        one row per end of each line, ``line, teleportation, end, loss, rise``, where ``rise`` is the mean
+        training loss within 0.1 of the end, minus the loss there.
 
     Raises:
-        NTeleportError: settings that cannot be run.
+        NTeleportError: invalid settings.
     """
     subject = one_subject(settings)
     lines = list(_numbered_lines(settings))
@@ -138,7 +138,7 @@ def interpolate_networks(
 
 
 def sharpness(table: pd.DataFrame) -> pd.DataFrame:
-    """How much the training loss rises on average within 0.1 of each end of each line."""
+    """The mean rise of the training loss within 0.1 of each end of each line."""
     train = table[table["split"] == "train"]
     rows = []
     for (line, number), points in train.groupby(["line", "teleportation"], sort=False):
@@ -154,7 +154,7 @@ def sharpness(table: pd.DataFrame) -> pd.DataFrame:
 
 
 class _Steps:
-    """Counts steps of different kinds for one progress."""
+    """Counts steps of different kinds for one `Progress`."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._done, self._total = progress, 0, total
@@ -178,7 +178,7 @@ def _numbered_lines(settings: InterpolateSettings) -> Iterator[tuple[str, int]]:
 def _networks(subject: Subject, settings: InterpolateSettings, steps: _Steps) -> tuple[Position, Position]:
     """Networks A and B, each trained or loaded, at a CoB of ones.
 
-    What is wrong with the file or the optimizer of B is told before A is trained, which may take hours.
+    Errors in the file or the optimizer of B are reported before A is trained, which may take hours.
     """
     network, second = subject.network, None
     if settings.weights_b is not None:

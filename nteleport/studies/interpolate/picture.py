@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 _COLOURS = {"train": DARK[0], "validation": DARK[1]}
 _WORDS = {"train": "training", "validation": "validation"}
 _HIGHEST = 1e3
-"""Losses far beyond this say nothing more; the axis ends there."""
+"""Losses far beyond this are not informative; the axis ends there."""
 _LOWEST = 1e-4
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-    """A column of panels for each line; the loss above, the accuracy below."""
+    """One column of panels per line; the loss above, the accuracy below."""
     table = tables["interpolate"]
     lines = list(dict.fromkeys(table["line"]))
     low, high = _limits(table["loss"].to_numpy())
@@ -52,7 +52,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
 
 
 def _limits(losses: NDArray[Any]) -> tuple[float, float]:
-    """What the axis of the loss spans; losses beyond `_HIGHEST` count only if there are no others."""
+    """The limits of the loss axis; losses beyond `_HIGHEST` count only if there are no others."""
     finite = losses[np.isfinite(losses)]
     shown = finite[finite < _HIGHEST] if (finite < _HIGHEST).any() else finite
     if len(shown) == 0:

@@ -13,27 +13,30 @@ from nteleport.studies.study import Study
 class LandscapeSettings(OneTrainingSettings):
     """Loss surfaces around a network, before and after teleporting, and the path of its training on them.
 
-    The network is trained here and teleported on the way. With --epochs 0 only the surfaces of the given
-    weights are drawn. Interrupted, the study continues when it is run again with the same --out.
+    The study trains the network and teleports it during training. With --epochs 0 only the surfaces of the
+    given weights are drawn. An interrupted study continues when it is run again with the same --out.
     """
 
     teleport_epoch: int | None = option(
-        None, optional(whole_number(0)), "Teleport at the start of this epoch; half-way unless given.",
+        None, optional(whole_number(0)), "Teleport at the start of this epoch; by default halfway.",
         metavar="N",
     )  # fmt: skip
     points: int = option(21, whole_number(2), "Points along each side of a surface.", metavar="N")
     line_points: int = option(51, whole_number(2), "Points of a one-dimensional surface.", metavar="N")
     reach: float = option(
         1.0, number("above 0", lambda reach: reach > 0),
-        "How far the random directions are followed, in lengths of the filters.",
+        "How far to follow the random directions, in filter lengths.",
     )  # fmt: skip
-    images: int = option(512, whole_number(2), "Training images that the loss is measured on.", metavar="N")
+    images: int = option(512, whole_number(2), "Training images on which the loss is measured.", metavar="N")
     statistics: str = option(
         "recompute", one_of("recompute", "keep"),
-        "BatchNorm's: collected anew at each point on these images, or the network's.", metavar="WORD",
+        "BatchNorm statistics: recomputed at each point on these images, or the network's.", metavar="WORD",
     )  # fmt: skip
     points_per_pass: int | None = option(
-        None, optional(whole_number(1)), "Points evaluated at once; by the memory unless given.", metavar="N"
+        None,
+        optional(whole_number(1)),
+        "Points evaluated at once; by default what fits in memory.",
+        metavar="N",
     )
 
     def problem(self) -> str | None:

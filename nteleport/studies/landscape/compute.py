@@ -1,16 +1,16 @@
 """The loss around a network, before and after teleporting, and the path of its training on it.
 
 The surface of a teleported network along a direction ``d'`` of its weights is the surface of the plain
-network along ``d' / s(τ)``. So nothing is ever teleported to draw it: both surfaces are planes through the
+network along ``d' / s(τ)``. So drawing it requires no teleportation: both surfaces are planes through the
 same plain weights (:mod:`nteleport.studies.landscape.surface`).
 
-- Along random directions, filter-normalised in the coordinates of each network from the same raw draw.
-- Along the first two principal components of the training's path. In the coordinates of the plain network the
-  teleportation, which changes no function, is a corner of the path; in those of the network teleported by
-  the CoB of the end, all of the path is carried over by that CoB. In either picture the contours hold for
-  the whole path.
+- Along random directions, filter-normalized in the coordinates of each network from the same raw draw.
+- Along the first two principal components of the training path. In the coordinates of the plain network the
+  teleportation, which does not change the function, is a corner of the path; in those of the network
+  teleported by the final CoB, that CoB maps the whole path. In either picture the contours are valid for the
+  whole path.
 
-The trained network and every finished point are kept in a folder until the study is finished.
+The trained network and every completed point are kept in a folder until the study is finished.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from nteleport.studies.training import Training
 from nteleport.training.provenance import versions
 
 PLAIN, TELEPORTED = "plain", "teleported"
-"""The two networks, or the two coordinates of one."""
+"""The two networks, or the two coordinate systems of one network."""
 
 UNFINISHED = "landscape.unfinished"
-"""The folder that holds what is finished so far."""
+"""The folder with everything completed so far."""
 
 _MARGIN = 0.2
-"""Room around a path, as a share of its extent."""
+"""Margin around a path, as a fraction of its extent."""
 
 Named = dict[str, Tensor]
 
@@ -59,9 +59,9 @@ class Trained:
     Attributes:
         weights: plain, by name.
         cob: its change of basis.
-        path: a row for each epoch and coordinates, ``coordinates, epoch, x, y, teleported, share_x,
+        path: one row per epoch and coordinate system, ``coordinates, epoch, x, y, teleported, share_x,
             share_y``; empty without training.
-        directions: those of the path for each coordinates, in plain ones.
+        directions: of the path in each coordinate system, expressed in plain coordinates.
     """
 
     weights: Named
@@ -77,18 +77,18 @@ def loss_landscape(
     """Loss surfaces around a network, before and after teleporting.
 
     Args:
-        folder: keeps what is finished, for a run after an interruption to go on; None keeps nothing.
+        folder: keeps completed parts, so that an interrupted run can continue; None keeps nothing.
 
     Returns:
-        ``landscape`` and ``landscape-line``: a row for each point, ``coordinates, x, y, loss, accuracy``,
-        where ``coordinates`` is ``plain`` or ``teleported`` and ``x``, ``y`` are in lengths of the
-        filters. With training also ``landscape-path-surface``, the same with ``x``, ``y`` in units of
-        weights, and ``landscape-path``: a row for each epoch, ``coordinates, epoch, x, y, teleported,
-        share_x, share_y, loss``, where ``teleported`` marks the point at which the network was teleported
-        and the shares are those of the path's variance.
+        ``landscape`` and ``landscape-line``: one row per point, ``coordinates, x, y, loss, accuracy``, where
+        ``coordinates`` is ``plain`` or ``teleported`` and ``x``, ``y`` are in filter lengths. With training
+        also ``landscape-path-surface``, the same with ``x``, ``y`` in units of weights, and
+        ``landscape-path``: one row per epoch, ``coordinates, epoch, x, y, teleported, share_x, share_y,
+        loss``, where ``teleported`` marks the point at which the network was teleported and the shares are
+        fractions of the variance of the path.
 
     Raises:
-        NTeleportError: settings that cannot be run.
+        NTeleportError: invalid settings.
     """
     subject = one_subject(settings)
     key = _key(settings)
@@ -126,7 +126,7 @@ def _scorer(subject: Subject, settings: LandscapeSettings) -> PointScorer:
 def _planes(
     subject: Subject, trained: Trained, settings: LandscapeSettings
 ) -> Iterator[tuple[str, str, Plane]]:
-    """Every surface: its table, its coordinates and where it lies."""
+    """Every surface: its table, its coordinate system and its plane."""
     steps = _spaced(-settings.reach, settings.reach, settings.points)
     line = _spaced(-settings.reach, settings.reach, settings.line_points)
     for coordinates in (PLAIN, TELEPORTED):
@@ -142,7 +142,7 @@ def _planes(
 def _random(
     subject: Subject, trained: Trained, settings: LandscapeSettings, coordinates: str, axis: str
 ) -> Named:
-    """A filter-normalised direction in some coordinates, expressed in plain ones."""
+    """A filter-normalized direction in one coordinate system, expressed in plain coordinates."""
     generator = generator_for("study", settings.seed, f"landscape {axis}")
     if coordinates == PLAIN:
         return filter_normalised(trained.weights, generator)
@@ -153,7 +153,7 @@ def _random(
 def _trained(
     subject: Subject, scorer: PointScorer, settings: LandscapeSettings, keep: Path | None, key: str
 ) -> Trained:
-    """The network at the end of its training, trained now or before an interruption."""
+    """The trained network, trained now or before an interruption."""
     file = None if keep is None else keep / "training.pt"
     state = None if file is None else _read_training(file, key)
     if state is None:
@@ -173,7 +173,7 @@ def _trained(
 def _read_training(file: Path, key: str) -> dict[str, Any] | None:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # whatever a missing or damaged file makes torch raise; the training is done again
+    except Exception:  # whatever torch raises for a missing or damaged file; train again
         return None
     return state if isinstance(state, dict) and state.get("key") == key else None
 
@@ -235,8 +235,8 @@ def _spaced(low: float, high: float, points: int) -> list[float]:
 
 
 def _key(settings: LandscapeSettings) -> str:
-    """Of all that the surfaces depend on; how many points a pass takes is not of that."""
+    """A key of everything the surfaces depend on, which excludes the number of points per pass."""
     chosen = {n: v for n, v in plain_settings(settings).items() if n not in ("points_per_pass", "data_dir")}
-    if settings.weights is not None:  # another network may have been written under the name
+    if settings.weights is not None:  # the file may have been replaced by another network
         chosen["weights"] = hashlib.sha256(settings.weights.read_bytes()).hexdigest()
     return hashlib.sha256(to_yaml({**chosen, **versions()}).encode()).hexdigest()

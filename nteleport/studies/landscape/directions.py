@@ -1,8 +1,9 @@
-"""Directions in weight space along which a loss surface is looked at.
+"""Directions in weight space along which a loss surface is evaluated.
 
-Random ones are filter-normalised (Li et al., *Visualizing the Loss Landscape of Neural Nets*, NeurIPS
-2018): each filter, the weights that feed one neuron, is as long in the direction as in the network, and
-biases and normalisations do not move. Those of a training are the principal components of its weights.
+Random directions are filter-normalized (Li et al., *Visualizing the Loss Landscape of Neural Nets*, NeurIPS
+2018): each filter, the incoming weights of one neuron, has the same length in the direction as in the
+network, and biases and normalizations do not move. Directions of a training are the principal components of
+its weights.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ Weights = Mapping[str, Tensor]
 
 
 def filter_normalised(weights: Weights, generator: torch.Generator) -> dict[str, Tensor]:
-    """A random direction whose every filter has the length of the filter of ``weights``.
+    """A random direction in which every filter has the length of the same filter of ``weights``.
 
     Args:
-        weights: by name; the filters of a tensor lie along its first axis.
-        generator: on the CPU. What is drawn depends on the shapes alone, so equal generators give the same
-            raw direction at a network and at its teleportation.
+        weights: by name; the filters of a tensor are along its first axis.
+        generator: on the CPU. The draw depends only on the shapes, so equal generators give the same raw
+            direction at a network and at its teleportation.
 
     Returns:
         By name, like ``weights``; zero for tensors of fewer than two axes.
@@ -41,12 +42,12 @@ def filter_normalised(weights: Weights, generator: torch.Generator) -> dict[str,
 
 @dataclass(frozen=True, eq=False)
 class PrincipalPlane:
-    """The plane through the last of some positions along their first two principal components.
+    """The plane through the last of several positions along their first two principal components.
 
     Attributes:
         directions: orthonormal, shape ``(2, n)``.
         coordinates: of each position in the plane, shape ``(positions, 2)``, float64; the last is at 0.
-        shares: of the variance of the positions that each component has.
+        shares: the fraction of the positions' variance explained by each component.
     """
 
     directions: Tensor
@@ -55,12 +56,12 @@ class PrincipalPlane:
 
 
 def principal_plane(positions: Sequence[Tensor], generator: torch.Generator) -> PrincipalPlane:
-    """The plane that shows most of how ``positions`` spread.
+    """The plane that captures most of the variance of ``positions``.
 
     Args:
         positions: at least 2 vectors of the same length. If they lie on a line, the second direction is
             random.
-        generator: for that.
+        generator: for the random direction.
     """
     count, last = len(positions), positions[-1]
     gram = torch.empty(count, count, dtype=torch.float64)
@@ -73,8 +74,8 @@ def principal_plane(positions: Sequence[Tensor], generator: torch.Generator) -> 
     variances = variances.flip(0).clamp(min=0)
     directions: list[Tensor] = []
     for component in range(2):
-        # A principal component is a mixture of the centred positions; the mixture's sum is 0, so offsets
-        # do as well.
+        # A principal component is a linear combination of the centered positions; its coefficients sum to 0,
+        # so offsets work as well.
         direction = sum(
             (float(m) * o for m, o in zip(mixtures[:, -1 - component], offsets, strict=True)), last * 0
         )

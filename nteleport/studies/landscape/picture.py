@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 _LEVELS = 13
 _WIDEST = 1e4
-"""The largest loss shown, in units of the smallest."""
+"""The largest loss shown, as a multiple of the smallest."""
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-    """A figure of each kind: `landscape`, `landscape-line` and, with training, `landscape-path`."""
+    """One figure of each kind: `landscape`, `landscape-line` and, with training, `landscape-path`."""
     figures = {
         "landscape": _contours(tables["landscape"], None),
         "landscape-line": _lines(tables["landscape-line"]),

@@ -1,8 +1,8 @@
 """A loss surface: the scores on a plane of weight space, kept on disk while it is computed.
 
-Every pass over the data replaces the file of the surface by one that has a few points more, so an
-interrupted surface goes on where it was left. The file carries a key of everything the surface depends on;
-one of another key is started afresh.
+Every pass over the data replaces the file of the surface by one with a few more points, so an interrupted
+surface continues where it stopped. The file contains a key of everything the surface depends on; with a
+different key the surface is started from scratch.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Plane:
 
 @dataclass(frozen=True, eq=False)
 class _Rest:
-    """Some of the points of another; a `Points`."""
+    """The remaining points of another `Points`; a `Points` itself."""
 
     points: Points
     positions: Sequence[int]
@@ -78,13 +78,13 @@ def evaluate_surface(
 
     Args:
         scorer: of the network; it measures a split called ``train``.
-        plane: where.
-        file: keeps what is finished; its folder must exist. None keeps nothing.
-        key: of all that the surface depends on.
-        progress: told of the points, those from the file included.
+        plane: the points to evaluate.
+        file: keeps completed points; its folder must exist. None keeps nothing.
+        key: a key of everything the surface depends on.
+        progress: receives the number of points, including those from the file.
 
     Returns:
-        A row for each place, ``x, y, loss, accuracy``, in the order of ``plane.places``.
+        One row per place, ``x, y, loss, accuracy``, in the order of ``plane.places``.
     """
     found = _read(file, key, len(plane)) if file is not None else _nothing(len(plane))
     rest = [int(position) for position in np.flatnonzero(~found["done"])]
@@ -115,7 +115,7 @@ def _nothing(size: int) -> dict[str, NDArray[Any]]:
 
 
 def _read(file: Path, key: str, size: int) -> dict[str, NDArray[Any]]:
-    """What is finished: nothing if there is no file, or a damaged one, or one of another surface."""
+    """The completed points: none if the file is missing, damaged or of another surface."""
     found = _nothing(size)
     try:
         with np.load(file, allow_pickle=False) as stored:

@@ -21,14 +21,14 @@ class MicroSettings(StudySettings):
     cob_range: float = option(
         0.001,
         number("above 0", lambda r: r > 0),
-        "Range of the micro-teleportations: so small that they are straight.",
+        "Range of the micro-teleportations: so small that they are nearly straight lines.",
     )
     batch_sizes: tuple[int, ...] = option(
-        (8, 64), whole_number(1), "Images a gradient is computed on; may be repeated.",
+        (8, 64), whole_number(1), "Images per gradient; may be repeated.",
         several=True, flag="batch-size", metavar="N",
     )  # fmt: skip
     teleportations: int = option(
-        100, whole_number(1), "Angles of each kind, each on a fresh batch.", metavar="N"
+        100, whole_number(1), "Angles of each kind, each on a new batch.", metavar="N"
     )
 
 

@@ -1,10 +1,10 @@
 """Micro-teleportations are orthogonal to the gradient (section 4.2 of the paper, Fig. 4).
 
 With activations such as ReLU, for which `f(τ x) = τ f(x)`, a teleportation by a positive change of basis
-keeps the loss of the plain network too, so an infinitely small one moves along a level set, to which the
+also preserves the loss of the plain network, so an infinitesimal one moves along a level set, to which the
 gradient is orthogonal. (With tanh it moves along one only together with its activations, and the angle is
-not 90°.) Two random vectors of many dimensions are nearly orthogonal as well: the controls show how far
-from 90° chance alone gets.
+not 90°.) Two random high-dimensional vectors are nearly orthogonal as well: the controls show how far from
+90° random vectors are.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ PAIRS = (
     "teleportation, random vector",
     "two random vectors",
 )
-"""The angles that are measured: the claim, then its three controls."""
+"""The measured angles: the claim, then its three controls."""
 
 _PAIRS = ((0, 1), (0, 2), (1, 2), (2, 3))
-"""The same as positions among gradient, teleportation and two random vectors."""
+"""The same pairs as positions among gradient, teleportation and two random vectors."""
 
 _PIECE = 2**20
-"""Vectors are taken in pieces of so many weights, so that four of them in float64 fit anywhere."""
+"""Vectors are processed in chunks of this many weights, so that four of them in float64 fit anywhere."""
 
 
 @seeded
@@ -41,11 +41,11 @@ def micro_angles(settings: MicroSettings, *, progress: Progress = no_progress) -
     """Angles between the loss gradient, the displacement of a micro-teleportation and random vectors.
 
     Returns:
-        One row for each angle, in degrees: `model, dataset, batch_size, repeat, pair, angle`, where `pair` is
+        One row per angle, in degrees: `model, dataset, batch_size, repeat, pair, angle`, where `pair` is
         one of `PAIRS`.
 
     Raises:
-        NTeleportError: settings that cannot be run.
+        NTeleportError: invalid settings.
     """
     total = (
         len(settings.models) * len(settings.datasets) * len(settings.batch_sizes) * settings.teleportations
@@ -66,7 +66,7 @@ def micro_angles(settings: MicroSettings, *, progress: Progress = no_progress) -
 
 
 def _angles(subject: Subject, batch_size: int, settings: MicroSettings) -> Iterator[list[float]]:
-    """The angles of `PAIRS`, once for each teleportation."""
+    """The angles of `PAIRS` for each teleportation."""
     purpose = f"micro {batch_size}"
     generator = generator_for("study", settings.seed, purpose)
     for _, batch in zip(range(settings.teleportations), subject.batches(batch_size, purpose), strict=False):

@@ -20,7 +20,7 @@ _PANEL_HEIGHT = 0.95
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Rows of panels are the pairs of vectors, columns the subjects, colours the batch sizes."""
+    """Rows of panels are the pairs of vectors, columns the subjects, colors the batch sizes."""
     pairs = list(dict.fromkeys(table["pair"]))
     subjects = list(dict.fromkeys(zip(table["model"], table["dataset"], strict=True)))
     batch_sizes = list(dict.fromkeys(table["batch_size"]))
@@ -69,5 +69,5 @@ def _panel(axes: Axes, table: pd.DataFrame, batch_sizes: list[int], bins: NDArra
 
 
 def _broken(pair: str) -> str:
-    """The name of a pair in two short lines."""
+    """The name of a pair on two short lines."""
     return pair.replace(", ", ",\n").replace("two ", "two\n")

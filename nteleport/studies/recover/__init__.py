@@ -13,11 +13,11 @@ from nteleport.vocabulary import RECOVERY_METHODS, RecoveryMethod, Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class RecoverSettings(StudySettings):
-    """Find the change of basis between two sets of weights: a known one under noise, or that of two files."""
+    """Find the change of basis between two sets of weights: a known one with noise, or that of two files."""
 
     cob_sampling: Sampling = redefault(StudySettings, "cob_sampling", "inter_landscape")
     target: Path | None = option(
-        None, optional(path), "Weights to come near to; without it, the model's own, teleported at random.",
+        None, optional(path), "Target weights; by default the model's own, teleported at random.",
         metavar="FILE",
     )  # fmt: skip
     noise: tuple[float, ...] = option(

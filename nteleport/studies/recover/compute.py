@@ -1,4 +1,4 @@
-"""How well a known change of basis is found from teleported weights with noise."""
+"""How well a known change of basis is recovered from teleported weights with noise."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from nteleport.studies.weight_files import load_weights
 
 
 def recover_cob(settings: RecoverSettings, *, progress: Progress = no_progress) -> dict[str, pd.DataFrame]:
-    """Recover a random CoB from teleported weights with noise, or, with ``settings.target``, one nobody
-    knows.
+    """Recover a random CoB from teleported weights with noise, or, with ``settings.target``, an unknown one.
 
-    Noise of level ``n`` adds to each weight a normal deviate times ``n`` times the root mean square of the
-    weights of its tensor, after teleporting.
+    Noise of level ``n`` adds to each weight a standard normal deviate times ``n`` times the root mean square
+    of the weights of its tensor, after teleporting.
 
     Returns:
-        ``recover``: a row for each entry and noise level, ``noise, layer, entry, true, recovered``;
-        ``true`` is empty for a target from a file. ``recover-distances``: a row for each noise level,
+        ``recover``: one row per entry and noise level, ``noise, layer, entry, true, recovered``;
+        ``true`` is empty for a target from a file. ``recover-distances``: one row per noise level,
         ``noise, before, after, wrong_signs, median_error, largest_error``: the distance between the two sets
         of weights before and after teleporting by the recovered CoB, relative to the target's size; errors
         are relative to the true entries.
 
     Raises:
-        NTeleportError: settings that cannot be run.
+        NTeleportError: invalid settings.
     """
     subject = one_subject(settings)
     network = subject.network.double() if subject.device.type != "mps" else subject.network
@@ -58,7 +57,7 @@ def recover_cob(settings: RecoverSettings, *, progress: Progress = no_progress) 
 def _target(
     subject: Subject, model: TeleportableModel, settings: RecoverSettings, noise: float
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """The true CoB, if there is one, and the weights to come near to, by name."""
+    """The true CoB, if there is one, and the target weights by name."""
     weights = plain_weights(model)
     if settings.target is not None:
         network = copy.deepcopy(model.network)

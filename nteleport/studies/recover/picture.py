@@ -1,4 +1,4 @@
-"""The picture of the study `recover`: recovered against true entries, a panel for each level of noise."""
+"""The picture of the study `recover`: recovered against true entries, one panel per noise level."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 _COLUMNS = 3
 _MOST_POINTS = 3000
-"""Points of a panel; of more entries every n-th is drawn."""
+"""Points per panel; with more entries, every n-th is drawn."""
 _EXACT = 1e-16
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-    """One figure. Without true entries it shows the recovered ones along the layers instead."""
+    """One figure. Without true entries it shows the recovered entries along the layers instead."""
     entries, distances = tables["recover"], tables["recover-distances"]
     known = bool(entries["true"].notna().all())
     return {"recover": _known(entries, distances) if known else _unknown(entries, distances)}
@@ -61,7 +61,7 @@ def _scatter(panel: Axes, entries: pd.DataFrame, reach: float, noise: float) -> 
 
 
 def _errors(panel: Axes, distances: pd.DataFrame) -> None:
-    """Median relative error of an entry; what is exact stands on the lower edge."""
+    """Median relative error of an entry; exact entries are on the lower edge."""
     noise, error = distances["noise"], distances["median_error"].clip(lower=_EXACT)
     positions = np.arange(len(noise))
     panel.plot(positions, error, color=DARK[1], marker="o", ms=3, lw=1)

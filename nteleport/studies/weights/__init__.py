@@ -11,9 +11,9 @@ from nteleport.studies.study import Study
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSettings(StudySettings):
-    """Densities of weights before and after teleporting, and redrawn like the latter, as in Fig. 11."""
+    """Densities of weights before and after teleporting, and redrawn from the latter, as in Fig. 11."""
 
-    per_layer: bool = option(False, boolean, "Each layer by itself, instead of the whole model.")
+    per_layer: bool = option(False, boolean, "Each layer separately, instead of the whole model.")
     bins: int = option(200, whole_number(10), "Bins of a density, fewer for small layers.", metavar="N")
 
 

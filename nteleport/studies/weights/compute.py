@@ -2,7 +2,7 @@
 
 Three distributions are compared: the weights before and after a teleportation, and those of the control
 `same_distr`, redrawn independently from the histogram of the teleported weights: the same density without the
-teleportation's structure. Weights are those of linear and convolution layers, which the control redraws.
+structure of the teleportation. Weights are those of linear and convolution layers, which the control redraws.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def weight_densities(settings: WeightsSettings, *, progress: Progress = no_progr
     """Densities of the weights before, after and redrawn.
 
     Returns:
-        A row for each bin: `model, dataset, layer, view, weights, left, right, density`. `weights` is
+        One row per bin: `model, dataset, layer, view, weights, left, right, density`. `weights` is
         `before`, `after` or `same_distr`; the bins of `view` `whole` span all three, those of `zoom` the
-        weights before. A density integrates to 1 over all weights, so over the bins of `zoom` to less.
+        weights before. A density integrates to 1 over all weights, so to less over the bins of `zoom`.
 
     Raises:
-        NTeleportError: settings that cannot be run.
+        NTeleportError: invalid settings.
     """
     total = len(settings.models) * len(settings.datasets)
     tables: list[pd.DataFrame] = []
@@ -60,7 +60,7 @@ def weight_densities(settings: WeightsSettings, *, progress: Progress = no_progr
 
 
 def _three(subject: Subject, settings: WeightsSettings) -> dict[str, Weights]:
-    """The weights by layer, of the network before, after and redrawn."""
+    """The weights of the network by layer: before, after and redrawn."""
     cob = draw_cob(
         subject,
         settings.cob_range,
@@ -82,7 +82,7 @@ def _layer_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _by_layer(three: Mapping[str, Weights], per_layer: bool) -> Iterator[tuple[str, Weights]]:
-    """Names of what is shown together, with its three vectors of weights."""
+    """The names of what is shown together, each with its three vectors of weights."""
     if not per_layer:
         yield (
             WHOLE_MODEL,
@@ -94,7 +94,7 @@ def _by_layer(three: Mapping[str, Weights], per_layer: bool) -> Iterator[tuple[s
 
 
 def _reaches(values: Weights) -> dict[str, float]:
-    """How far from 0 the bins of each view go."""
+    """How far from 0 the bins of each view extend."""
     largest = max(float(each.abs().max()) for each in values.values())
     near = float(values[BEFORE].abs().max())
     return {WHOLE: largest or 1.0, ZOOM: 1.5 * near or 1.0}

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_IN_A_COLUMN, _PAGE_COLUMNS = 6, 3
-"""More panels than that stand side by side over the whole page; type keeps its size."""
+"""With more panels than this, the figure spans the whole page; text keeps its size."""
 
 _PANEL_HEIGHT = 1.35
 _SHARE = {"alone": 0.58, "among others": 0.53}
-"""Of the height of a panel, for the logarithmic density; small panels leave the ticks of the inset less."""
+"""Fraction of a panel's height for the logarithmic density; smaller panels need more room for inset ticks."""
 
 _INSET = (0.56, 0.66, 0.44, 0.33)
 
@@ -29,7 +29,7 @@ _DASHES = {"before": "-", "after": "-", "same_distr": (0, (3, 1.5))}
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """A panel for each subject and layer; the density is logarithmic, that of the inset is not."""
+    """One panel per subject and layer; the density is logarithmic, linear in the inset."""
     names = subject_names(table)
     single = names.nunique() == 1
     layers = table["layer"] if single else names + ", " + table["layer"]
@@ -55,7 +55,7 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _panel(panel: Axes, table: pd.DataFrame, share: float) -> None:
-    """The logarithmic density takes the lower part of the panel, the inset stands above its right tail."""
+    """The logarithmic density takes the lower part of the panel, the inset is above its right tail."""
     whole, zoom = (table[table["view"] == view] for view in ("whole", "zoom"))
     _curves(panel, whole)
     panel.set_yscale("log")
@@ -83,5 +83,5 @@ def _curves(panel: Axes, table: pd.DataFrame) -> None:
 
 
 def _titled(layer: str) -> str:
-    """Layers that only have a number are called layers."""
+    """Prefix "layer" to layers that only have a number."""
     return f"layer {layer}" if layer.isdecimal() else layer
