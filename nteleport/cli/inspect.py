@@ -25,7 +25,7 @@ __all__ = ["inspect"]
 
 COLUMNS = ("parameter", "status", "reason", "shape")
 MOST_SIZES = 8  # of layers, in one line
-COLOURS = {"teleported": "green", "tied": "yellow", "untouched": "red"}
+COLORS = {"teleported": "green", "tied": "yellow", "untouched": "red"}
 
 
 class NameType(click.ParamType):  # type: ignore[type-arg]  # subscriptable only since click 8.4
@@ -111,7 +111,7 @@ def _print_table(rows: Sequence[ReportRow]) -> None:
     widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
     for row in table:
         padded = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
-        padded[1] = click.style(padded[1], fg=COLOURS.get(row[1]))
+        padded[1] = click.style(padded[1], fg=COLORS.get(row[1]))
         click.echo("  ".join(padded).rstrip())
 
 
@@ -120,7 +120,7 @@ def summary(quiver: Quiver, rows: Sequence[ReportRow]) -> list[str]:
     entries = f"{quiver.cob_size:,} entries in {len(quiver.layers)} layers"
     lines = [f"change of basis  {entries}: {_layer_sizes(quiver)}"]
     total = sum(_weights(row) for row in rows)
-    for status in COLOURS:
+    for status in COLORS:
         chosen = [row for row in rows if row.status == status]
         weights = sum(_weights(row) for row in chosen)
         share = f"{weights / total:.1%}" if total else "-"

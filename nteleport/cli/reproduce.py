@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["reproduce"]
 
-_COLOURS = {"holds": "green", "does not hold": "red", "not run": "yellow"}
+_COLORS = {"holds": "green", "does not hold": "red", "not run": "yellow"}
 
 
 @click.command(cls=Command)
@@ -128,6 +128,6 @@ def _report(claims: Sequence[Claim], chosen: Sequence[Claim], layout: Layout, ti
     for row in rows:
         if row.claim not in names:
             continue
-        verdict = click.style(f"{row.verdict:13}", fg=_COLOURS[row.verdict])
+        verdict = click.style(f"{row.verdict:13}", fg=_COLORS[row.verdict])
         click.echo(f"Fig. {row.figure:<2}  {verdict}  {row.says}: {row.here}\n{'':22} {row.measured}")
     click.echo(f"{summary(rows)}: {layout.markdown}, {layout.json}, {layout.pictures}")

@@ -166,7 +166,7 @@ class LayerwiseFit:
 
 
 def best_entry(a: Tensor, b: Tensor, c: Tensor, d: Tensor, current: Tensor) -> Tensor:
-    """The ``τ`` that minimises ``a τ² − 2 b τ + c / τ² − 2 d / τ``, over both signs, elementwise.
+    """The ``τ`` that minimizes ``a τ² − 2 b τ + c / τ² − 2 d / τ``, over both signs, elementwise.
 
     Candidates are the real roots of the derivative, the minima of either half alone, and the current value,
     which is therefore kept where nothing depends on the entry. All absolute values lie within [1e-6, 1e6].

@@ -47,12 +47,12 @@ def draw_boxes(table: pd.DataFrame, panel: Panel, metric: str, epochs: Sequence[
         for position, rows in by_group(table).items():
             places = [list(epochs).index(epoch) * step + offsets[position] for epoch in rows["epoch"]]
             _draw_group(axes, places, rows, styles[position])
-        centres = np.arange(len(epochs)) * step
-        axes.set_xticks(centres, [str(epoch) for epoch in epochs])
+        centers = np.arange(len(epochs)) * step
+        axes.set_xticks(centers, [str(epoch) for epoch in epochs])
         axes.tick_params(axis="x", length=0)
-        for between in centres[:-1] + step / 2:
+        for between in centers[:-1] + step / 2:
             axes.axvline(between, color="#C8C8C8", linewidth=0.5, zorder=0)
-        axes.set_xlim(-step / 2, centres[-1] + step / 2)
+        axes.set_xlim(-step / 2, centers[-1] + step / 2)
         axes.set_xlabel("epoch")
         metric_axis(axes, metric, table[list(QUANTITIES)].to_numpy())
     return figure

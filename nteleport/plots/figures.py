@@ -31,8 +31,8 @@ _WIDE, _NARROW = 22, 10
 
 def line_style(position: int) -> dict[str, Any]:
     """Color and marker of the n-th line of a panel: twelve distinct styles."""
-    colours = (*DARK, *LIGHT)
-    return {"color": colours[position % len(colours)], "marker": _MARKERS[position % len(_MARKERS)]}
+    colors = (*DARK, *LIGHT)
+    return {"color": colors[position % len(colors)], "marker": _MARKERS[position % len(_MARKERS)]}
 
 
 def legend_above(figure: Figure, panel: Axes) -> None:

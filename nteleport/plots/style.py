@@ -28,7 +28,7 @@ PAGE = 7.0
 DARK = ("#004EAB", "#BB4131", "#3F8A67", "#7A337D", "#A87000", "#222222")
 LIGHT = ("#9DB2F0", "#FA9681", "#76E0AE", "#E4B9E2", "#F4BC6A", "#ABABAB")
 
-_GREY = LIGHT[-1]
+_GRAY = LIGHT[-1]
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 _HATCHES = ("", "//////", "......", "xxxxxx")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -103,7 +103,7 @@ def group_styles(groups: Sequence[Group]) -> list[GroupStyle]:
 
 def _kind_style(group: Group, kinds: Sequence[str]) -> GroupStyle:
     if group.is_baseline:
-        return GroupStyle(_GREY, dark=False)
+        return GroupStyle(_GRAY, dark=False)
     hue = kinds.index(group.kind)
     return GroupStyle(
         DARK[hue % len(DARK)], hatch=_HATCHES[hue // len(DARK) % len(_HATCHES)], marker=_marker(hue)

@@ -121,7 +121,7 @@ def run_in_slots(
     running = _Run(queue, [Slot(place, out, options, report, clock) for place in slots], report)
     described = False
     try:
-        while running.goes_on():
+        while running.continues():
             if stop_requested():
                 running.stop()
             running.hand_out(redo=options.redo)
@@ -147,7 +147,7 @@ class _Run:
         self._stopping = False
         self.outcomes: list[JobEnded] = []
 
-    def goes_on(self) -> bool:
+    def continues(self) -> bool:
         return bool(self._busy) or (len(self._queue) > 0 and not self._stopping)
 
     @property

@@ -114,12 +114,12 @@ def run_task(config: str, options: Sequence[str], train: Train, scontrol: Scontr
         signal.signal(number, signal.SIG_IGN)  # already exiting
     if code > _BY_SIGNAL:
         scontrol = scontrol or Scontrol(os.environ.get("SLURM_JOB_ID", ""))
-        code = _go_on_later(code, scontrol, progressed=_progress(paths) != before)
+        code = _continue_later(code, scontrol, progressed=_progress(paths) != before)
     if code:
         sys.exit(code)
 
 
-def _go_on_later(code: int, scontrol: Scontrol, *, progressed: bool) -> int:
+def _continue_later(code: int, scontrol: Scontrol, *, progressed: bool) -> int:
     """Have SLURM queue the task again if it does not do so by itself; returns the exit code."""
     reason = reason_to_requeue(code - _BY_SIGNAL, scontrol.describe())
     if reason is None:

@@ -75,7 +75,7 @@ class PointScorer:
         self.network, self.evaluation = network, evaluation
         device = next(iter(evaluation.splits.values())).device
         self.points_per_pass = evaluation.points_per_pass or _points_that_fit(network, device)
-        self._normalisations = [m for m in network.modules() if _has_statistics(m)]
+        self._normalizations = [m for m in network.modules() if _has_statistics(m)]
         self._statistics = {n: b for n, b in network.named_buffers() if n.rpartition(".")[2] in _STATISTICS}
 
     def scores(self, points: Points, progress: Progress = no_progress) -> Iterator[tuple[int, PointScores]]:
@@ -116,7 +116,7 @@ class PointScorer:
         """The scores at one point, or at ``count`` points whose tensors are stacked."""
         with keeping_modes(self.network):
             self.network.eval()
-            if self.evaluation.calibration is not None and self._normalisations:
+            if self.evaluation.calibration is not None and self._normalizations:
                 state = {**state, **self._fresh_statistics(state, count, self.evaluation.calibration)}
             return self._scores_at(state, count)
 
@@ -141,7 +141,7 @@ class PointScorer:
             held = {name: buffer.expand(count, *buffer.shape) for name, buffer in held.items()}
             collect = vmap(self._batch_statistics, (0, 0, None))
         sums: dict[str, Tensor] = {}
-        with _collecting(self._normalisations):
+        with _collecting(self._normalizations):
             for images, labels in batches(split, batch_size=_CALIBRATION_BATCH):
                 share = len(labels) / len(split)
                 for name, found in collect(state, held, images).items():
@@ -172,15 +172,15 @@ def _has_statistics(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _collecting(normalisations: list[Any]) -> Iterator[None]:
+def _collecting(normalizations: list[Any]) -> Iterator[None]:
     """Normalize by each batch, and store its statistics as the running statistics."""
-    momenta = [module.momentum for module in normalisations]
-    for module in normalisations:
+    momenta = [module.momentum for module in normalizations]
+    for module in normalizations:
         module.training, module.momentum = True, 1.0
     try:
         yield
     finally:
-        for module, momentum in zip(normalisations, momenta, strict=True):
+        for module, momentum in zip(normalizations, momenta, strict=True):
             module.training, module.momentum = False, momentum
 
 

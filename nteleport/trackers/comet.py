@@ -38,7 +38,7 @@ class CometTracker:
             experiment_key=job.digest[:48],
             mode="get_or_create",
             online=bool(settings["comet.api_key"]),
-            experiment_config=_only_what_is_told(name=job.name, tags=[job.cell_name], folder=folder),
+            experiment_config=_only_what_is_given(name=job.name, tags=[job.cell_name], folder=folder),
         )
         self._experiment.log_parameters(job.hparams(), nested_support=False)
         for row in earlier:
@@ -54,7 +54,7 @@ class CometTracker:
         self._experiment.end()
 
 
-def _only_what_is_told(*, name: str, tags: list[str], folder: Path) -> Any:
+def _only_what_is_given(*, name: str, tags: list[str], folder: Path) -> Any:
     """A configuration without what Comet collects by itself: code, output, environment, git."""
     off = (
         "log_code", "log_graph", "parse_args", "log_git_metadata", "log_git_patch",

@@ -19,10 +19,10 @@ import torch
 
 from .arithmetic import arithmetic_limit
 from .epochs import whole_epoch
-from .growth import draw_growth, measure_growth, summarise
+from .growth import draw_growth, measure_growth, summarize
 from .machine import describe, keep_freed_memory
 from .memory import peak_memory
-from .moves import analysing, choosing, teleporting
+from .moves import analyzing, choosing, teleporting
 from .steps import steps_with_adam, steps_with_sgd
 from .studying import studying
 from .table import header, row
@@ -33,7 +33,7 @@ COMPARISONS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
     "adam": steps_with_adam,
     "epoch": whole_epoch,
     "teleport": teleporting,
-    "analysis": analysing,
+    "analysis": analyzing,
     "optim": choosing,
     "gradients": studying,
     "memory": peak_memory,
@@ -81,7 +81,7 @@ def _grow(setting: Setting, picture: Path) -> dict[str, Any]:
             flush=True,
         )
     draw_growth(found, picture)
-    summary = summarise(found)
+    summary = summarize(found)
     for key, value in summary.items():
         if isinstance(value, float):
             print(f"  {key}: {value:.3f}")

@@ -115,7 +115,7 @@ def exponent(sizes: list[float], costs: list[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
-def summarise(found: list[Size]) -> dict[str, Any]:
+def summarize(found: list[Size]) -> dict[str, Any]:
     """The fitted exponents, the widest step and memory ratios, and everything measured."""
     operators = [float(size.operators) for size in found]
     deep = [size for size in found if size.operators > statistics.median(operators)] or found

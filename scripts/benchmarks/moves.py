@@ -1,4 +1,4 @@
-"""Moving: what it costs to analyse a network, to teleport it, and to choose among candidates."""
+"""Moving: what it costs to analyze a network, to teleport it, and to choose among candidates."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _sgd() -> tuple[type[torch.optim.Optimizer]]:
     return (OPTIMIZERS["SGD momentum"][0],)
 
 
-def analysing(setting: Setting) -> Iterator[Figure]:
+def analyzing(setting: Setting) -> Iterator[Figure]:
     """`analyze` of DenseNet-121 against `torch.export` of it alone."""
     network = make_network("densenet121", setting.device)
     inputs = (torch.zeros(2, *INPUT_SHAPE, device=setting.device),)

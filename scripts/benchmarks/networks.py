@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 
 def random_batch(setting: Setting, size: int) -> Batch:
-    """Normalised images of the shape of CIFAR-10."""
+    """Normalized images of the shape of CIFAR-10."""
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(size, *INPUT_SHAPE, generator=generator)
     labels = torch.randint(NUM_CLASSES, (size,), generator=generator)

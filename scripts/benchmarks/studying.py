@@ -18,7 +18,7 @@ from .timing import Figure, Setting, compare, take_turns
 
 def studying(setting: Setting) -> Iterator[Figure]:
     """15 ranges × 10 teleportations × 10 batches of 32 for each network, on random data; the network is made
-    and analysed beforehand.
+    and analyzed beforehand.
     """
     for name in BATCH_SIZES:
         settings = GradientsSettings(

@@ -34,7 +34,7 @@ def labels_of(split: Split, **arguments: object) -> list[int]:
     return torch.cat([labels for _, labels in batches(split, **arguments)]).tolist()
 
 
-# --- the catalogue and the shipped digits ---------------------------------------------------------------
+# --- the catalog and the shipped digits ---------------------------------------------------------------
 
 
 def test_an_unknown_data_set_names_the_nearest() -> None:
@@ -166,7 +166,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
         return tuple(labels_of(numbered_split(50), batch_size=batch_size, generator=generator))
 
     assert order(5, 2) == order(5, 2) == order(5, 2, batch_size=50)
-    # Neighbours in seed and epoch, and seeds that agree in their lower 32 bits, share nothing.
+    # Neighbors in seed and epoch, and seeds that agree in their lower 32 bits, share nothing.
     orders = {order(seed, epoch) for seed in (5, 6, 5 + 2**32) for epoch in range(4)}
     assert len(orders) == 12
 

@@ -30,7 +30,7 @@ def paths(tmp_path: Path) -> JobPaths:
 
 
 def holder(paths: JobPaths) -> subprocess.Popen[str]:
-    """Another process that tries to hold the claim until a line is written to it."""
+    """Another process that tries to hold the lease until a line is written to it."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(paths.out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -43,7 +43,7 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 
 def on_another_machine(paths: JobPaths, *, silent_for: float) -> Owner:
-    """Leave a claim whose owner cannot be seen from here; returns that owner."""
+    """Leave a lease whose owner cannot be seen from here; returns that owner."""
     owner = replace(Owner.myself(), host="node, 7", pid=1)
     paths.lease.mkdir(parents=True)
     file = paths.lease / owner.file_name
@@ -54,7 +54,7 @@ def on_another_machine(paths: JobPaths, *, silent_for: float) -> Owner:
 
 
 def has(paths: JobPaths) -> bool:
-    """Whether the claim can be had."""
+    """Whether the lease can be had."""
     with leased(paths) as claim:
         return claim is not None
 

@@ -35,7 +35,7 @@ def begun(out: Path, run: int, epochs: int) -> JobPaths:
 
 
 def killed_elsewhere(paths: JobPaths) -> None:
-    """A claim of another machine that has been silent for too long."""
+    """A lease of another machine that has been silent for too long."""
     paths.lease.mkdir()
     file = paths.lease / replace(Owner.myself(), host="node7", pid=41).file_name
     file.touch()

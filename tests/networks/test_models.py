@@ -153,11 +153,11 @@ def test_init_weights_false_leaves_a_new_stem_as_torch_makes_it() -> None:
 
 @pytest.mark.parametrize("name", STEM_STD)
 def test_one_channel_keeps_the_familys_hyper_parameters_and_initialisation(name: str) -> None:
-    colour = first_convolution(weightless(name, (3, 32, 32)))
+    color = first_convolution(weightless(name, (3, 32, 32)))
     network = weightless(name, (3, 32, 32))
     torch.manual_seed(0)
     fit_stem(network, (1, 32, 32))  # only the new layer has weights: the others stay on the meta device
-    grey = first_convolution(network)
+    gray = first_convolution(network)
     hyper_parameters = (
         "out_channels",
         "kernel_size",
@@ -167,16 +167,16 @@ def test_one_channel_keeps_the_familys_hyper_parameters_and_initialisation(name:
         "groups",
         "padding_mode",
     )
-    assert [getattr(grey, key) for key in hyper_parameters] == [
-        getattr(colour, key) for key in hyper_parameters
+    assert [getattr(gray, key) for key in hyper_parameters] == [
+        getattr(color, key) for key in hyper_parameters
     ]
-    assert grey.in_channels == 1
-    assert (grey.bias is None) == (colour.bias is None)
-    area = grey.kernel_size[0] * grey.kernel_size[1]
-    expected = STEM_STD[name](area, grey.out_channels * area)
+    assert gray.in_channels == 1
+    assert (gray.bias is None) == (color.bias is None)
+    area = gray.kernel_size[0] * gray.kernel_size[1]
+    expected = STEM_STD[name](area, gray.out_channels * area)
     # Of n draws the sample's deviation is off by 1/√(2n) of itself: five of those.
-    tolerance = 5 / (2 * grey.weight.numel()) ** 0.5
-    assert grey.weight.std(correction=0).item() == pytest.approx(expected, rel=tolerance)
+    tolerance = 5 / (2 * gray.weight.numel()) ** 0.5
+    assert gray.weight.std(correction=0).item() == pytest.approx(expected, rel=tolerance)
 
 
 def test_mlp_has_five_layers_of_500_by_default() -> None:

@@ -1,4 +1,4 @@
-"""What a reader sees: units, colours that stay apart, a legend that says how many runs, nothing covered."""
+"""What a reader sees: units, colors that stay apart, a legend that says how many runs, nothing covered."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_several_teleportations_of_several_settings_differ_in_dashes(tmp_path: P
 
 
 def _seen_by(color: str, matrix: Sequence[Sequence[float]]) -> np.ndarray:
-    """CIE L*a*b* of a colour after a simulation of colour blindness in linear RGB."""
+    """CIE L*a*b* of a color after a simulation of color blindness in linear RGB."""
     rgb = np.array(to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = [

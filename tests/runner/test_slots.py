@@ -120,7 +120,7 @@ def test_results_of_a_worker_are_those_of_a_fresh_process(
 
 @pytest.mark.slow
 def test_what_a_worker_keeps_of_an_architecture_changes_no_result(tmp_path: Path) -> None:
-    """It is analysed once for several jobs of each mode that teleports."""
+    """It is analyzed once for several jobs of each mode that teleports."""
     jobs = [small_job(mode) for mode in ("optim", "pseudo", "same_distr", "random")]
     outcomes = run(jobs, tmp_path)
     assert [outcome.state for outcome in outcomes] == ["finished"] * 4

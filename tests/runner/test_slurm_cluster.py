@@ -125,7 +125,7 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> SubmittedMatrix:
     matrix.submissions.append(nteleport(*submission))
     matrix.numbers = tasks_in_queue(matrix.cluster)
     interrupt(matrix, matrix.jobs[0], "scontrol", "requeue", "TASK")
-    # scancel tries again for minutes when the task it has signalled is in the queue again
+    # scancel tries again for minutes when the task it has signaled is in the queue again
     interrupt(matrix, matrix.jobs[1], "sh", "-c", 'timeout 5 scancel --signal=USR2 "$0" || :', "TASK")
     matrix.submissions.append(nteleport(*submission))
     if "urgent" in ask("sinfo", "--noheader", "--format=%R").split():

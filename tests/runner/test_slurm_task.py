@@ -31,7 +31,7 @@ ENDING = {"JobState": "COMPLETING", "PreemptTime": "None"}
         (signal.SIGTERM, RUNNING, None),  # a person asked it to stop
         (signal.SIGTERM, PREEMPTED, "preempted"),
         (signal.SIGUSR2, PREEMPTED, "preempted"),
-        (signal.SIGTERM, ENDING, None),  # cancelled, or queued again already
+        (signal.SIGTERM, ENDING, None),  # canceled, or queued again already
         (signal.SIGUSR2, ENDING, None),
         (signal.SIGUSR2, {}, None),
     ],

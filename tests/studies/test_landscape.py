@@ -21,7 +21,7 @@ from nteleport.plots.ticks import round_numbers, tick_labels
 from nteleport.studies.landscape import LandscapeSettings
 from nteleport.studies.landscape import compute as landscape
 from nteleport.studies.landscape.compute import PLAIN, TELEPORTED, UNFINISHED, loss_landscape
-from nteleport.studies.landscape.directions import filter_normalised, principal_plane
+from nteleport.studies.landscape.directions import filter_normalized, principal_plane
 from nteleport.studies.landscape.picture import draw
 from nteleport.studies.landscape.surface import Plane, evaluate_surface, grid
 from nteleport.studies.points import Evaluation, PointScorer
@@ -42,7 +42,7 @@ def network() -> nn.Module:
 
 def test_every_filter_of_a_direction_is_as_long_as_that_of_the_network() -> None:
     weights = {name: p.detach() for name, p in network().named_parameters()}
-    direction = filter_normalised(weights, generator())
+    direction = filter_normalized(weights, generator())
     for name, weight in weights.items():
         if weight.dim() == 1:
             assert not direction[name].any()
@@ -53,7 +53,7 @@ def test_every_filter_of_a_direction_is_as_long_as_that_of_the_network() -> None
 
 def test_the_filters_of_a_direction_point_anywhere() -> None:
     """Signs and places are random: the mean over many filters is near zero, and no two are equal."""
-    direction = filter_normalised({"w": torch.ones(4000, 9)}, generator())["w"]
+    direction = filter_normalized({"w": torch.ones(4000, 9)}, generator())["w"]
     assert float(direction.mean(0).abs().max()) < 4 / 4000**0.5
     assert len(direction.unique(dim=0)) == 4000
 
@@ -61,8 +61,8 @@ def test_the_filters_of_a_direction_point_anywhere() -> None:
 def test_principal_components_are_those_of_a_singular_value_decomposition() -> None:
     positions = torch.randn(6, 40, generator=generator(), dtype=torch.float64) * torch.linspace(1, 5, 40)
     plane = principal_plane(list(positions), generator())
-    centred = positions - positions.mean(0)
-    _, sizes, components = torch.linalg.svd(centred, full_matrices=False)
+    centered = positions - positions.mean(0)
+    _, sizes, components = torch.linalg.svd(centered, full_matrices=False)
     for found, expected in zip(plane.directions, components[:2], strict=True):
         assert abs(float(torch.dot(found, expected.double()))) == pytest.approx(1, abs=1e-10)
     variances = sizes.square() / sizes.square().sum()
@@ -86,7 +86,7 @@ def _scorer(model: nn.Module, points_per_pass: int = 1) -> PointScorer:
 
 def _plane(model: nn.Module) -> Plane:
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    first, second = (filter_normalised(weights, generator(seed)) for seed in (1, 2))
+    first, second = (filter_normalized(weights, generator(seed)) for seed in (1, 2))
     return Plane(weights, first, second, grid([-1.0, 0.0, 0.5], [-0.2, 0.0, 1.0]))
 
 
@@ -129,7 +129,7 @@ def test_an_interrupted_surface_computes_only_what_is_missing(tmp_path: Path) ->
             asked.append(position)
             return super().__getitem__(position)
 
-    watched = Watched(plane.centre, plane.first, plane.second, plane.places)
+    watched = Watched(plane.center, plane.first, plane.second, plane.places)
     told: list[int] = []
     table = evaluate_surface(
         scorer, watched, file=file, key="k", progress=lambda done, total: told.append(done)
@@ -168,7 +168,7 @@ def test_the_teleported_surface_is_that_of_a_teleported_network() -> None:
     cob = sample_cob(model.cob_size, 0.9, "inter_landscape", generator=generator()).double()
     model.teleport(cob)
     settings = small(seed=7)
-    direction = filter_normalised(
+    direction = filter_normalized(
         dict(model.network.named_parameters()), landscape.generator_for("study", 7, "landscape x")
     )
     subject = type("Subject", (), {"quiver": model.quiver})()
@@ -185,16 +185,16 @@ def test_the_teleported_surface_is_that_of_a_teleported_network() -> None:
 def test_both_surfaces_meet_at_the_network_and_the_path_lies_on_its_surface() -> None:
     tables = loss_landscape(small(points=5))
     line = tables["landscape-line"].set_index(["coordinates", "x"])["loss"]
-    centre = tables["landscape"].set_index(["coordinates", "x", "y"])["loss"]
+    center = tables["landscape"].set_index(["coordinates", "x", "y"])["loss"]
     path = tables["landscape-path"].set_index(["coordinates", "epoch"])
     for coordinates in (PLAIN, TELEPORTED):
         end = path.loc[(coordinates, 3)]
         assert [end["x"], end["y"]] == pytest.approx([0, 0], abs=1e-5)
         assert line[coordinates, 0.0] == pytest.approx(end["loss"], rel=1e-5)
-        assert centre[coordinates, 0.0, 0.0] == pytest.approx(end["loss"], rel=1e-5)
+        assert center[coordinates, 0.0, 0.0] == pytest.approx(end["loss"], rel=1e-5)
         assert list(path.loc[coordinates]["teleported"]) == [False, True, False, False]
     assert path.loc[PLAIN]["loss"].tolist() == path.loc[TELEPORTED]["loss"].tolist()
-    assert centre[PLAIN, 1.0, 1.0] != pytest.approx(centre[TELEPORTED, 1.0, 1.0], rel=1e-3)
+    assert center[PLAIN, 1.0, 1.0] != pytest.approx(center[TELEPORTED, 1.0, 1.0], rel=1e-3)
     figures = draw(tables)
     assert sorted(figures) == ["landscape", "landscape-line", "landscape-path"]
     assert figures["landscape-path"].axes[0].get_xlabel().startswith("PC 1 (")

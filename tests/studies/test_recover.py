@@ -137,7 +137,7 @@ def test_both_methods_find_the_same_cob_under_noise() -> None:
 
 
 def test_one_neuron_of_two_hidden_is_least_squares_by_hand() -> None:
-    """Network y = v·w·x with one hidden neuron: minimise (w τ − w')² + (v/τ − v')² on a fine grid."""
+    """Network y = v·w·x with one hidden neuron: minimize (w τ − w')² + (v/τ − v')² on a fine grid."""
     network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Tanh(), nn.Linear(1, 1, bias=False)).double()
     model = TeleportableModel(network, torch.ones(1, 1, dtype=torch.float64))
     model.load_weight_vector(torch.tensor([0.7, -1.3], dtype=torch.float64))

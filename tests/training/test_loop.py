@@ -383,10 +383,10 @@ def test_an_epoch_never_waits_for_the_device(
 
 def test_a_last_batch_of_one_image_is_left_out_where_there_is_batch_norm(tmp_path: Path) -> None:
     # 1,437 images: 359 batches of 4 and one image.
-    normalised = small_job(model=Component("mobilenet_v3_small", {}), batch_size=4, max_batch=None)
+    normalized = small_job(model=Component("mobilenet_v3_small", {}), batch_size=4, max_batch=None)
     plain = small_job(batch_size=4, max_batch=None)
 
-    assert assemble(normalised, data_dir=tmp_path, device=CPU).drops_last
+    assert assemble(normalized, data_dir=tmp_path, device=CPU).drops_last
     assert not assemble(plain, data_dir=tmp_path, device=CPU).drops_last
 
 

@@ -149,10 +149,10 @@ def test_killed_at_every_rename_of_a_file(when: str, start: Start, tmp_path: Pat
         first = start(job, out, (when, number))
         first.join()
         paths = JobPaths(out, job.name)
-        goes_on = not paths.result.exists() and bool(list(paths.directory.glob("checkpoint*")))
+        continues = not paths.result.exists() and bool(list(paths.directory.glob("checkpoint*")))
         start(job, out).join()
         assert files(job, out) == expected
-        assert ("resumed on" in paths.log.read_text()) == goes_on
+        assert ("resumed on" in paths.log.read_text()) == continues
         if first.exitcode == 0:  # there are no more renames
             break
     assert 12 < number < 99

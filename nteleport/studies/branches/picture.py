@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LEAF_HEIGHT = 0.16
 _TALLEST = 9.0
-_COLOURS = "viridis"
+_COLORS = "viridis"
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
@@ -39,7 +39,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
         _tree(tree, table, places, norm)
         _final(final, ends, places)
         bar = figure.colorbar(
-            ScalarMappable(norm, _COLOURS),
+            ScalarMappable(norm, _COLORS),
             ax=[tree, final],
             location="bottom",
             shrink=0.8,
@@ -67,7 +67,7 @@ def _places(table: pd.DataFrame, ends: pd.DataFrame) -> dict[str, float]:
 
 def _tree(panel: Axes, table: pd.DataFrame, places: Mapping[str, float], norm: LogNorm) -> None:
     segments: list[Any] = []
-    colours: list[float] = []
+    colors: list[float] = []
     for node, rows in table.groupby("node", sort=False):
         y = places[str(node)]
         start, parent = int(rows["epoch"].iloc[0]), str(rows["parent"].iloc[0])
@@ -76,9 +76,9 @@ def _tree(panel: Axes, table: pd.DataFrame, places: Mapping[str, float], norm: L
             if str(node) != "no teleport":
                 panel.plot([start], [y], marker="*", color="black", ms=4, zorder=3)
         segments += [[(epoch, y), (epoch + 1, y)] for epoch in rows["epoch"]]
-        colours += [100 * (1 - accuracy) for accuracy in rows["val_accuracy"]]
-    shown = np.clip(np.nan_to_num(colours, nan=100.0), norm.vmin, None)
-    panel.add_collection(LineCollection(segments, array=shown, norm=norm, cmap=_COLOURS, linewidths=3))
+        colors += [100 * (1 - accuracy) for accuracy in rows["val_accuracy"]]
+    shown = np.clip(np.nan_to_num(colors, nan=100.0), norm.vmin, None)
+    panel.add_collection(LineCollection(segments, array=shown, norm=norm, cmap=_COLORS, linewidths=3))
     panel.set_xlim(0, int(table["epoch"].max()) + 1)
     panel.set_ylim(max(places.values()) + 1.4, -0.7)
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -56,11 +56,11 @@ def draw_angles(table: pd.DataFrame) -> Figure:
     with paper_style():
         figure, axes = column_figure(0.75 + 1.1 * len(shown), len(shown), sharex=True)
         for panel, name in zip(axes[:, 0], shown, strict=True):
-            for colour, each in zip(DARK, ranges, strict=False):
+            for color, each in zip(DARK, ranges, strict=False):
                 chosen = table.loc[(names == name) & (table["cob_range"] == each), "angle"]
                 weights = np.full(len(chosen), 100 / len(chosen))
                 panel.hist(
-                    chosen, bins=bins, weights=weights, color=colour, alpha=0.6, label=f"range {each:.2g}"
+                    chosen, bins=bins, weights=weights, color=color, alpha=0.6, label=f"range {each:.2g}"
                 )
             panel.text(0.99, 0.95, name, transform=panel.transAxes, ha="right", va="top")
             panel.set_ylabel("gradients (%)")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-_COLOURS = {"train": DARK[0], "validation": DARK[1]}
+_COLORS = {"train": DARK[0], "validation": DARK[1]}
 _WORDS = {"train": "training", "validation": "validation"}
 _HIGHEST = 1e3
 """Losses far beyond this are not informative; the axis ends there."""
@@ -46,7 +46,7 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
         axes[0, 0].set_ylabel("loss (nats)")
         axes[1, 0].set_ylabel("accuracy (%)")
         figure.supxlabel("α", fontsize=8)
-        handles = [Line2D([], [], color=_COLOURS[split], label=_WORDS[split]) for split in _COLOURS]
+        handles = [Line2D([], [], color=_COLORS[split], label=_WORDS[split]) for split in _COLORS]
         figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return {"interpolate": figure}
 
@@ -65,7 +65,7 @@ def _curves(panel: Axes, table: pd.DataFrame, column: str, unit: float) -> None:
     numbers = table["teleportation"].nunique()
     for (split, _), points in table.groupby(["split", "teleportation"], sort=False):
         panel.plot(
-            points["alpha"], points[column] * unit, color=_COLOURS[str(split)], lw=1.1,
+            points["alpha"], points[column] * unit, color=_COLORS[str(split)], lw=1.1,
             alpha=1 if numbers == 1 else max(0.25, 1 / numbers),
         )  # fmt: skip
     for end in (0, 1):

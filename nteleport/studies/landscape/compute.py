@@ -31,7 +31,7 @@ from nteleport.jobs.atomic import replacing
 from nteleport.randomness import generator_for
 from nteleport.schema.yaml_source import to_yaml
 from nteleport.studies.landscape import LandscapeSettings
-from nteleport.studies.landscape.directions import filter_normalised, principal_plane
+from nteleport.studies.landscape.directions import filter_normalized, principal_plane
 from nteleport.studies.landscape.surface import Plane, evaluate_surface, grid
 from nteleport.studies.points import Evaluation, PointScorer, first_images
 from nteleport.studies.settings import plain_settings
@@ -145,8 +145,8 @@ def _random(
     """A filter-normalized direction in one coordinate system, expressed in plain coordinates."""
     generator = generator_for("study", settings.seed, f"landscape {axis}")
     if coordinates == PLAIN:
-        return filter_normalised(trained.weights, generator)
-    there = filter_normalised(teleported(trained.weights, subject.quiver, trained.cob), generator)
+        return filter_normalized(trained.weights, generator)
+    there = filter_normalized(teleported(trained.weights, subject.quiver, trained.cob), generator)
     return teleported(there, subject.quiver, trained.cob, power=-1)
 
 

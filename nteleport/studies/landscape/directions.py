@@ -17,7 +17,7 @@ from torch import Tensor
 Weights = Mapping[str, Tensor]
 
 
-def filter_normalised(weights: Weights, generator: torch.Generator) -> dict[str, Tensor]:
+def filter_normalized(weights: Weights, generator: torch.Generator) -> dict[str, Tensor]:
     """A random direction in which every filter has the length of the same filter of ``weights``.
 
     Args:

@@ -37,12 +37,10 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
 def _lines(table: pd.DataFrame) -> Figure:
     with paper_style():
         figure, axes = column_figure(2.0, 1, 2)
-        for colour, (coordinates, points) in zip(
-            DARK, table.groupby("coordinates", sort=False), strict=False
-        ):
+        for color, (coordinates, points) in zip(DARK, table.groupby("coordinates", sort=False), strict=False):
             label = _name(str(coordinates))
-            axes[0, 0].plot(points["x"], points["loss"], color=colour, label=label)
-            axes[0, 1].plot(points["x"], points["accuracy"] * 100, color=colour)
+            axes[0, 0].plot(points["x"], points["loss"], color=color, label=label)
+            axes[0, 1].plot(points["x"], points["accuracy"] * 100, color=color)
         axes[0, 0].set_yscale("log")
         logarithmic_ticks(axes[0, 0].yaxis, *axes[0, 0].get_ylim())
         axes[0, 0].set_ylabel("training loss (nats)")

@@ -26,15 +26,15 @@ from nteleport.training.metrics import Scores
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """The points ``centre + x · first + y · second`` of plain weights; a `Points`.
+    """The points ``center + x · first + y · second`` of plain weights; a `Points`.
 
     Attributes:
-        centre: parameters by name.
+        center: parameters by name.
         first, second: directions by name, in the coordinates of the plain network.
         places: the (x, y) of each point.
     """
 
-    centre: Mapping[str, Tensor]
+    center: Mapping[str, Tensor]
     first: Mapping[str, Tensor]
     second: Mapping[str, Tensor]
     places: Sequence[tuple[float, float]]
@@ -44,7 +44,7 @@ class Plane:
 
     def __getitem__(self, position: int) -> Point:
         x, y = self.places[position]
-        return {name: w + x * self.first[name] + y * self.second[name] for name, w in self.centre.items()}
+        return {name: w + x * self.first[name] + y * self.second[name] for name, w in self.center.items()}
 
 
 @dataclass(frozen=True, eq=False)

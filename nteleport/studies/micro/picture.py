@@ -49,13 +49,13 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _panel(axes: Axes, table: pd.DataFrame, batch_sizes: list[int], bins: NDArray[Any]) -> None:
-    for colour, batch_size in zip(DARK, batch_sizes, strict=False):
+    for color, batch_size in zip(DARK, batch_sizes, strict=False):
         chosen = table.loc[table["batch_size"] == batch_size, "angle"]
         axes.hist(
             chosen,
             bins=list(bins),
             histtype="stepfilled",
-            color=colour,
+            color=color,
             alpha=0.55,
             label=f"batch of {batch_size}",
         )

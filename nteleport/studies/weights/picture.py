@@ -24,7 +24,7 @@ _SHARE = {"alone": 0.58, "among others": 0.53}
 _INSET = (0.56, 0.66, 0.44, 0.33)
 
 _NAMES = {"before": "before", "after": "after teleporting", "same_distr": "redrawn (same_distr)"}
-_COLOURS = {"before": DARK[5], "after": DARK[0], "same_distr": DARK[1]}
+_COLORS = {"before": DARK[5], "after": DARK[0], "same_distr": DARK[1]}
 _DASHES = {"before": "-", "after": "-", "same_distr": (0, (3, 1.5))}
 
 
@@ -77,7 +77,7 @@ def _curves(panel: Axes, table: pd.DataFrame) -> None:
         edges = np.append(rows["left"].to_numpy(), rows["right"].iloc[-1])
         density = rows["density"].where(rows["density"] > 0).to_numpy()
         panel.stairs(
-            density, edges, baseline=None, color=_COLOURS[key], ls=_DASHES[key], lw=0.9, label=_NAMES[key]
+            density, edges, baseline=None, color=_COLORS[key], ls=_DASHES[key], lw=0.9, label=_NAMES[key]
         )
     panel.set_xlim(table["left"].min(), table["right"].max())
 

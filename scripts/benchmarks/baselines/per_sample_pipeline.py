@@ -1,6 +1,6 @@
 """Baseline: an epoch as it is commonly written, image by image.
 
-torchvision's `CIFAR10` hands out one PIL image at a time, its transforms crop, flip, convert and normalise
+torchvision's `CIFAR10` hands out one PIL image at a time, its transforms crop, flip, convert and normalize
 it, a `DataLoader` collates batches, and the loss and the accuracy of every batch are read with `.item()`.
 """
 
