@@ -40,7 +40,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     if isinstance(state, Mapping) and isinstance(state.get("weights", state), Mapping):
         found: Mapping[str, Any] = state.get("weights", state)
         return found
-    raise StudyError(f"{path}: holds no weights by name, expected those from `train --save-weights`")
+    raise StudyError(f"{path}: holds no weights by name, expected the weights.pt of a training")
 
 
 def _mismatch(expected: Mapping[str, Tensor], state: Mapping[str, Any]) -> str | None:

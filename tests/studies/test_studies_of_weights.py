@@ -131,6 +131,6 @@ def test_a_file_without_weights_is_one_message(tmp_path: Path, content: bytes | 
         torch.save([torch.ones(3)], tmp_path / "w.pt")
     else:
         (tmp_path / "w.pt").write_bytes(content)
-    with pytest.raises(StudyError, match="the weights.pt of a training") as caught:
+    with pytest.raises(StudyError, match=r"the weights\.pt of a training") as caught:
         load_weights(one_subject(SETTINGS).network, tmp_path / "w.pt")
     assert "\n" not in str(caught.value)
