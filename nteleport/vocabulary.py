@@ -86,6 +86,15 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 RecoveryMethod = Literal["least_squares", "gradient"]
 RECOVERY_METHODS: tuple[RecoveryMethod, ...] = get_args(RecoveryMethod)
 
+Stem = Literal["cifar", "published", "imagenet"]
+STEMS: tuple[Stem, ...] = get_args(Stem)
+
+Histogram = Literal["tensor", "network"]
+HISTOGRAMS: tuple[Histogram, ...] = get_args(Histogram)
+
+Preprocessing = Literal["standard", "published"]
+PREPROCESSINGS: tuple[Preprocessing, ...] = get_args(Preprocessing)
+
 Mode = Literal["no_teleport", "random", "optim", "pseudo", "same_distr"]
 
 
@@ -111,7 +120,7 @@ MODES: dict[Mode, ModeInfo] = {
         (*_SCHEDULE_AND_COB, "metric", "num_teleportations", "num_batches"), "optimized teleport"
     ),
     "pseudo": ModeInfo(_SCHEDULE_AND_COB, "pseudo-teleported"),
-    "same_distr": ModeInfo(_SCHEDULE_AND_COB, "same distribution"),
+    "same_distr": ModeInfo((*_SCHEDULE_AND_COB, "histogram"), "same distribution"),
 }
 """All modes, in the order of legends: baselines first."""
 

@@ -8,9 +8,10 @@ images, carried over exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nteleport.errors import UnknownNameError, nearest
+from nteleport.vocabulary import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -139,3 +140,16 @@ def dataset_info(name: str) -> DatasetInfo:
         return DATASETS[key]
     known = ", ".join(DATASETS)
     raise UnknownNameError(f"unknown data set {name!r}: expected one of {known}{nearest(key, DATASETS)}")
+
+
+def preprocessed(info: DatasetInfo, preprocessing: Preprocessing) -> DatasetInfo:
+    """A data set as the paper's code serves it (`published`), or as it is.
+
+    Published: both CIFARs are normalized by one mean and standard deviation, MNIST is served as 28×28 values
+    in [0, 1]. The other data sets are not in the paper's code and stay as they are.
+    """
+    if preprocessing == "published" and info.name in ("cifar10", "cifar100"):
+        return replace(info, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+    if preprocessing == "published" and info.name == "mnist":
+        return replace(info, input_shape=(1, 28, 28), mean=(0.0,), std=(1.0,))
+    return info

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nteleport.data.catalog import IDX_FILES, DatasetInfo, dataset_info
+from nteleport.data.catalog import IDX_FILES, DatasetInfo, dataset_info, preprocessed
 from nteleport.data.files import Arrays, read_cifar, read_digits, read_mnist
 from nteleport.data.sources import availability, locate
 from nteleport.errors import DatasetError
+from nteleport.vocabulary import Preprocessing
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,19 +97,25 @@ class Dataset:
         return self.info.augmented
 
 
-def load_dataset(name: str, data_dir: Path | str, device: torch.device | str = "cpu") -> Dataset:
+def load_dataset(
+    name: str,
+    data_dir: Path | str,
+    device: torch.device | str = "cpu",
+    preprocessing: Preprocessing = "standard",
+) -> Dataset:
     """Read a data set, downloading it first if its files are missing, and put it on ``device``.
 
     Args:
         name: ``digits``, ``mnist``, ``fashion_mnist``, ``cifar10`` or ``cifar100``.
         data_dir: where the files are or will be, laid out as torchvision does (see ``sources``).
         device: where the two tensors of each split live.
+        preprocessing: see `nteleport.data.catalog.preprocessed`.
 
     Raises:
         UnknownNameError: no data set has this name.
         DatasetError: the files are missing and cannot be downloaded, or are damaged.
     """
-    info = dataset_info(name)
+    info = preprocessed(dataset_info(name), preprocessing)
     availability(info.name, data_dir)
     paths = locate(info.name, data_dir) or {}
     train, test = _read(info, paths)
@@ -129,6 +136,9 @@ def _read(info: DatasetInfo, paths: dict[str, Path]) -> tuple[Arrays, Arrays]:
 
 def _to_split(info: DatasetInfo, arrays: Arrays, device: torch.device | str) -> Split:
     images, labels = (torch.from_numpy(array) for array in arrays)
+    border = (images.shape[-1] - info.input_shape[-1]) // 2
+    if border:  # the padding of images that are served unpadded
+        images = images[..., border:-border, border:-border].contiguous()
     if len(labels) == 0 or int(labels.max()) >= info.num_classes:
         raise DatasetError(
             f"data set {info.name!r}: expected labels from 0 to {info.num_classes - 1} and at least one "

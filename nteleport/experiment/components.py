@@ -70,7 +70,7 @@ def read_models(node: Node, problems: Problems) -> list[Placed[Component]]:
 
 
 def read_initializers(node: Node, problems: Problems) -> list[Component]:
-    """Each initializer; `none` takes no options, so any given ones are dropped."""
+    """Each initializer. Options without effect are dropped: all of `none`, the gain of `kaiming`."""
     found: list[Component] = []
     for item in axis_nodes(node, problems, "initializers"):
         entry = _read_entry(item, one_of(*INITIALIZERS), problems, "initializers", key="type")
@@ -78,6 +78,8 @@ def read_initializers(node: Node, problems: Problems) -> list[Component]:
             name, arguments = entry
             options = fields(arguments, _INITIALIZER, problems, "an initializer")
             given = {key: value for key, value in options.items() if value is not None}
+            if name == "kaiming":  # its gain is that of the non-linearity, as in the published code
+                given.pop("gain", None)
             found.append(Component(name, {} if name == "none" else given))
     return found
 

@@ -21,15 +21,19 @@ from typing import Any, Literal
 
 from nteleport.schema.fields import boolean, boolean_or, number, one_of, option, optional, whole_number
 from nteleport.vocabulary import (
+    HISTOGRAMS,
     METRICS,
     MODES,
     OPTIMIZER_STATES,
     PRECISIONS,
+    PREPROCESSINGS,
     SAMPLINGS,
+    Histogram,
     Metric,
     Mode,
     OptimizerState,
     Precision,
+    Preprocessing,
     Sampling,
 )
 
@@ -52,6 +56,8 @@ class TrainingParams:
     """Fraction of the training split held out; None validates on the test split, as published."""
     optimizer_state: OptimizerState = option("reset", one_of(*OPTIMIZER_STATES))
     """What a teleportation does to the optimizer state."""
+    preprocessing: Preprocessing = option("standard", one_of(*PREPROCESSINGS))
+    """`published`: the constants of the paper's code, see `nteleport.data.catalog.preprocessed`."""
     precision: Precision = option("fp32", one_of(*PRECISIONS))
     compile: bool = option(False, boolean)
     channels_last: bool = option(False, boolean)
@@ -77,6 +83,8 @@ class Teleportation:
     metric: Metric = option("weighted_grad_norm", one_of(*METRICS))
     num_teleportations: int = option(10, whole_number(1))
     num_batches: int = option(1, whole_number(1))
+    histogram: Histogram = option("tensor", one_of(*HISTOGRAMS))
+    """What `same_distr` draws from: a histogram per weight tensor or, as published, one of the network."""
 
     def settings(self) -> dict[str, Any]:
         """The mode and the options that have an effect in it."""

@@ -15,7 +15,8 @@ type              standard deviation (of a uniform draw: bound / √3)   default
 ================  ===================================================  ===============
 
 A ``non_linearity`` without a ``gain`` sets the gain to the one torch recommends for it
-(``torch.nn.init.calculate_gain``); ``kaiming`` defaults to ``relu``.
+(``torch.nn.init.calculate_gain``). ``kaiming`` ignores a ``gain``, as the published implementation does: its
+gain is always that of the non-linearity, ``relu`` by default.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def initialize(
 def _checked_gain(kind: str, gain: float | None, non_linearity: str | None) -> float:
     """The gain to draw with: the given one, else that of the non-linearity, else that of the type."""
     recommended = None if non_linearity is None else _recommended_gain(non_linearity)
-    if gain is None:
+    if gain is None or kind == "kaiming":
         return recommended if recommended is not None else _DRAWS.get(kind, (None, 1.0))[1]
     if isinstance(gain, bool) or not isinstance(gain, (int, float)) or not 0 < gain < math.inf:
         raise ModelError(f"initializer {kind!r}: gain is {gain!r}, expected a positive finite number")

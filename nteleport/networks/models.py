@@ -23,7 +23,7 @@ from nteleport.errors import ModelError, UnknownNameError, nearest
 from nteleport.networks.initializers import initialize
 from nteleport.networks.mlp import MLP
 from nteleport.networks.stems import fit_stem
-from nteleport.vocabulary import MODEL_NAMES, canonical_name
+from nteleport.vocabulary import MODEL_NAMES, STEMS, canonical_name
 
 __all__ = [
     "MLP",
@@ -85,6 +85,9 @@ def _torchvision_model(
 ) -> nn.Module:
     """A torchvision classifier without pretrained weights, fitted to the images."""
     settings = {"weights": None, "num_classes": num_classes, **kwargs}
+    stem = settings.pop("stem", "cifar")
+    if stem not in STEMS:
+        raise ModelError(f"stem {stem!r}: expected one of {', '.join(STEMS)}{nearest(str(stem), STEMS)}")
     if canonical in ("googlenet", "inception_v3"):
         # Explicit, because the default warns that it will change. Takes 0.1 s and 0.4 s.
         settings = {"aux_logits": False, "init_weights": True, **settings}
@@ -93,7 +96,7 @@ def _torchvision_model(
     elif canonical == "maxvit_t":
         settings["input_size"] = input_shape[1:]
     network: nn.Module = _torchvision_builder(canonical)(**settings)
-    fit_stem(network, input_shape, default_weights=settings.get("init_weights") is False)
+    fit_stem(network, input_shape, stem=stem, default_weights=settings.get("init_weights") is False)
     return network
 
 
@@ -123,6 +126,8 @@ def model_keywords(name: str) -> tuple[str, ...]:
         and parameter.name not in _NOT_AN_ARGUMENT
         and "Callable" not in str(parameter.annotation)  # a layer class cannot be written in a file
     ]
+    if model_class.__name__ == "ResNet":
+        keywords.append("stem")
     if canonical.startswith("efficientnet"):
         keywords.append("dropout")  # the class requires it, torchvision's builders have a default
     return tuple(keywords)

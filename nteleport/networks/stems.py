@@ -4,8 +4,11 @@ torchvision's classifiers expect color images of about 224×224. Two things are 
 construction:
 
 - **small images**. Up to 32×32, the ResNet family (ResNet, ResNeXt, Wide ResNet) begins with a 3×3
-  convolution of stride 1 and no max pooling, as usual for CIFAR. Below 63×63 AlexNet, whose last pooling
-  would get a 1×1 image, pads its first convolution by 5 and pools 2×2. Every other family keeps its layers.
+  convolution of stride 1 and no max pooling, as usual for CIFAR: the stem `cifar`. The stem `published` is
+  that of the paper's code: on color images the 3×3 convolution is followed by the max pooling, which makes a
+  ResNet-18 four times cheaper; ResNeXt, and every network on gray images, keeps torchvision's 7×7 stem of
+  stride 2, which the stem `imagenet` is everywhere. Below 63×63 AlexNet, whose last pooling would get a 1×1
+  image, pads its first convolution by 5 and pools 2×2. Every other family keeps its layers.
 - **the number of channels**. The first convolution is rebuilt for the channels of the data, with the same
   hyper-parameters.
 
@@ -20,6 +23,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+
+from nteleport.vocabulary import Stem
 
 _SMALL = 32
 """Images of at most this height and width get a ResNet's stem for small images."""
@@ -74,29 +79,44 @@ _STEM_INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def fit_stem(network: nn.Module, input_shape: tuple[int, int, int], *, default_weights: bool = False) -> None:
+def fit_stem(
+    network: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    stem: Stem = "cifar",
+    default_weights: bool = False,
+) -> None:
     """Change a freshly made torchvision classifier, in place, to take images of ``input_shape``.
 
     Args:
         network: the classifier, made for color images.
         input_shape: (channels, height, width).
+        stem: of the ResNet family on small images, see the module.
         default_weights: the network was made with ``init_weights=False``: leave new layers as torch
             initializes them.
     """
     channels, height, width = input_shape
-    name, stem = next(
+    name, first = next(
         (name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)
     )
     family = type(network).__name__
     changes: dict[str, Any] = {}
-    if family == "ResNet" and max(height, width) <= _SMALL:
+    if family == "ResNet" and max(height, width) <= _SMALL and _has_small_stem(network, stem, channels):
         changes = {"kernel_size": 3, "stride": 1, "padding": 1}
-        network.set_submodule("maxpool", nn.Identity())
+        if stem == "cifar":
+            network.set_submodule("maxpool", nn.Identity())
     elif family == "AlexNet" and min(height, width) < _ALEXNET_SIZE:
         changes = {"padding": 5}
         _pool_by_two(network)
     if changes or channels != _COLORS:
-        network.set_submodule(name, _remade(stem, channels, None if default_weights else family, **changes))
+        network.set_submodule(name, _remade(first, channels, None if default_weights else family, **changes))
+
+
+def _has_small_stem(network: nn.Module, stem: Stem, channels: int) -> bool:
+    if stem == "published":
+        grouped = any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in network.modules())
+        return channels == _COLORS and not grouped  # a ResNeXt is the one with groups
+    return stem == "cifar"
 
 
 def _remade(stem: nn.Conv2d, channels: int, family: str | None, **changes: Any) -> nn.Conv2d:

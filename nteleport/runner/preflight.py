@@ -7,9 +7,11 @@ a step, so a negative learning rate or a cyclic momentum without momentum is fou
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,13 @@ from torch.optim import lr_scheduler
 
 from nteleport.core.optimizer_state import check_transportable
 from nteleport.data.batching import num_batches
-from nteleport.data.catalog import dataset_info
+from nteleport.data.catalog import dataset_info, preprocessed
 from nteleport.data.sources import availability
-from nteleport.errors import ExperimentError, ModelError, NTeleportError, Problem, nearest
+from nteleport.errors import DatasetError, ExperimentError, ModelError, NTeleportError, Problem, nearest
 from nteleport.experiment.components import OptimizerChoice, Placed
 from nteleport.experiment.experiment import Experiment, read_experiment
 from nteleport.expression import compile_lambda
-from nteleport.jobs.job import Component, Job, Scheduler
+from nteleport.jobs.job import Component, Job, Scheduler, TrainingParams
 from nteleport.jobs.options import RunOptions
 from nteleport.networks.models import check_model, model_keywords
 from nteleport.schema.yaml_source import Node, Problems
@@ -59,13 +61,13 @@ def signature_problems(experiment: Experiment) -> list[Problem]:
     """Everything that torch and the models would reject in the experiment's classes, with places."""
     problems = Problems()
     for model in experiment.models:
-        _check_model(model, experiment.datasets, problems)
+        _check_model(model, experiment, problems)
     for entry in experiment.optimizers:
         _check_optimizer(entry, experiment, problems)
     return problems
 
 
-def _check_model(model: Placed[Component], datasets: Iterable[str], problems: Problems) -> None:
+def _check_model(model: Placed[Component], experiment: Experiment, problems: Problems) -> None:
     name = model.value.cls
     try:
         keywords = dict.fromkeys(model_keywords(name), inspect.Parameter.empty)
@@ -74,8 +76,9 @@ def _check_model(model: Placed[Component], datasets: Iterable[str], problems: Pr
         return
     if not _check_arguments(keywords, _arguments(model.node), f"model {name}", problems):
         return
-    for dataset in datasets:
-        info = dataset_info(dataset)
+    ways = dict.fromkeys(params.preprocessing for params in experiment.training)
+    for dataset, way in product(experiment.datasets, ways):
+        info = preprocessed(dataset_info(dataset), way)
         try:
             check_model(name, model.value.kwargs, input_shape=info.input_shape, num_classes=info.num_classes)
         except ModelError as error:
@@ -131,14 +134,14 @@ def _try(
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     kwargs = {key: value for key, value in chosen.kwargs.items() if key not in _DEVICE_DEPENDENT}
-    epochs = max((params.epochs for params in experiment.training), default=1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            optimizer = getattr(torch.optim, chosen.cls)(parameters, **kwargs)
-            rate = build_learning_rate(
-                optimizer, scheduler, epochs=epochs, steps_per_epoch=10, compile_lambda=compile_lambda
-            )
+            for epochs, steps in _lengths(experiment):
+                optimizer = getattr(torch.optim, chosen.cls)(parameters, **kwargs)
+                rate = build_learning_rate(
+                    optimizer, scheduler, epochs=epochs, steps_per_epoch=steps, compile_lambda=compile_lambda
+                )
             optimizer.step(lambda: torch.ones(()))
             rate.step_finished()
             rate.epoch_finished(0.5)
@@ -148,6 +151,30 @@ def _try(
         problems.add(place.mark, str(error))
     except Exception as error:  # whatever torch raises for an invalid value
         problems.add(place.mark, f"{scheduler.cls if scheduler else chosen.cls}: {error}")
+
+
+def _lengths(experiment: Experiment) -> set[tuple[int, int]]:
+    """Epochs and steps per epoch of every combination of data set and training parameters."""
+    found: set[tuple[int, int]] = set()
+    for dataset, params in product(experiment.datasets, experiment.training):
+        with contextlib.suppress(DatasetError):  # no batch can be made: reported elsewhere
+            found.add((params.epochs, _steps_per_epoch(dataset, params)))
+    return found or {(1, 1)}
+
+
+def _steps_per_epoch(dataset: str, params: TrainingParams) -> int:
+    """Batches of an epoch.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    images = round(dataset_info(dataset).train_size * (1 - (params.validation or 0)))
+    return num_batches(
+        images,
+        batch_size=params.batch_size,
+        drop_last=params.drop_last_batch,
+        max_batch=params.max_batch,
+    )
 
 
 def _transports(experiment: Experiment) -> bool:
@@ -254,13 +281,7 @@ def check_trainable(jobs: Iterable[Job]) -> None:
         DatasetError: one of them has none.
     """
     for dataset, params in {(job.dataset, job.training) for job in jobs}:
-        images = round(dataset_info(dataset).train_size * (1 - (params.validation or 0)))
-        num_batches(
-            images,
-            batch_size=params.batch_size,
-            drop_last=params.drop_last_batch,
-            max_batch=params.max_batch,
-        )
+        _steps_per_epoch(dataset, params)
 
 
 def _check_devices(options: RunOptions) -> None:

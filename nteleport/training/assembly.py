@@ -33,6 +33,7 @@ from nteleport.randomness import generator_for
 from nteleport.training.device import forward_of
 from nteleport.training.learner import Learner, leaves_lone_image
 from nteleport.training.learning_rate import LearningRate, build_learning_rate
+from nteleport.vocabulary import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembl
         NTeleportError: a data set, model, optimizer or scheduler is not available as the job specifies it.
     """
     params = job.training
-    dataset = _dataset(job.dataset, str(data_dir), str(device))
+    dataset = _dataset(job.dataset, str(data_dir), str(device), params.preprocessing)
     train, validation = dataset.train, dataset.test
     if params.validation is not None:
         train, validation = hold_out(dataset.train, params.validation, job.seed)
@@ -191,5 +192,5 @@ def _architecture(model: _ModelKey, input_shape: tuple[int, int, int], num_class
 
 
 @lru_cache(maxsize=1)
-def _dataset(name: str, data_dir: str, device: str) -> Dataset:
-    return load_dataset(name, data_dir, device)
+def _dataset(name: str, data_dir: str, device: str, preprocessing: Preprocessing) -> Dataset:
+    return load_dataset(name, data_dir, device, preprocessing)

@@ -1,10 +1,10 @@
 """Learning-rate schedulers: any class of `torch.optim.lr_scheduler`, built from an experiment's settings.
 
 Three things are done for the user. Lengths that a scheduler needs and that follow from the job
-(`total_steps`, `steps_per_epoch`, `epochs`, `T_max`) are computed when left out, counted in the scheduler's
-own interval. A formula in text, `lr_lambda: "lambda epoch: 0.95 ** epoch"`, is compiled by the safe
-expression library. And `ReduceLROnPlateau` watches the validation accuracy, so its `mode` is `max` unless the
-experiment says otherwise.
+(`total_steps`, `epochs`, `T_max`) are computed when left out, `steps_per_epoch` always, counted in the
+scheduler's own interval. A formula in text, `lr_lambda: "lambda epoch: 0.95 ** epoch"`, is compiled by the
+safe expression library. And `ReduceLROnPlateau` watches the validation accuracy, so its `mode` is `max`
+unless the experiment says otherwise.
 
 A scheduler changes the hyper-parameters of the wrapped torch optimizer. A teleportation changes at most its
 state, so the scheduler's progress is unaffected.
@@ -13,7 +13,7 @@ state, so the scheduler's progress is unaffected.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,13 +26,19 @@ from nteleport.jobs.job import Scheduler
 class LearningRate:
     """The learning rate of an optimizer during training.
 
-    `scheduler` is None for a constant rate. `interval` is `epoch` or `step`; `ReduceLROnPlateau` always steps
-    once per epoch, like the accuracy it watches.
+    `scheduler` is None for a constant rate. `notes` say where the experiment file was not followed.
+    `interval` is `epoch` or `step`; `ReduceLROnPlateau` always steps once per epoch, like the accuracy it
+    watches.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, scheduler: Any | None = None, interval: str = "epoch"
+        self,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any | None = None,
+        interval: str = "epoch",
+        notes: Sequence[str] = (),
     ) -> None:
+        self.notes = tuple(notes)
         self._optimizer = optimizer
         self.scheduler = scheduler
         self._watches_accuracy = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
@@ -92,8 +98,20 @@ def build_learning_rate(
     length = epochs * steps_per_epoch if spec.interval == "step" else epochs
     per_epoch = steps_per_epoch if spec.interval == "step" else 1
     lengths = {"total_steps": length, "T_max": length, "epochs": epochs, "steps_per_epoch": per_epoch}
-    scheduler = _build(optimizer, spec.cls, spec.kwargs, lengths, compile_lambda)
-    return LearningRate(optimizer, scheduler, spec.interval)
+    notes: list[str] = []
+    scheduler = _build(optimizer, spec.cls, spec.kwargs, lengths, compile_lambda, notes)
+    _check_length(scheduler, spec, length)
+    return LearningRate(optimizer, scheduler, spec.interval, notes)
+
+
+def _check_length(scheduler: Any, spec: Scheduler, length: int) -> None:
+    """A one-cycle schedule raises an error in mid-training when it is stepped beyond its end."""
+    total = getattr(scheduler, "total_steps", None)
+    if isinstance(total, int) and total < length:
+        raise JobError(
+            f"{spec.cls} ends after {total} steps, but this training makes {length} ({spec.interval}s): "
+            "expected at least as many, or leave total_steps and epochs out"
+        )
 
 
 def _build(
@@ -102,6 +120,7 @@ def _build(
     kwargs: Mapping[str, Any],
     lengths: Mapping[str, int],
     compile_lambda: Callable[[str], Callable[[float], float]],
+    notes: list[str],
 ) -> Any:
     found = getattr(lr_scheduler, name, None)
     if not (inspect.isclass(found) and issubclass(found, lr_scheduler.LRScheduler)):
@@ -111,25 +130,37 @@ def _build(
     if "schedulers" in chosen:  # SequentialLR and ChainedScheduler combine others
         chosen["schedulers"] = [
             _build(
-                optimizer, part["cls"], {k: v for k, v in part.items() if k != "cls"}, lengths, compile_lambda
+                optimizer,
+                part["cls"],
+                {k: v for k, v in part.items() if k != "cls"},
+                lengths,
+                compile_lambda,
+                notes,
             )
             for part in chosen["schedulers"]
         ]
     wanted = inspect.signature(cls).parameters
     if name == "ReduceLROnPlateau":
         chosen.setdefault("mode", "max")
-    chosen.update({key: value for key, value in _left_out(chosen, lengths).items() if key in wanted})
+    computed = {key: value for key, value in _computed(chosen, lengths).items() if key in wanted}
+    for key, value in computed.items():
+        if chosen.get(key) not in (None, value):
+            notes.append(f"{name}: {key} is {value} here, not {chosen[key]} as in the experiment file")
+    chosen.update(computed)
     try:
         return cls(optimizer=optimizer, **chosen)
     except (TypeError, ValueError) as error:
         raise JobError(f"torch refuses the arguments of the scheduler {name}: {error}") from error
 
 
-def _left_out(chosen: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, int]:
-    """The lengths to fill in: `total_steps` or `epochs` × `steps_per_epoch`, which are equivalent."""
+def _computed(chosen: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, int]:
+    """The lengths to fill in: `total_steps` or `epochs` × `steps_per_epoch`, which are equivalent.
+
+    `steps_per_epoch` follows from data and batch size whatever the file says, as in the published code.
+    """
     in_epochs = "epochs" in chosen or "steps_per_epoch" in chosen
-    computed = ("epochs", "steps_per_epoch", "T_max") if in_epochs else ("total_steps", "T_max")
-    return {key: lengths[key] for key in computed if chosen.get(key) is None}
+    keys = ("epochs", "steps_per_epoch", "T_max") if in_epochs else ("total_steps", "T_max")
+    return {key: lengths[key] for key in keys if chosen.get(key) is None or key == "steps_per_epoch"}
 
 
 def _compiled(value: Any, compile_lambda: Callable[[str], Callable[[float], float]]) -> Any:

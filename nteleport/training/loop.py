@@ -171,6 +171,8 @@ class _Training:
         checkpoint = load_checkpoint(self.paths, self.job.digest, self.warn)
         if checkpoint is None:
             self.log(f"started on {self.assembly.device}, seed {self.job.seed}")
+            for note in self.assembly.learning_rate.notes:
+                self.log(note)
             self.paths.metrics.unlink(missing_ok=True)
             return
         self._restore(checkpoint)
@@ -228,6 +230,8 @@ class _Training:
             return False
         mode = job.teleportation.mode
         seed = teleport_seed(job.seed, mode)
+        if mode == "same_distr":
+            self.log(f"redraws weights from a histogram per {job.teleportation.histogram}")
         return teleport(
             self.assembly.learner,
             job.teleportation,

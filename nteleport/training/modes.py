@@ -34,6 +34,7 @@ from nteleport.training.learner import Batch, Learner
 from nteleport.training.selection import score_candidates
 from nteleport.vocabulary import OptimizerState
 
+_Change = Callable[[nn.Module, Mapping[str, Tensor], torch.Generator, Teleportation], None]
 ModeAction = Callable[
     [Learner, Teleportation, OptimizerState, torch.Generator, Callable[[int], Iterable[Batch]]], bool
 ]
@@ -110,7 +111,7 @@ def _best(
     return True
 
 
-def _control(change: Callable[[nn.Module, Mapping[str, Tensor], torch.Generator], None]) -> ModeAction:
+def _control(change: _Change) -> ModeAction:
     """A mode that modifies the weights with `change` and leaves the change of basis at 1."""
 
     def run(
@@ -122,7 +123,7 @@ def _control(change: Callable[[nn.Module, Mapping[str, Tensor], torch.Generator]
     ) -> bool:
         optimizer = learner.optimizer
         would_be = _sample(learner, how, generator).to(optimizer.cob)
-        change(learner.network, scales(optimizer.quiver, would_be, expand=False), generator)
+        change(learner.network, scales(optimizer.quiver, would_be, expand=False), generator, how)
         optimizer.reload_weights()
         if optimizer_state == "reset":  # otherwise it is kept, because nothing was scaled
             optimizer.reset_state()
@@ -131,10 +132,22 @@ def _control(change: Callable[[nn.Module, Mapping[str, Tensor], torch.Generator]
     return run
 
 
+def _displace(
+    network: nn.Module, scales: Mapping[str, Tensor], generator: torch.Generator, how: Teleportation
+) -> None:
+    displace_at_random(network, scales, generator)
+
+
+def _redraw(
+    network: nn.Module, scales: Mapping[str, Tensor], generator: torch.Generator, how: Teleportation
+) -> None:
+    redraw_same_distribution(network, scales, generator, how.histogram)
+
+
 MODE_ACTIONS: dict[str, ModeAction] = {
     "no_teleport": lambda *given: False,
     "random": _random,
     "optim": _best,
-    "pseudo": _control(displace_at_random),
-    "same_distr": _control(redraw_same_distribution),
+    "pseudo": _control(_displace),
+    "same_distr": _control(_redraw),
 }

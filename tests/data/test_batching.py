@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torchvision import transforms
 
 from nteleport.data import batching
 from nteleport.data.batching import batches, hold_out, num_batches
-from nteleport.data.catalog import DATASETS, dataset_info
+from nteleport.data.catalog import DATASETS, dataset_info, preprocessed
 from nteleport.data.files import read_digits
 from nteleport.data.splits import Split, load_dataset, random_split
 from nteleport.errors import DatasetError, UnknownNameError
@@ -304,3 +305,28 @@ def test_random_data_is_standardised_and_repeatable() -> None:
 def test_a_split_checks_its_tensors(tensors: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(DatasetError, match="a split needs uint8 images"):
         Split(*tensors)
+
+
+def test_published_preprocessing_has_the_constants_of_the_published_code() -> None:
+    for name in ("cifar10", "cifar100"):
+        found = preprocessed(dataset_info(name), "published")
+        assert (found.mean, found.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    mnist = preprocessed(dataset_info("mnist"), "published")
+    assert (mnist.input_shape, mnist.mean, mnist.std) == ((1, 28, 28), (0.0,), (1.0,))
+    for name in ("digits", "fashion_mnist"):
+        assert preprocessed(dataset_info(name), "published") == dataset_info(name)
+    for name in DATASETS:
+        assert preprocessed(dataset_info(name), "standard") == dataset_info(name)
+
+
+def test_published_mnist_is_served_as_written(tmp_path: Path) -> None:
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    images = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
+    for prefix in ("train", "t10k"):
+        header = bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in images.shape)
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.numpy().tobytes())
+        labels = bytes([0, 0, 8, 1, 0, 0, 0, 3, 0, 5, 9])
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
+    split = load_dataset("mnist", tmp_path, preprocessing="published").train
+    torch.testing.assert_close(split.normalized(split.images), images[:, None] / 255)

@@ -10,6 +10,7 @@ import pytest
 
 from nteleport.errors import ExperimentError
 from nteleport.experiment.experiment import Experiment, load_experiment
+from nteleport.experiment.matrix import expand
 from nteleport.jobs.job import Component, Scheduler, Teleportation, TrainingParams
 
 MINIMAL = "datasets: digits\nmodels: mlp\noptimizers: SGD\n"
@@ -243,3 +244,14 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 def test_reading_and_expanding_need_no_torch() -> None:
     code = "import sys, nteleport.experiment.matrix; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_gain_of_kaiming_has_no_effect_as_in_the_published_code(tmp_path: Path) -> None:
+    """`type: kaiming, gain: 0.02` stands in a published file; its networks deviate by √(2 / fan in)."""
+    texts = ["{type: kaiming, gain: 0.02, non_linearity: relu}", "{type: kaiming, non_linearity: relu}"]
+    names = []
+    for text in texts:
+        path = tmp_path / "e.yml"
+        path.write_text(f"datasets: [digits]\nmodels: [mlp]\noptimizers: [SGD]\ninitializers: [{text}]\n")
+        names += [job.name for job in expand(load_experiment(path))]
+    assert names[0] == names[1]

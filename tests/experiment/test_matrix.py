@@ -198,7 +198,9 @@ def test_the_published_matrices_have_their_published_sizes(
 def test_the_published_matrices_train_as_published() -> None:
     for config in sorted((CONFIGS / "paper").glob("*.yml")):
         for job in cells(load_experiment(config)):
-            assert job.training == TrainingParams(100, 256, shuffle_batches=True, drop_last_batch=True)
+            assert job.training == TrainingParams(
+                100, 256, shuffle_batches=True, drop_last_batch=True, preprocessing="published"
+            )
             assert job.optimizer.kwargs["weight_decay"] == 0.01
             assert job.scheduler == Scheduler("ReduceLROnPlateau", {"mode": "max"})
             if job.teleportation.mode != "no_teleport":

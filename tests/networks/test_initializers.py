@@ -30,7 +30,7 @@ def seeded(seed: int = 0) -> torch.Generator:
         ("kaiming", {}, math.sqrt(2 / FAN_IN)),
         ("kaiming", {"non_linearity": "linear"}, math.sqrt(1 / FAN_IN)),
         ("kaiming", {"non_linearity": "leakyrelu"}, math.sqrt(2 / (1 + 0.01**2) / FAN_IN)),
-        ("kaiming", {"gain": 0.1, "non_linearity": "relu"}, 0.1 / math.sqrt(FAN_IN)),
+        ("kaiming", {"gain": 0.02, "non_linearity": "relu"}, math.sqrt(2 / FAN_IN)),  # as published
         ("Orthogonal", {"gain": 2.0}, 2 / math.sqrt(FAN_IN)),
     ],
 )

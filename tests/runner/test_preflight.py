@@ -166,3 +166,14 @@ def test_checking_draws_no_random_number(tmp_path: Path) -> None:
 )
 def test_every_shipped_experiment_can_be_trained(config: Path) -> None:
     assert signature_problems(load_experiment(config)) == []
+
+
+def test_a_cycle_that_would_end_in_mid_training_is_found_before_it(tmp_path: Path) -> None:
+    """With its place: 1,437 images in batches of 32 are 45 steps."""
+    one_cycle = "{cls: OneCycleLR, max_lr: 1, interval: step, total_steps: 89}"
+    training = "training_params: {epochs: 2, batch_size: 32}"
+    found = complaints(
+        tmp_path, optimizers=f"{{cls: SGD, lr: 0.1, lr_scheduler: {one_cycle}}}", more=training
+    )
+    assert len(found) == 1
+    assert "ends after 89 steps, but this training makes" in found[0]

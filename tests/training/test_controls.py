@@ -104,3 +104,21 @@ def largest_gap(one: Tensor, other: Tensor) -> float:
         torch.searchsorted(x.flatten().sort().values, points, right=True) / x.numel() for x in (one, other)
     ]
     return float((shares[0] - shares[1]).abs().max())
+
+
+def test_one_histogram_of_the_network_gives_every_linear_weight_one_distribution() -> None:
+    """The published control: values are bin centers of one histogram, biases and convolutions stay."""
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(32, 200), nn.Linear(200, 300))
+    with torch.no_grad():
+        network[2].weight.mul_(10)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    everything = torch.cat([p.flatten() for p in before.values()]).double()
+    redraw_same_distribution(network, {}, torch.Generator().manual_seed(0), "network")
+    width = (everything.max() - everything.min()) / 1000
+    for name, parameter in network.named_parameters():
+        if name in ("2.weight", "3.weight"):
+            assert parameter.std().item() == pytest.approx(everything.std().item(), rel=0.05)
+            position = (parameter.detach().double() - everything.min()) / width
+            torch.testing.assert_close(position % 1, torch.full_like(position, 0.5), rtol=0, atol=1e-3)
+        else:
+            assert torch.equal(parameter, before[name])

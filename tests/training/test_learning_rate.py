@@ -198,3 +198,22 @@ def test_without_a_scheduler_the_rate_is_constant() -> None:
 def test_a_scheduler_that_torch_does_not_know_or_accept_is_an_error(spec: Scheduler, message: str) -> None:
     with pytest.raises(JobError, match=message):
         build(spec, sgd())
+
+
+def test_steps_per_epoch_follow_from_the_data_whatever_the_file_says() -> None:
+    """As in the published code, whose files give 196 for every batch size."""
+    spec = Scheduler("OneCycleLR", {"max_lr": 1.0, "epochs": EPOCHS, "steps_per_epoch": 196}, interval="step")
+    ours, theirs = sgd(), sgd()
+    learning_rate = build(spec, ours)
+    expected = lr_scheduler.OneCycleLR(theirs, 1.0, epochs=EPOCHS, steps_per_epoch=STEPS)
+    assert rates(learning_rate, ours) == rates(LearningRate(theirs, expected, "step"), theirs)
+    assert learning_rate.notes == (
+        "OneCycleLR: steps_per_epoch is 3 here, not 196 as in the experiment file",
+    )
+
+
+@pytest.mark.parametrize("options", [{"total_steps": 11}, {"epochs": 3}])
+def test_a_cycle_that_ends_before_the_training_is_refused(options: dict[str, int]) -> None:
+    spec = Scheduler("OneCycleLR", {"max_lr": 1.0, **options}, interval="step")
+    with pytest.raises(JobError, match="this training makes 12"):
+        build(spec, sgd())
