@@ -6,6 +6,7 @@ when it is requested; torch, pandas and matplotlib are imported even later, when
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ __all__ = ["main"]
 
 def main(*args: Any, **kwargs: Any) -> None:
     """Run the command line on ``sys.argv``, or on the arguments given as a list. Always exits."""
+    _open_missing_streams()
     try:
         from nteleport.cli.app import nteleport
     except KeyboardInterrupt:  # before the command line handles it itself, in the same way
@@ -22,3 +24,13 @@ def main(*args: Any, **kwargs: Any) -> None:
         sys.exit(128 + signal.SIGINT)
 
     nteleport(*args, **kwargs)
+
+
+def _open_missing_streams() -> None:
+    """Send what goes to a closed stream (``>&-``) nowhere, rather than to the next file that is opened."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)  # for worker processes
+    os.close(descriptor)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))

@@ -11,6 +11,7 @@ invalid command line or input         2          one message on stderr, no trace
 a signal stopped ``train``            128 + it   what is left; repeat the command to continue
 Ctrl-C                                130        "interrupted"
 the reader of the output has exited   141        nothing (as for any program in a pipe)
+the output cannot be written          1          one message on stderr, if that is possible
 ====================================  =========  ==============================================
 """
 
@@ -20,7 +21,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import click
@@ -34,6 +35,7 @@ __all__ = ["COMMANDS", "LazyGroup", "nteleport"]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+OUTPUT_LOST = 1
 
 
 #: The commands and their one-line help. A command is in the module of its name, under its name.
@@ -101,7 +103,6 @@ class LazyGroup(click.Group):
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
             outcome = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-            sys.stdout.flush()
         except NTeleportError as error:
             _show_and_exit(Failure(str(error)))
         except click.ClickException as error:
@@ -112,31 +113,43 @@ class LazyGroup(click.Group):
         sys.exit(outcome if isinstance(outcome, int) else 0)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with _quiet_pipe():
+        with _output_errors():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _quiet_pipe():
+        with _output_errors():
             result = super().invoke(ctx)
             sys.stdout.flush()
         return result
 
 
 @contextmanager
-def _quiet_pipe() -> Iterator[None]:
-    """End the program silently when the reader of its output (``| head``) has exited.
-
-    Standard output is redirected to the null device first, or the interpreter would complain on exit.
-    """
+def _output_errors() -> Iterator[None]:
+    """End the program when its output cannot be written; silently if its reader (``| head``) has exited."""
     try:
         yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         sys.exit(BROKEN_PIPE)
+    except OSError as error:
+        with suppress(OSError):
+            click.echo(f"Error: cannot write the output: {error.strerror}", err=True)
+        _silence()
+        sys.exit(OUTPUT_LOST)
+
+
+def _silence() -> None:
+    """Redirect both streams to the null device, or the interpreter would complain about them on exit."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _show_and_exit(error: click.ClickException) -> NoReturn:
-    error.show()
+    try:
+        error.show()
+    except OSError:
+        _silence()
     sys.exit(error.exit_code)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, TextIO
 
@@ -30,14 +30,18 @@ _LONGEST_NAME = 60
 @contextmanager
 def progress_on(stream: TextIO) -> Iterator[Report]:
     """Show a run on `stream`, as bars if it is a terminal, else as lines; yields a report for its events."""
-    if not stream.isatty():
-        yield Lines(stream)
-        return
-    bars = Bars(stream)
+    shown = Bars(stream) if stream.isatty() else Lines(stream)
+
+    def show(event: Event) -> None:
+        with suppress(OSError):  # a full disk or a closed terminal: the training matters more
+            shown(event)
+
     try:
-        yield bars
+        yield show
     finally:
-        bars.close()
+        if isinstance(shown, Bars):
+            with suppress(OSError):
+                shown.close()
 
 
 def outcome_line(outcome: JobEnded) -> str:

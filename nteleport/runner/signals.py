@@ -35,7 +35,8 @@ class StopFlag:
 def stopping_on_signals() -> Iterator[StopFlag]:
     """Within the block, SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 set the yielded flag.
 
-    A second SIGINT raises `KeyboardInterrupt` at once. Call it only in the main thread.
+    A second SIGINT raises `KeyboardInterrupt` at once. SIGHUP is ignored: a run outlives its terminal. Call
+    it only in the main thread.
     """
     flag = StopFlag()
 
@@ -45,6 +46,8 @@ def stopping_on_signals() -> Iterator[StopFlag]:
         flag.signal_number = flag.signal_number or number
 
     before = {number: signal.signal(number, request) for number in stop_signals()}
+    if hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield flag
     finally:

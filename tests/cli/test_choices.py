@@ -16,6 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from support.training_jobs import small_job
+from tqdm import tqdm
 
 from nteleport.cli.app import nteleport
 from nteleport.cli.progress import progress_on
@@ -233,7 +234,7 @@ def test_a_terminal_shows_a_line_for_each_slot_and_a_total(monkeypatch: pytest.M
             EpochFinished(jobs[1], ROW),
         ):
             report(event)
-        for bar in (report._total, *report._bars.values()):  # type: ignore[attr-defined]
+        for bar in tqdm._instances:  # type: ignore[attr-defined]
             bar.refresh()  # now, and not only when a tenth of a second is over
         total, *slots = screen(stream.getvalue())[-3:]
 
