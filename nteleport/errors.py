@@ -44,6 +44,9 @@ __all__ = [
 ]
 
 
+_PROBLEMS_SHOWN = 50
+
+
 class NTeleportError(Exception):
     """Base of all errors raised by nteleport."""
 
@@ -74,14 +77,17 @@ class Problem:
 
 
 class ExperimentError(NTeleportError):
-    """An experiment file that cannot run: `problems` holds all its problems, `str()` one line per problem."""
+    """An experiment file that cannot run: `problems` has all its problems, `str()` the first 50."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
         super().__init__(self.problems)
 
     def __str__(self) -> str:
-        return "\n".join(str(problem) for problem in self.problems)
+        lines = [str(problem) for problem in self.problems[:_PROBLEMS_SHOWN]]
+        if len(self.problems) > _PROBLEMS_SHOWN:
+            lines.append(f"... and {len(self.problems) - _PROBLEMS_SHOWN} more")
+        return "\n".join(lines)
 
 
 class ExpressionError(NTeleportError, ValueError):

@@ -93,6 +93,10 @@ def _extra(
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the batch scripts; submit and write nothing.")
 @click.option(
+    "--max-jobs", type=click.IntRange(1), default=100_000, show_default=True, metavar="N",
+    help="Refuse a matrix with more jobs.",
+)  # fmt: skip
+@click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="Replace a value of CONFIG, such as training_params.epochs=5; may be repeated.",
 )  # fmt: skip
@@ -106,6 +110,7 @@ def submit(
     trackers: tuple[str, ...],
     dry_run: bool,
     overrides: tuple[str, ...],
+    max_jobs: int,
     **asked: Any,
 ) -> None:
     """Submit every job of the experiment CONFIG to a SLURM cluster, as tasks of arrays.
@@ -124,7 +129,7 @@ def submit(
     if asked["gres"] and asked["gpus"] is not None:
         raise click.UsageError("give --gres or --gpus, not both: each asks for GPUs")
     resources = Resources(time=None if time is None else minutes(time), **asked)
-    jobs = expand(load_checked(config, overrides=overrides))
+    jobs = expand(load_checked(config, overrides=overrides), max_jobs)
     check_folder(out)
     if dry_run:
         _print_scripts(jobs, out, resources)

@@ -65,6 +65,10 @@ SOME_JOB_FAILED = 1
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="List the jobs and their states; train and write nothing.")
 @click.option(
+    "--max-jobs", type=click.IntRange(1), default=100_000, show_default=True, metavar="N",
+    help="Refuse a matrix with more jobs.",
+)  # fmt: skip
+@click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="Replace a value of CONFIG, such as training_params.epochs=5; may be repeated.",
 )  # fmt: skip
@@ -77,6 +81,7 @@ def train(
     only: tuple[str, ...],
     dry_run: bool,
     overrides: tuple[str, ...],
+    max_jobs: int,
     **options: Any,
 ) -> int:
     """Train every job of the experiment CONFIG.
@@ -100,7 +105,7 @@ def train(
     else:
         from nteleport.runner.preflight import load_checked as load
 
-    jobs = expand(load(config, overrides=overrides))
+    jobs = expand(load(config, overrides=overrides), max_jobs)
     check_folder(out, writable=not dry_run)
     if only:
         jobs = _chosen(jobs, matching(jobs, out, only), only)

@@ -19,10 +19,14 @@ __all__ = ["unravel"]
 )  # fmt: skip
 @click.option("--per-run", is_flag=True, help="One file per run, instead of one per cell with all its runs.")
 @click.option(
+    "--max-jobs", type=click.IntRange(1), default=100_000, show_default=True, metavar="N",
+    help="Refuse a matrix with more jobs.",
+)  # fmt: skip
+@click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="Replace a value of CONFIG, such as training_params.epochs=5; may be repeated.",
 )  # fmt: skip
-def unravel(config: Path, out: Path, per_run: bool, overrides: tuple[str, ...]) -> None:
+def unravel(config: Path, out: Path, per_run: bool, overrides: tuple[str, ...], max_jobs: int) -> None:
     """Write each cell of the experiment CONFIG to a separate file.
 
     A file is named after its content, so names stay the same when the matrix is reordered or extended. Each
@@ -31,6 +35,8 @@ def unravel(config: Path, out: Path, per_run: bool, overrides: tuple[str, ...]) 
     from nteleport.experiment.experiment import load_experiment
     from nteleport.experiment.matrix import unravel as write_files
 
-    paths = write_files(load_experiment(config, overrides=overrides), out, per_run=per_run)
+    paths = write_files(
+        load_experiment(config, overrides=overrides), out, per_run=per_run, most_jobs=max_jobs
+    )
     what = "run" if per_run else "cell"
     click.echo(f"{len(paths)} {what}{'s' if len(paths) != 1 else ''} of {config} written to {out}")

@@ -15,6 +15,7 @@ from nteleport.errors import ExpressionError
 from nteleport.expression import compile_lambda
 from nteleport.jobs.job import Component, Scheduler
 from nteleport.schema.fields import (
+    LARGEST_INTEGER,
     Check,
     Refused,
     axis_nodes,
@@ -121,6 +122,8 @@ def _check_finite(arguments: dict[str, Node], problems: Problems) -> None:
                 _check_finite(item.value, problems)
             elif isinstance(item.value, float) and not math.isfinite(item.value):
                 problems.add(item.mark, f"{key}: {item.described()}, expected a finite number")
+            elif isinstance(item.value, int) and abs(item.value) > LARGEST_INTEGER:
+                problems.add(item.mark, f"{key}: a number beyond 64 bits, expected a smaller one")
 
 
 def _check_formulas(node: Node, key: str, problems: Problems) -> None:

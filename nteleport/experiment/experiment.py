@@ -49,6 +49,9 @@ _KEYS = (
 )
 _REQUIRED = ("datasets", "models", "optimizers")
 
+_LARGEST_FILE = 5_000_000
+"""Bytes. The largest published matrix has 2,000."""
+
 _MOST_RUNS = 10_000
 """Maximum runs per cell; a typo beyond that would fill the memory with jobs."""
 
@@ -71,6 +74,10 @@ def read_experiment(path: Path, overrides: Sequence[str] = ()) -> tuple[Experime
     """The experiment, as far as it can be read, and all its problems."""
     problems = Problems()
     try:
+        size = path.stat().st_size
+        if size > _LARGEST_FILE:
+            message = f"{size:,} bytes, expected an experiment file of at most {_LARGEST_FILE:,}"
+            return Experiment(path), [Problem(str(path), 0, 0, message)]
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         return Experiment(path), [Problem(str(path), 0, 0, f"{error.strerror}, expected an experiment file")]

@@ -9,6 +9,8 @@ or extended.
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -20,10 +22,17 @@ from nteleport.jobs.atomic import write_text_atomic
 from nteleport.jobs.job import Job
 from nteleport.schema.yaml_source import to_yaml
 
+MOST_JOBS = 100_000
+"""A matrix with more jobs than this is refused unless asked for: most likely a slip."""
 
-def cells(experiment: Experiment) -> list[Job]:
-    """The cells of the matrix: for each, its first run."""
-    axes = product(
+
+def cells(experiment: Experiment, most_jobs: int = MOST_JOBS) -> list[Job]:
+    """The cells of the matrix: for each, its first run.
+
+    Raises:
+        JobError: the matrix has more jobs than `most_jobs`; nothing has been built then.
+    """
+    axes = (
         experiment.datasets,
         experiment.training,
         experiment.models,
@@ -31,6 +40,12 @@ def cells(experiment: Experiment) -> list[Job]:
         experiment.optimizers,
         experiment.teleportations,
     )
+    count = math.prod(len(axis) for axis in (*axes, experiment.runs))
+    if count > most_jobs:
+        raise JobError(
+            f"{experiment.path} describes {count:,} jobs, expected at most {most_jobs:,}: shorten its lists, "
+            "or raise the limit"
+        )
     jobs = (
         Job(
             dataset=dataset,
@@ -42,18 +57,19 @@ def cells(experiment: Experiment) -> list[Job]:
             teleportation=teleportation,
             run=experiment.runs[0],
         )
-        for dataset, training, model, initializer, chosen, teleportation in axes
+        for dataset, training, model, initializer, chosen, teleportation in product(*axes)
     )
     return list(dict.fromkeys(jobs))
 
 
-def expand(experiment: Experiment) -> list[Job]:
+def expand(experiment: Experiment, most_jobs: int = MOST_JOBS) -> list[Job]:
     """All jobs, in the order above.
 
     Raises:
-        JobError: two of them have the same name; their hashes have 32 bits, so this is rare.
+        JobError: there are more than `most_jobs`; or two of them have the same name, which is rare: hashes
+            have 32 bits.
     """
-    jobs = [replace(cell, run=run) for cell in cells(experiment) for run in experiment.runs]
+    jobs = [replace(cell, run=run) for cell in cells(experiment, most_jobs) for run in experiment.runs]
     return list(_by_name([job.name for job in jobs], jobs).values())
 
 
@@ -61,24 +77,26 @@ def _by_name(names: list[str], jobs: list[Job]) -> dict[str, Job]:
     """The jobs by name; no two may share one."""
     named = dict(zip(names, jobs, strict=True))
     if len(named) < len(jobs):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise JobError(f"two different jobs have the name {twice!r}: split the experiment in two")
     return named
 
 
-def unravel(experiment: Experiment, out: Path, *, per_run: bool = False) -> list[Path]:
+def unravel(
+    experiment: Experiment, out: Path, *, per_run: bool = False, most_jobs: int = MOST_JOBS
+) -> list[Path]:
     """Write a file per cell, or with `per_run` per run, that `train` expands into the same jobs.
 
     Returns:
         The files in the order of the matrix, `<out>/<slug>-<hash>.yml`.
 
     Raises:
-        JobError: `out` cannot be written.
+        JobError: `out` cannot be written, or the matrix has more than `most_jobs` jobs.
     """
     if per_run:
-        files = {job.name: job.to_experiment() for job in expand(experiment)}
+        files = {job.name: job.to_experiment() for job in expand(experiment, most_jobs)}
     else:
-        found = cells(experiment)
+        found = cells(experiment, most_jobs)
         named = _by_name([cell.cell_name for cell in found], found)
         files = {name: cell.to_experiment(experiment.runs) for name, cell in named.items()}
     written: dict[str, str] = {}

@@ -6,6 +6,7 @@ precedence. Each may be a list. The product of a mode covers only the options th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Any
@@ -26,6 +27,9 @@ from nteleport.vocabulary import MODES, Mode, sampling_problem
 
 Choices = dict[str, list[tuple[Any, Node]]]
 """The values of each option, each with its place."""
+
+_MOST_COMBINATIONS = 1_000_000
+"""Of one mode; beyond any matrix that could be trained."""
 
 _TELEPORTING = tuple(mode for mode in MODES if mode != "no_teleport")
 
@@ -112,6 +116,11 @@ def _product(
 ) -> list[Teleportation]:
     """Every combination of the options of one mode; an impossible one is a problem."""
     options = [key for key in MODES[mode].options if key in choices]
+    count = math.prod(len(choices[key]) for key in options)
+    if count > _MOST_COMBINATIONS:
+        message = f"{mode}: {count:,} combinations of options, expected at most {_MOST_COMBINATIONS:,}"
+        problems.add(mode_node.key_mark or mode_node.mark, message)
+        return []
     found: list[Teleportation] = []
     for combination in product(*(choices[key] for key in options)):
         values = {key: value for key, (value, _) in zip(options, combination, strict=True)}

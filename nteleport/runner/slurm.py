@@ -60,6 +60,9 @@ class Resources:
         array_parallelism: maximum number of tasks running at once.
         setup: shell lines that run first, such as `module load cuda`.
         more: further options of `sbatch` by their long names.
+
+    Raises:
+        SlurmError: a text of several lines, which would become lines of the batch script.
     """
 
     partition: str | None = None
@@ -73,6 +76,12 @@ class Resources:
     array_parallelism: int | None = None
     setup: tuple[str, ...] = ()
     more: tuple[tuple[str, str | bool], ...] = ()
+
+    def __post_init__(self) -> None:
+        texts = [*vars(self).items(), *((f"setup line {n}", line) for n, line in enumerate(self.setup, 1))]
+        for name, value in (*texts, *self.more, *((key, key) for key, _ in self.more)):
+            if isinstance(value, str) and not value.isprintable():
+                raise SlurmError(f"{name} {value!r}: expected one line of plain text")
 
     def parameters(self, tasks: int) -> dict[str, Any]:
         """The parameters of submitit's SLURM executor, for an array of `tasks` tasks."""

@@ -24,18 +24,23 @@ Word = TypeVar("Word", bound=str)
 Check = Callable[[Node], T]
 
 
+LARGEST_INTEGER = 2**63 - 1
+
+
 class Refused(Exception):
     """An unexpected value; the text gives the value and what was expected."""
 
 
 def whole_number(minimum: int, maximum: int | None = None) -> Check[int]:
-    """An integer of at least `minimum` and, if there is one, at most `maximum`."""
+    """An integer of at least `minimum` and at most `maximum`, or 64 bits."""
     expected = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+    most = LARGEST_INTEGER if maximum is None else maximum
 
     def check(node: Node) -> int:
-        most = math.inf if maximum is None else maximum
         if isinstance(node.value, int) and not isinstance(node.value, bool) and minimum <= node.value <= most:
             return node.value
+        if isinstance(node.value, int) and node.value > LARGEST_INTEGER:
+            raise Refused("a number beyond 64 bits, expected a whole number " + expected)
         raise Refused(f"{node.described()}, expected a whole number {expected}")
 
     return check

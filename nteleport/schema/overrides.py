@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from copy import deepcopy
 
-from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml
+from nteleport.schema.yaml_source import DEEPEST, Mark, Node, Problems, parse_yaml
 
 _OVERRIDE = re.compile(r"(?P<path>[^=\s.]+(\.[^=\s.]+)*)\s*=(?P<value>.*)", re.DOTALL)
 
@@ -22,13 +22,17 @@ def apply_overrides(root: Node, overrides: Sequence[str], problems: Problems) ->
         mark = Mark("--set", position, 1)
         match = _OVERRIDE.fullmatch(override)
         if match is None:
-            problems.add(mark, f"{override!r}: expected path=value, such as training_params.epochs=5")
+            problems.add(mark, f"{override[:60]!r}: expected path=value, such as training_params.epochs=5")
+            continue
+        path = match["path"].split(".")
+        if len(path) > DEEPEST:
+            problems.add(mark, f"a path of {len(path)} parts, expected at most {DEEPEST}")
             continue
         origin = Mark("--set", position, match.start("value") + 1)
         found = len(problems)
         value = parse_yaml(match["value"], origin, problems) or Node(None, origin)
         if len(problems) == found:
-            _set(root, match["path"].split("."), value, mark, problems)
+            _set(root, path, value, mark, problems)
 
 
 def _set(node: Node, path: Sequence[str], value: Node, mark: Mark, problems: Problems) -> None:

@@ -23,7 +23,7 @@ from nteleport.errors import Problem
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
-_DEEPEST = 30
+DEEPEST = 30
 _MOST_VALUES = 100_000
 """Aliases of aliases grow exponentially; no experiment has this many values."""
 
@@ -176,8 +176,8 @@ class _Reader:
                 message = f"YAML tag {written!r}: tags are not allowed, expected plain values"
                 self.problems.add(self.place(token.start_mark), message)
             depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
-            if depth > _DEEPEST:
-                self.problems.add(self.place(token.start_mark), f"nested deeper than {_DEEPEST} levels")
+            if depth > DEEPEST:
+                self.problems.add(self.place(token.start_mark), f"nested deeper than {DEEPEST} levels")
                 return False
         return True
 
@@ -194,7 +194,7 @@ class _Reader:
     def grows_without_end(self, mark: Mark, depth: int) -> bool:
         """Count one more value; whether aliases have produced too many, which is reported once."""
         self.count += 1
-        if depth <= _DEEPEST and self.count <= _MOST_VALUES:
+        if depth <= DEEPEST and self.count <= _MOST_VALUES:
             return False
         if self.count != math.inf:
             self.problems.add(mark, "an alias inside its own anchor, or too many: expected a small file")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import CONFIGS
 
-from nteleport.errors import JobError
+from nteleport.errors import ExperimentError, JobError
 from nteleport.experiment.experiment import Experiment, load_experiment
 from nteleport.experiment.matrix import cells, expand, unravel
 from nteleport.jobs.job import Job, Scheduler, Teleportation, TrainingParams
@@ -229,3 +229,47 @@ def test_every_shipped_experiment_is_right_and_says_how_to_run_it(config: Path) 
     head = config.read_text().split("\n\n")[0]
     assert all(line.startswith("#") for line in head.splitlines())
     assert f"nteleport train configs/{config.relative_to(CONFIGS)} --out results/" in head
+
+
+def a_matrix(tmp_path: Path, more: str) -> Path:
+    path = tmp_path / "matrix.yml"
+    path.write_text(f"datasets: [digits]\nmodels: [mlp]\noptimizers: [SGD]\n{more}\n")
+    return path
+
+
+def test_a_matrix_beyond_the_limit_is_refused_by_its_count(tmp_path: Path) -> None:
+    """The count is a product: nothing is built, whatever the numbers are."""
+    options = "cob_range: [0.1, 0.2, 0.3], num_batches: [1, 2], teleport_prob: [0.5, 1]"
+    more = f"runs_per_config: 10000\nteleportations: {{teleport: {{mode: random, {options}}}}}"
+    experiment = load_experiment(a_matrix(tmp_path, more.replace(", num_batches: [1, 2]", "")))
+    with pytest.raises(JobError, match="describes 60,000 jobs, expected at most 59,999"):
+        expand(experiment, 59_999)
+    with pytest.raises(JobError, match="describes 60,000 jobs, expected at most 100"):
+        cells(experiment, 100)
+
+
+def test_combinations_of_options_beyond_a_million_are_refused(tmp_path: Path) -> None:
+    numbers = str([n / 2000 for n in range(1, 1100)])
+    more = f"teleportations: {{teleport: {{mode: random, cob_range: {numbers}, teleport_prob: {numbers}}}}}"
+    with pytest.raises(ExperimentError, match="random: 1,207,801 combinations of options"):
+        load_experiment(a_matrix(tmp_path, more))
+
+
+@pytest.mark.parametrize(
+    ("more", "overrides", "message"),
+    [
+        ("training_params: {batch_size: 1" + "0" * 30 + "}", (), "4:31: batch_size: a number beyond 64 bits"),
+        ("", ("models=[{cls: mlp, hidden_layers: [1" + "0" * 30 + "]}]",), "hidden_layers: a number beyond"),
+        ("", (".".join("a" * 5000) + "=1",), "a path of 5000 parts, expected at most 30"),
+        ("#" * 6_000_000, (), "bytes, expected an experiment file of at most 5,000,000"),
+        ("\n".join(f"k{n}: 1" for n in range(20_000)), (), "... and 19950 more"),
+    ],
+    ids=["integer", "layers", "path", "file", "problems"],
+)
+def test_what_is_too_large_is_one_short_error(
+    more: str, overrides: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExperimentError) as caught:
+        load_experiment(a_matrix(tmp_path, more), overrides=overrides)
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 12_000

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -265,3 +266,17 @@ def test_two_ways_to_ask_for_gpus_are_refused(config: Path) -> None:
     outcome = submit_with(config, "--gres", "gpu:1", "--gpus", "1")
     assert outcome.exit_code == 2
     assert "--gres or --gpus" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"partition": "main\n#SBATCH --uid=0"},
+        {"setup": ("module load cuda\nrm -rf ~",)},
+        {"more": (("qos", "long\r\n#SBATCH --begin=now"),)},
+        {"more": (("qos\nx", True),)},
+    ],
+)
+def test_a_text_that_would_add_lines_to_the_script_is_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(SlurmError, match="expected one line of plain text"):
+        Resources(**asked)
