@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from nteleport.core.checks import check_move, check_network, checked_cob
 from nteleport.core.coordinates import Coordinates, PlainCoordinates, TeleportedCoordinates
 from nteleport.core.optimizer_state import check_transportable
 from nteleport.core.quiver import (
     Quiver,
-    check_network,
-    checked_cob,
     cob_dtype,
     factor_scales,
     scales,
@@ -123,6 +122,9 @@ class TeleportedOptimizer:
             )
         if optimizer_state == "transport":
             check_transportable(self.optimizer)
+        if optimizer_state != "reset":
+            power = 2 if optimizer_state == "transport" else 1
+            check_move(self.quiver, cob, self.cob, self._parameters, power)
         before = self.cob
         self._set_cob(cob)
         if optimizer_state == "reset":
@@ -181,7 +183,8 @@ class TeleportedOptimizer:
 
     def _checked(self, cob: Tensor) -> Tensor:
         """A usable CoB in the dtype and on the device of the current one."""
-        return checked_cob(self.quiver, cob, self.cob, self._parameters)
+        # Gradients are multiplied by 1 / s², or their squares by 1 / s² become moments.
+        return checked_cob(self.quiver, cob, self.cob, self._parameters, power=2)
 
     def _set_cob(self, cob: Tensor) -> None:
         self.cob = cob.clone()
