@@ -126,8 +126,7 @@ class TeleportedOptimizer:
         Raises:
             TeleportationError: an unusable CoB, an unknown policy, or a state that cannot be transported.
         """
-        self._watch.check_owner()
-        self._watch.check_kinds()
+        self._watch.check_kept()
         cob = self._checked(cob)
         if optimizer_state not in OPTIMIZER_STATES:
             raise TeleportationError(
@@ -160,8 +159,7 @@ class TeleportedOptimizer:
         Raises:
             TeleportationError: see :meth:`step`.
         """
-        self._watch.check_owner()
-        self._watch.check_kinds()
+        self._watch.check_kept()
         self._adopt(list(self._parameters))
 
     def scales(self) -> dict[str, Tensor]:
@@ -195,6 +193,7 @@ class TeleportedOptimizer:
         Raises:
             TeleportationError: the CoB does not fit this network. In that case nothing is changed.
         """
+        self._watch.check_kept()
         self._set_cob(self._checked(state["cob"]))
         self.reload_weights()
         self.optimizer.load_state_dict(state["optimizer"])
@@ -224,6 +223,11 @@ class TeleportedOptimizer:
     def _is_teleported(self) -> bool:
         return bool(self._factors)
 
+    @property
+    def _notices_writes(self) -> bool:
+        """Whether the weights of the optimizer lie elsewhere than those of the network."""
+        return self._is_teleported and self._coordinates.holds_weights
+
     def _compact_scales(self, cob: Tensor | None = None) -> dict[str, Tensor]:
         if cob is None and not self._is_teleported:
             return {}
@@ -249,11 +253,12 @@ class TeleportedOptimizer:
 
     def _write_back(self) -> None:
         self._coordinates.write_back(self._factors)
-        self._watch.note()
+        if self._notices_writes:
+            self._watch.note_writes()
 
     def _take_over_writes(self) -> None:
         """Adopt the parameters that someone else wrote to since the last write-back. Reads no values."""
-        changed = self._watch.changed(written=self._coordinates.holds_weights and self._is_teleported)
+        changed = self._watch.changed(written=self._notices_writes)
         if changed:
             self._watch.check_kinds()
             self._adopt(changed)

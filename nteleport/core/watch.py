@@ -22,26 +22,42 @@ class Watch:
     Args:
         network: the network.
         parameters: those of its parameters to watch, by name.
+
+    Raises:
+        TeleportationError: a parameter that was made in inference mode; torch counts no writes to it.
     """
 
     def __init__(self, network: nn.Module, parameters: Mapping[str, Tensor]) -> None:
+        for name, parameter in parameters.items():
+            if parameter.is_inference():
+                raise TeleportationError(f"parameter {name} was made in inference mode: it cannot be trained")
         self._network, self._parameters = network, parameters
         self._kinds = {name: _kind(p) for name, p in parameters.items()}
         self.note()
 
     def note(self) -> None:
         """Take the parameters as they are for unchanged."""
-        self._seen = {name: (p.data_ptr(), _version(p)) for name, p in self._parameters.items()}
+        self._places, self._writes = self._places_now(), self._writes_now()
+
+    def note_writes(self) -> None:
+        """Take the values that the parameters have for unchanged."""
+        self._writes = self._writes_now()
 
     def changed(self, *, written: bool) -> list[str]:
         """Names of the parameters that lie somewhere else since :meth:`note`; with ``written``, of those
         whose values were written to as well."""
-        kept = 2 if written else 1
-        return [
-            name
-            for name, p in self._parameters.items()
-            if (p.data_ptr(), _version(p))[:kept] != self._seen[name][:kept]
-        ]
+        places = self._places_now()
+        writes = self._writes_now() if written else self._writes
+        if places == self._places and writes == self._writes:
+            return []
+        now, then = zip(places, writes, strict=True), zip(self._places, self._writes, strict=True)
+        return [name for name, a, b in zip(self._parameters, now, then, strict=True) if a != b]
+
+    def _places_now(self) -> list[int]:
+        return [p.data_ptr() for p in self._parameters.values()]
+
+    def _writes_now(self) -> list[int]:
+        return [p._version for p in self._parameters.values()]
 
     def check_kinds(self) -> None:
         """Raise :class:`TeleportationError` if a parameter has another dtype or device, or another shape,
@@ -63,19 +79,23 @@ class Watch:
                     "assign=True does) after its optimizer was made: make a new one, or copy the values"
                 )
 
+    def check_kept(self) -> None:
+        """Both checks; for entry points, as it walks the network."""
+        self.check_owner()
+        self.check_kinds()
+
     def __getstate__(self) -> dict[str, Any]:
-        # Addresses and counts do not outlive the process, nor a copy.
-        return {**self.__dict__, "_seen": self.changed(written=True)}
+        # Addresses and counts outlive neither the process nor a copy.
+        return {**self.__dict__, "_places": [], "_writes": self.changed(written=True)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        changed = self._seen
+        written = state["_writes"]
         self.note()
-        self._seen.update(dict.fromkeys(changed, (-1, -1)))
-
-
-def _version(parameter: Tensor) -> int:
-    return 0 if parameter.is_inference() else parameter._version
+        self._places = [
+            -1 if name in written else place
+            for name, place in zip(self._parameters, self._places, strict=True)
+        ]
 
 
 def _kind(parameter: Tensor) -> tuple[torch.dtype, torch.device, torch.Size]:
