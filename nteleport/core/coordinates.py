@@ -27,9 +27,11 @@ class Coordinates(Protocol):
 
     Attributes:
         gradient_power: ``k`` of the scale ``sᵏ`` that multiplies plain gradients for the optimizer.
+        holds_weights: whether ``θ'`` is held beside the weights of the network, unless the CoB is 1.
     """
 
     gradient_power: int
+    holds_weights: bool
 
     @property
     def trained(self) -> Mapping[str, Tensor]:
@@ -40,7 +42,7 @@ class Coordinates(Protocol):
         exactly, or keep its values."""
 
     def load_weight_vector(self, teleported: Weights) -> None:
-        """Adopt the weights ``θ'`` after the network was written to or teleported."""
+        """Adopt these weights ``θ'`` after the network was written to or teleported."""
 
     def own_weights(self) -> dict[str, Tensor]:
         """The weights ``θ'`` where they are held separately from the network; otherwise empty."""
@@ -56,6 +58,7 @@ class PlainCoordinates:
     """For SGD: it updates the parameters themselves, so nothing is ever copied."""
 
     gradient_power = -2
+    holds_weights = False
 
     def __init__(self, parameters: Weights) -> None:
         self._parameters = parameters
@@ -81,6 +84,7 @@ class TeleportedCoordinates:
     """For any optimizer: it updates ``θ'``, which shares memory with the parameters while the CoB is 1."""
 
     gradient_power = -1
+    holds_weights = True
 
     def __init__(self, parameters: Weights) -> None:
         self._parameters = parameters
@@ -95,8 +99,8 @@ class TeleportedCoordinates:
             transport(optimizer, ratios)
 
     def load_weight_vector(self, teleported: Weights) -> None:
-        for name, trained in self._trained.items():
-            trained.data = teleported[name]
+        for name, weight in teleported.items():
+            self._trained[name].data = weight
 
     def own_weights(self) -> dict[str, Tensor]:
         return {name: trained.detach() for name, trained in self._trained.items()}

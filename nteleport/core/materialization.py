@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from nteleport.core.analysis import Sources, used_factors, walk_graph
+from nteleport.core.checks import checked_cob
 from nteleport.core.labels import collapse, is_pinned, pinned
 from nteleport.core.model import TeleportableModel
 from nteleport.core.mutations import region
@@ -43,8 +44,10 @@ def materialize(model: TeleportableModel) -> GraphModule:
 
     Raises:
         AnalysisError: the network cannot be traced in its current mode.
+        TeleportationError: the CoB of the model was replaced by one that is not usable.
     """
     network, quiver = model.network, model.quiver
+    cob = checked_cob(quiver, model.cob, model.cob, dict(network.named_parameters()))
     names = canonical_names(network)
     traced = trace_functional(network, model.example_inputs, model.example_kwargs, training=network.training)
     module = traced.program.module()
@@ -58,7 +61,7 @@ def materialize(model: TeleportableModel) -> GraphModule:
         if traced.training != quiver.training
         else set()
     )
-    _Conjugation(module, walk, quiver, model.cob.detach(), otherwise_wired).apply()
+    _Conjugation(module, walk, quiver, cob, otherwise_wired).apply()
     for graph_module in module.modules():
         if isinstance(graph_module, GraphModule):
             graph_module.graph.lint()

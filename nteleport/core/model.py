@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from nteleport.core.analysis import analyze
+from nteleport.core.checks import check_move, checked_cob
 from nteleport.core.cob import sample_cob
 from nteleport.core.plain_weights import read_as_replaced_in_backward, replaced
-from nteleport.core.quiver import Quiver, checked_cob, cob_dtype, factor_scales, teleported
+from nteleport.core.quiver import Quiver, cob_dtype, factor_scales, teleported
 from nteleport.core.scaling import divide, fast_factors, multiply
 from nteleport.core.tracing import ExampleInputs, as_call
 from nteleport.errors import TeleportationError
@@ -98,12 +99,14 @@ class TeleportableModel(nn.Module):
             reset: teleport from the original position; otherwise from the current one, so that CoBs multiply.
 
         Raises:
-            TeleportationError: wrong shape, or an entry that is zero or not finite.
+            TeleportationError: wrong shape, or entries for which an entry, a scale, or an inverse of these is
+                zero or not finite in the dtype in which it is used. In that case nothing is changed.
         """
         new = self._checked(cob)
         if not reset:
             new = self._checked(new * self.cob.detach())
         parameters = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+        check_move(self.quiver, new, self.cob.detach(), parameters)
         before, after = factor_scales(self.quiver, self.cob.detach()), factor_scales(self.quiver, new)
         ratios = {
             name: tuple(b / a for a, b in zip(before[name], after[name], strict=True)) for name in after

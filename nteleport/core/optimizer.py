@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from nteleport.core.checks import check_move, check_network, checked_cob
 from nteleport.core.coordinates import Coordinates, PlainCoordinates, TeleportedCoordinates
 from nteleport.core.optimizer_state import check_transportable
 from nteleport.core.quiver import (
     Quiver,
-    check_network,
-    checked_cob,
     cob_dtype,
     factor_scales,
     scales,
     teleported,
 )
 from nteleport.core.scaling import fast_factors, multiply, multiply_sparse
+from nteleport.core.watch import Watch
 from nteleport.errors import TeleportationError
 from nteleport.vocabulary import OPTIMIZER_STATES, OptimizerState
 
@@ -68,11 +68,15 @@ class TeleportedOptimizer:
         self._fused_by_default = bool(fused)
         self._hyper_parameters = {**fused, **hyper_parameters}
         self.optimizer = self._new_optimizer(optimizer_class)
+        self._watch = Watch(network, self._parameters)
         self._factors: dict[str, list[Tensor]] = {}  # of 1 / s, for SGD of 1 / s²; empty while s = 1
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step from the gradients of the plain network. It consumes ``.grad`` of the
         parameters.
+
+        It starts from the weights that the network has: also from those that were loaded into it or written
+        to it in place since the last step, unless through ``parameter.data``.
 
         Args:
             closure: re-evaluates the loss, for optimizers that need it; it clears gradients and runs
@@ -80,23 +84,29 @@ class TeleportedOptimizer:
 
         Returns:
             What the closure returned, if there is one.
+
+        Raises:
+            TeleportationError: the network was moved to another dtype or device, or its parameters were
+                replaced, since the optimizer was made.
         """
+        self._take_over_writes()
         if closure is None:
             self._push_gradients()
             self.optimizer.step()
-            self._coordinates.write_back(self._factors)
+            self._write_back()
             return None
         evaluate = closure
 
         def evaluate_at_teleported_weights() -> Any:
-            self._coordinates.write_back(self._factors)
+            self._write_back()
             with torch.enable_grad():
                 loss = evaluate()
+            self._take_over_writes()
             self._push_gradients()
             return loss
 
         loss = self.optimizer.step(evaluate_at_teleported_weights)
-        self._coordinates.write_back(self._factors)
+        self._write_back()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -116,6 +126,7 @@ class TeleportedOptimizer:
         Raises:
             TeleportationError: an unusable CoB, an unknown policy, or a state that cannot be transported.
         """
+        self._watch.check_kept()
         cob = self._checked(cob)
         if optimizer_state not in OPTIMIZER_STATES:
             raise TeleportationError(
@@ -123,6 +134,9 @@ class TeleportedOptimizer:
             )
         if optimizer_state == "transport":
             check_transportable(self.optimizer)
+        if optimizer_state != "reset":
+            power = 2 if optimizer_state == "transport" else 1
+            check_move(self.quiver, cob, self.cob, self._parameters, power)
         before = self.cob
         self._set_cob(cob)
         if optimizer_state == "reset":
@@ -138,8 +152,15 @@ class TeleportedOptimizer:
         self.optimizer.state.update(self._new_optimizer(type(self.optimizer)).state)
 
     def reload_weights(self) -> None:
-        """Adopt the network's parameters; call this after writing to them directly."""
-        self._coordinates.load_weight_vector(self._teleported() if self._is_teleported else self._plain())
+        """Adopt the network's parameters; call this after writing to them through ``parameter.data``.
+
+        Other writes are noticed by :meth:`step`.
+
+        Raises:
+            TeleportationError: see :meth:`step`.
+        """
+        self._watch.check_kept()
+        self._adopt(list(self._parameters))
 
     def scales(self) -> dict[str, Tensor]:
         """The scale of every trained parameter, in its shape; expanded views: do not write to them."""
@@ -148,7 +169,8 @@ class TeleportedOptimizer:
 
     def teleported_weights(self) -> dict[str, Tensor]:
         """The weights ``θ'`` of every trained parameter; do not write to them."""
-        return self._coordinates.own_weights() or self._teleported()
+        self._take_over_writes()
+        return self._coordinates.own_weights() or self._teleported(self._parameters)
 
     def teleported_gradients(self) -> dict[str, Tensor]:
         """The gradients ``g / s`` of every parameter that has one; meaningful between backward and step."""
@@ -161,6 +183,7 @@ class TeleportedOptimizer:
 
         The weights of the network are in its own ``state_dict``; restore those first.
         """
+        self._take_over_writes()
         weights = self._coordinates.own_weights() if self._is_teleported else {}
         return {"cob": self.cob, "optimizer": self.optimizer.state_dict(), "teleported_weights": weights}
 
@@ -170,6 +193,7 @@ class TeleportedOptimizer:
         Raises:
             TeleportationError: the CoB does not fit this network. In that case nothing is changed.
         """
+        self._watch.check_kept()
         self._set_cob(self._checked(state["cob"]))
         self.reload_weights()
         self.optimizer.load_state_dict(state["optimizer"])
@@ -181,7 +205,8 @@ class TeleportedOptimizer:
 
     def _checked(self, cob: Tensor) -> Tensor:
         """A usable CoB in the dtype and on the device of the current one."""
-        return checked_cob(self.quiver, cob, self.cob, self._parameters)
+        # Gradients are multiplied by 1 / s², or their squares by 1 / s² become moments.
+        return checked_cob(self.quiver, cob, self.cob, self._parameters, power=2)
 
     def _set_cob(self, cob: Tensor) -> None:
         self.cob = cob.clone()
@@ -197,6 +222,11 @@ class TeleportedOptimizer:
     @property
     def _is_teleported(self) -> bool:
         return bool(self._factors)
+
+    @property
+    def _notices_writes(self) -> bool:
+        """Whether the weights of the optimizer lie elsewhere than those of the network."""
+        return self._is_teleported and self._coordinates.holds_weights
 
     def _compact_scales(self, cob: Tensor | None = None) -> dict[str, Tensor]:
         if cob is None and not self._is_teleported:
@@ -214,16 +244,36 @@ class TeleportedOptimizer:
         old, new = self._compact_scales(before), self._compact_scales(self.cob)
         return {self._coordinates.trained[name]: new[name] / old[name] for name in new}
 
-    def _plain(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self._parameters.items()}
+    def _plain(self, names: Iterable[str]) -> dict[str, Tensor]:
+        return {name: self._parameters[name].detach() for name in names}
 
-    def _teleported(self) -> dict[str, Tensor]:
-        found = teleported(self._plain(), self.quiver, self.cob)
+    def _teleported(self, names: Iterable[str]) -> dict[str, Tensor]:
+        found = teleported(self._plain(names), self.quiver, self.cob)
         return {name: weight.to(self._parameters[name].dtype) for name, weight in found.items()}
+
+    def _write_back(self) -> None:
+        self._coordinates.write_back(self._factors)
+        if self._notices_writes:
+            self._watch.note_writes()
+
+    def _take_over_writes(self) -> None:
+        """Adopt the parameters that someone else wrote to since the last write-back. Reads no values."""
+        changed = self._watch.changed(written=self._notices_writes)
+        if changed:
+            self._watch.check_kinds()
+            self._adopt(changed)
+
+    def _adopt(self, names: list[str]) -> None:
+        if self._coordinates.holds_weights:
+            found = self._teleported(names) if self._is_teleported else self._plain(names)
+            self._coordinates.load_weight_vector(found)
+        self._watch.note()
 
     def _push_gradients(self) -> None:
         """Give the optimizer the gradients in its coordinates."""
         gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        if not gradients:  # all parameters may have been replaced
+            self._watch.check_owner()
         for name in [name for name, gradient in gradients.items() if gradient.is_sparse]:
             multiply_sparse(gradients.pop(name), self._factors.get(name, []))
             self._step_without_fused()

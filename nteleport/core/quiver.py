@@ -22,8 +22,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nteleport.errors import TeleportationError
-
 Status = Literal["teleported", "tied", "untouched"]
 
 
@@ -110,29 +108,6 @@ class Quiver:
         return replace(self, parameters=parameters)
 
 
-def check_cob(quiver: Quiver, cob: Tensor) -> None:
-    """Raise :class:`TeleportationError` unless ``cob`` is a usable CoB of ``quiver``.
-
-    This reads the values, and thus waits for the device: it is meant for entry points, not for hot loops.
-    """
-    if not isinstance(cob, Tensor) or cob.is_complex():
-        kind = cob.dtype if isinstance(cob, Tensor) else type(cob).__name__
-        raise TeleportationError(
-            f"a change of basis is a tensor of {quiver.cob_size} real numbers, got {kind}"
-        )
-    if cob.shape != (quiver.cob_size,):
-        raise TeleportationError(
-            f"a change of basis for this network has shape ({quiver.cob_size},), got {tuple(cob.shape)}"
-        )
-    usable = torch.isfinite(cob) & (cob != 0)
-    if not bool(usable.all()):
-        position = int((~usable).nonzero()[0])
-        raise TeleportationError(
-            f"entry {position} of the change of basis is {cob[position].item()}; "
-            "every entry must be finite and non-zero"
-        )
-
-
 def cob_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
     """The dtype of changes of basis of a network: the widest real dtype of its parameters, at least float32.
 
@@ -140,55 +115,6 @@ def cob_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
     """
     dtypes = (p.dtype.to_real() for p in parameters if p.is_floating_point() or p.is_complex())
     return reduce(torch.promote_types, dtypes, torch.float32)
-
-
-def checked_cob(quiver: Quiver, cob: Tensor, like: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-    """``cob`` in the dtype and on the device of ``like``, checked to be usable for these parameters.
-
-    Raises:
-        TeleportationError: see :func:`check_cob` and :func:`check_scales`.
-    """
-    usable = cob.detach().to(like) if isinstance(cob, Tensor) and not cob.is_complex() else cob
-    check_cob(quiver, usable)
-    check_scales(quiver, usable, parameters)
-    return usable
-
-
-def check_scales(quiver: Quiver, cob: Tensor, parameters: Mapping[str, Tensor]) -> None:
-    """Raise :class:`TeleportationError` if a scale leaves the range of a parameter in lower precision.
-
-    Like :func:`check_cob`, this waits for the device.
-    """
-    narrow = {name for name, p in parameters.items() if _range(p.dtype) < _range(cob.dtype)}
-    if not narrow:
-        return
-    for name, scale in scales(quiver, cob, expand=False).items():
-        if name in narrow:
-            held = torch.stack([scale, scale.reciprocal()]).to(parameters[name].dtype)
-            if not bool((torch.isfinite(held) & (held != 0)).all()):
-                raise TeleportationError(
-                    f"the scale of {name} spans {float(scale.abs().min()):.1e} to "
-                    f"{float(scale.abs().max()):.1e}, more than its dtype {parameters[name].dtype} holds"
-                )
-
-
-def _range(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).max if dtype.is_floating_point or dtype.is_complex else torch.inf
-
-
-def check_network(quiver: Quiver, parameters: Mapping[str, Tensor]) -> None:
-    """Raise :class:`TeleportationError` unless the quiver knows all these parameters, by name and shape.
-
-    A quiver without entries moves nothing, so it fits any network: baselines are trained with one.
-    """
-    for name, parameter in parameters.items() if quiver.cob_size else ():
-        known = quiver.parameters.get(name)
-        if known is None or known.shape != parameter.shape:
-            found = "none of that name" if known is None else f"{tuple(known.shape)}"
-            raise TeleportationError(
-                f"parameter {name} has shape {tuple(parameter.shape)}, in the quiver {found}: "
-                "expected the quiver of this network, from nteleport.analyze"
-            )
 
 
 def factor_scales(

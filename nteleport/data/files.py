@@ -1,23 +1,23 @@
 """Readers of the file formats that data sets come in, each returning NumPy arrays of bytes. No torch.
 
 Every reader checks what it reads (header, length, shapes, label range) and turns anything else into a
-``DatasetError`` that names the file. CIFAR's files are Python pickles; they are read by an unpickler that
-knows how to build arrays and nothing else, so a file of unknown origin cannot run code.
+``DatasetError`` that names the file. No file makes a reader allocate much more than it needs: what a header
+announces is compared with what is there first. CIFAR's files are Python pickles, see ``pickled``.
 """
 
 from __future__ import annotations
 
-import codecs
 import gzip
-import pickle
+import math
 import zlib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from nteleport.data.pickled import LARGEST_BATCH, PickledArray, load_batch
 from nteleport.errors import DatasetError
 
 Bytes = npt.NDArray[np.uint8]
@@ -25,6 +25,9 @@ Arrays = tuple[Bytes, Bytes]
 """Images ``[N, C, H, W]`` and labels ``[N]``, both uint8."""
 
 _UNSIGNED_BYTE = 0x08
+_MOST_VALUES = 2**30
+"""Of one IDX file: the largest set of the MNIST family, EMNIST, has 0.6 · 2³⁰."""
+_PIECE = 2**20
 
 
 def existing(path: Path) -> Path | None:
@@ -45,23 +48,48 @@ def damaged(path: Path, reason: str) -> DatasetError:
 def read_idx(path: Path) -> Bytes:
     """An array in IDX format (the MNIST family), gzipped or not.
 
+    The header is read first, and no more than it announces after it: neither a header nor a gzip file can
+    make this read more than 2³⁰ values.
+
     Raises:
         DatasetError: not an IDX file of unsigned bytes, or shorter or longer than its header says.
     """
+    zipped = path.suffix == ".gz"
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with cast("BinaryIO", gzip.open(path) if zipped else path.open("rb")) as stream:
+            shape = _idx_shape(path, stream)
+            count, start = math.prod(shape), stream.tell()
+            if not zipped and (held := path.stat().st_size - start) != count:
+                raise damaged(path, f"holds {held} values where its header says {count}")
+            values = _read_at_most(stream, count + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise damaged(path, f"cannot be read ({error})") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTE:
+    if len(values) != count:
+        held_at_all = "more" if len(values) > count else len(values)
+        raise damaged(path, f"holds {held_at_all} values where its header says {count}")
+    return np.frombuffer(values, dtype=np.uint8).reshape(shape)
+
+
+def _idx_shape(path: Path, stream: BinaryIO) -> list[int]:
+    """The sizes in the header of an IDX file, the stream then being at its first value."""
+    start = stream.read(4)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] != _UNSIGNED_BYTE:
         raise damaged(path, "is not an IDX file of unsigned bytes")
-    start = 4 + 4 * content[3]
-    if len(content) < start:
+    sizes = stream.read(4 * start[3])
+    if len(sizes) < 4 * start[3]:
         raise damaged(path, "ends inside its header")
-    shape = [int(size) for size in np.frombuffer(content[4:start], dtype=">u4")]
-    expected = int(np.prod(shape, dtype=np.int64))
-    if len(content) - start != expected:
-        raise damaged(path, f"holds {len(content) - start} values where its header says {expected}")
-    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy()
+    shape = [int(size) for size in np.frombuffer(sizes, dtype=">u4")]
+    if not 1 <= len(shape) <= 3 or not 1 <= math.prod(shape) <= _MOST_VALUES:
+        raise damaged(path, f"announces an array of shape {shape}, which no set of the MNIST family has")
+    return shape
+
+
+def _read_at_most(stream: BinaryIO, count: int) -> bytearray:
+    """``count`` bytes, fewer if the stream ends before; memory follows what is there, not ``count``."""
+    found = bytearray()
+    while len(found) < count and (piece := stream.read(min(_PIECE, count - len(found)))):
+        found += piece
+    return found
 
 
 def read_mnist(images_path: Path, labels_path: Path) -> Arrays:
@@ -80,32 +108,17 @@ def read_mnist(images_path: Path, labels_path: Path) -> Arrays:
     return padded, labels
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds dictionaries, lists, numbers, strings and NumPy arrays; refuses every other object."""
-
-    _ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # its module up to NumPy 1
-        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): codecs.encode,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"refers to {module}.{name}, which no CIFAR file needs")
-        return self._ALLOWED[module, name]
-
-
-def _read_pickled_batch(path: Path) -> dict[str, Any]:
+def _read_batch(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
-            content = _ArrayUnpickler(stream, encoding="bytes").load()
+            content = bytes(_read_at_most(stream, LARGEST_BATCH + 1))
+        if len(content) > LARGEST_BATCH:
+            raise damaged(path, f"has more than {LARGEST_BATCH} bytes, far more than a CIFAR batch")
+        return load_batch(content)
+    except DatasetError:
+        raise
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise damaged(path, f"cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise damaged(path, "is not a CIFAR batch")
-    return {key.decode() if isinstance(key, bytes) else str(key): value for key, value in content.items()}
 
 
 def read_cifar(paths: list[Path], label_key: str, num_classes: int) -> Arrays:
@@ -124,9 +137,10 @@ def read_cifar(paths: list[Path], label_key: str, num_classes: int) -> Arrays:
     """
     images, labels = [], []
     for path in paths:
-        batch = _read_pickled_batch(path)
-        data, targets = batch.get("data"), batch.get(label_key)
-        if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+        batch = _read_batch(path)
+        found, targets = batch.get("data"), batch.get(label_key)
+        data = found.rows(3072) if isinstance(found, PickledArray) else None
+        if data is None:
             raise damaged(path, "has no 'data' of shape [N, 3072] and type uint8")
         if not isinstance(targets, list) or len(targets) != len(data):
             raise damaged(path, f"has no list {label_key!r} with a label for each of its {len(data)} images")

@@ -1,0 +1,132 @@
+"""What is asked of a change of basis and of a network before anything is changed.
+
+Zero or infinite scales would turn weights into numbers that are not finite, without a word. So entries,
+scales and their inverses are checked in the dtypes in which they are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import reduce
+from operator import mul
+
+import torch
+from torch import Tensor
+
+from nteleport.core.quiver import Quiver, factor_scales
+from nteleport.errors import TeleportationError
+
+
+def check_cob(quiver: Quiver, cob: Tensor, dtype: torch.dtype | None = None) -> None:
+    """Raise :class:`TeleportationError` unless ``cob`` is a usable CoB of ``quiver`` in ``dtype``.
+
+    Usable are finite, non-zero entries whose inverses are finite and non-zero, too; in the dtype of ``cob``
+    if ``dtype`` is None. This reads the values, and thus waits for the device: it is meant for entry points,
+    not for hot loops.
+    """
+    if not isinstance(cob, Tensor) or cob.is_complex():
+        kind = cob.dtype if isinstance(cob, Tensor) else type(cob).__name__
+        raise TeleportationError(
+            f"a change of basis is a tensor of {quiver.cob_size} real numbers, got {kind}"
+        )
+    if cob.shape != (quiver.cob_size,):
+        raise TeleportationError(
+            f"a change of basis for this network has shape ({quiver.cob_size},), got {tuple(cob.shape)}"
+        )
+    used = cob if dtype is None else cob.to(dtype)
+    usable = _in_range(used) & _in_range(used.reciprocal())
+    if not bool(usable.all()):
+        position = int((~usable).nonzero()[0])
+        raise TeleportationError(
+            f"entry {position} of the change of basis is {cob[position].item()}; "
+            f"every entry and its inverse must be finite and non-zero in {used.dtype}"
+        )
+
+
+def _in_range(values: Tensor) -> Tensor:
+    return torch.isfinite(values) & (values != 0)
+
+
+def checked_cob(
+    quiver: Quiver, cob: Tensor, like: Tensor, parameters: Mapping[str, Tensor], power: int = 1
+) -> Tensor:
+    """``cob`` in the dtype and on the device of ``like``, checked to be usable for these parameters.
+
+    Raises:
+        TeleportationError: see :func:`check_cob` and :func:`check_scales`.
+    """
+    check_cob(quiver, cob, like.dtype)
+    usable = cob.detach().to(like)
+    check_scales(quiver, usable, parameters, power)
+    return usable
+
+
+def check_scales(quiver: Quiver, cob: Tensor, parameters: Mapping[str, Tensor], power: int = 1) -> None:
+    """Raise :class:`TeleportationError` if a scale, or what it is made of, leaves the range of its dtype.
+
+    That is, if a factor, the product of factors or an inverse of these is zero or not finite: to the power
+    1 in the dtype of the parameter, to the power ``power`` in the dtype of the CoB. Like :func:`check_cob`,
+    this waits for the device. Scales are formed only for parameters where the extremes of the CoB leave a
+    doubt, which those of sampled CoBs do not in float32.
+    """
+    if not cob.numel():
+        return
+    check_cob(quiver, cob)
+    size = cob.abs()
+    extent = float(torch.maximum(size.max(), size.min().reciprocal()).double().log())
+    for name, parameter in parameters.items():
+        narrow = parameter.dtype if _range(parameter.dtype) < _range(cob.dtype) else cob.dtype
+        # A scale has at most one factor of each power.
+        room = min(math.log(_range(narrow)) / 2, math.log(_range(cob.dtype)) / (2 * power)) - 0.01
+        if extent > room and name in quiver.parameters and quiver.parameters[name].factors:
+            _check_scale(name, factor_scales(quiver, cob, [name])[name], narrow, power)
+
+
+def check_move(
+    quiver: Quiver, new: Tensor, old: Tensor, parameters: Mapping[str, Tensor], power: int = 1
+) -> None:
+    """Raise :class:`TeleportationError` if what was moved by ``old`` cannot be moved on to ``new``.
+
+    Both are usable themselves; what moves is multiplied by the quotient of their scales.
+    """
+    try:
+        check_scales(quiver, new / old, parameters, power)
+    except TeleportationError as error:
+        raise TeleportationError(f"the new change of basis over the current one: {error}") from None
+
+
+def _check_scale(name: str, factors: tuple[Tensor, ...], narrow: torch.dtype, power: int) -> None:
+    """Raise :class:`TeleportationError` if the scale of one parameter leaves the range of a dtype."""
+    powers = [each.pow(power) for each in factors]
+    wide = factors[0].dtype
+    held = [(each, narrow) for each in (*factors, reduce(mul, factors))]
+    held += [(each, wide) for each in (*powers, reduce(mul, powers))]
+    for values, dtype in held:
+        if not bool((_in_range(values.to(dtype)) & _in_range(values.reciprocal().to(dtype))).all()):
+            sizes = torch.cat([each.abs().flatten() for each in factors])
+            squares = "" if power == 1 else f", their powers of {power}"
+            raise TeleportationError(
+                f"the scale of {name} is made of factors from {float(sizes.min()):.1e} to "
+                f"{float(sizes.max()):.1e}; these{squares}, their products and the inverses of all must be "
+                f"finite and non-zero in {dtype}"
+            )
+
+
+def _range(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).max if dtype.is_floating_point or dtype.is_complex else torch.inf
+
+
+def check_network(quiver: Quiver, parameters: Mapping[str, Tensor]) -> None:
+    """Raise :class:`TeleportationError` unless the quiver knows all these parameters, by name and shape.
+
+    A quiver without entries moves nothing, so it fits any network: baselines are trained with one.
+    """
+    for name, parameter in parameters.items() if quiver.cob_size else ():
+        known = quiver.parameters.get(name)
+        if known is None or known.shape != parameter.shape:
+            found = "none of that name" if known is None else f"{tuple(known.shape)}"
+            raise TeleportationError(
+                f"parameter {name} has shape {tuple(parameter.shape)}, in the quiver {found}: "
+                "expected the quiver of this network, from nteleport.analyze"
+            )
