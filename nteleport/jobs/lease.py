@@ -145,7 +145,7 @@ def _acquire(paths: JobPaths) -> HeldLease | None:
             found = read_lease(paths)
             if found is None:
                 continue
-            now = _time_at(paths)
+            now = time_at(paths)
             if _date_anew(paths, found, now) or found.is_alive(now):
                 return None
             signed = _take_over(paths, found, myself)
@@ -188,7 +188,7 @@ def _is_alone(paths: JobPaths, myself: Owner) -> bool:
         others = [lease for lease in _signed(paths.lease) if lease.owner != myself]
         if not others:
             return True
-        now = _time_at(paths)
+        now = time_at(paths)
         if not any(lease.is_alive(now) for lease in others):
             for lease in others:
                 _file_of(paths, lease).unlink()
@@ -239,9 +239,17 @@ def _clear(folder: Path) -> None:
         os.utime(folder, (0, 0))  # free at once, without waiting for silence
 
 
-def _time_at(paths: JobPaths) -> float:
+def time_at(paths: JobPaths) -> float:
     """The current time by the clock that dates the files of a job."""
     probe = paths.directory / f".clock.{secrets.token_hex(8)}.tmp"
     with probe.open("x") as file:
         probe.unlink(missing_ok=True)  # the owner of the lease may be cleaning up
         return os.fstat(file.fileno()).st_mtime
+
+
+def is_recent(paths: JobPaths, file: Path) -> bool:
+    """Whether a file of a job was changed in the last `SILENCE` seconds; False if there is none."""
+    try:
+        return abs(time_at(paths) - file.lstat().st_mtime) < SILENCE
+    except FileNotFoundError:
+        return False

@@ -77,7 +77,32 @@ class Owner:
         return self.host, str(self.pid), self.started, self.machine
 
 
+def temporary_mark() -> str:
+    """A unique mark for the name of a temporary file, which `maker_is_running` understands."""
+    pid = os.getpid()
+    return f"{_here()}-{pid}-{_my_start(pid)}-{secrets.token_hex(4)}"
+
+
+def maker_is_running(mark: str) -> bool | None:
+    """Whether the process that made a mark is alive; None if that cannot be seen from here, or it is none."""
+    where, pid, started, *rest = [*mark.split("-"), "", "", ""]
+    if where != _here() or not pid.isdecimal() or not started or len(rest) != 4:
+        return None
+    return Owner(_host(), int(pid), unquote(started), _machine(), rest[0]).is_running()
+
+
 _ZOMBIE = ""
+
+
+@lru_cache(maxsize=1)
+def _here() -> str:
+    return hashlib.sha256(f"{_host()} {_machine()}".encode()).hexdigest()[:8]
+
+
+@lru_cache(maxsize=1)
+def _my_start(pid: int) -> str:
+    """The start time of this process, whose ID changes in a fork."""
+    return quote(_start_of(pid) or "", safe="")
 
 
 @lru_cache(maxsize=1)

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator
 import torch
 
 from nteleport.errors import NTeleportError
-from nteleport.jobs.atomic import write_json_atomic
+from nteleport.jobs.atomic import is_being_written, write_json_atomic
 from nteleport.jobs.events import JobEnded, JobStarted, Report
 from nteleport.jobs.job import Job
-from nteleport.jobs.lease import HeldLease, leased
+from nteleport.jobs.lease import HeldLease, is_recent, leased
 from nteleport.jobs.options import RunOptions
 from nteleport.jobs.paths import JobPaths
-from nteleport.jobs.records import TrainingResult, describe, log_line, read_result
+from nteleport.jobs.records import TrainingResult, check_digest, describe, log_line, read_result
 from nteleport.jobs.state import ENDED, recorded_state
 from nteleport.runner.queue import Ticket
 from nteleport.training.checkpoint import remove_checkpoints
@@ -38,13 +38,22 @@ class _LeaseLost(Exception):
 
 
 def known_outcome(ticket: Ticket, *, redo: bool) -> JobEnded | None:
-    """The outcome of a job that needs no attempt: it was over before, or another command has ended it."""
-    result = read_result(ticket.paths)
+    """The outcome of a job that needs no attempt: it was over before, or another command has ended it.
+
+    A job whose result cannot be read, or is that of another job, fails without an attempt: all its files stay
+    as they are, even if it is to be redone.
+    """
+    try:
+        result = read_result(ticket.paths)
+        check_digest(ticket.paths, result, ticket.job)
+    except NTeleportError as error:
+        return JobEnded(ticket.job, ticket.paths, "failed", skipped=True, error=str(error))
     state = recorded_state(result)
     if state is None or (redo and not ticket.ended_since):
         return None
     if state.is_over:
-        remove_checkpoints(ticket.paths)  # left by a crash right after the result was written
+        with contextlib.suppress(OSError):
+            remove_checkpoints(ticket.paths)  # left by a crash right after the result was written
     elif not ticket.ended_since:  # a failed job is tried again
         return None
     return JobEnded(
@@ -52,8 +61,8 @@ def known_outcome(ticket: Ticket, *, redo: bool) -> JobEnded | None:
         ticket.paths,
         state,
         skipped=True,
-        error=str(result.get("error", "")),
-        val_accuracy=(result.get("final") or {}).get("val_accuracy"),
+        error=result.get("error", ""),
+        val_accuracy=result.get("final", {}).get("val_accuracy"),
         seconds=result.get("seconds"),
     )
 
@@ -85,10 +94,15 @@ def attempt(
 
 
 def record_failure(outcome: JobEnded, clock: Clock, details: str = "") -> None:
-    """Record the error and the state of a failed job; a full disk may have no room even for that."""
-    with contextlib.suppress(OSError):
+    """Record the error and the state of a failed job; a full disk may have no room even for that. The result
+    of a job that is over, or one that cannot be read, is never replaced by a failure.
+    """
+    with contextlib.suppress(OSError, NTeleportError):
         log_line(outcome.paths, clock.now(), f"failed: {outcome.error}\n{details}")
-        write_json_atomic(outcome.paths.result, {"state": "failed", "error": outcome.error})
+        recorded = recorded_state(read_result(outcome.paths))
+        if recorded is None or not recorded.is_over:
+            content = {"state": "failed", "error": outcome.error, "digest": outcome.job.digest}
+            write_json_atomic(outcome.paths.result, content)
 
 
 def error_in_words(error: BaseException) -> str:
@@ -142,13 +156,15 @@ def _train(
 
 
 def _clear_away_leftovers(paths: JobPaths) -> None:
-    """Remove the result of a failed attempt and the half-written files of a killed process."""
+    """Remove the result of a failed attempt and the half-written files of killed processes. Another command
+    may be describing its jobs at this moment, and keeps its files.
+    """
     paths.result.unlink(missing_ok=True)
     for leftover in paths.directory.glob(".*.tmp"):
-        if leftover.is_dir():
+        if leftover.is_dir():  # only the owner of the lease makes folders
             shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)  # another command may be describing its jobs at this moment
+        elif not is_being_written(leftover, lambda file: is_recent(paths, file)):
+            leftover.unlink(missing_ok=True)
 
 
 def _set_results_aside(paths: JobPaths) -> None:

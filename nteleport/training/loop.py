@@ -161,7 +161,7 @@ class _Training:
             learner = self.assembly.learner
             with replacing(self.paths.weights, durable=True) as temporary, temporary.open("wb") as file:
                 torch.save({"weights": learner.network.state_dict(), "cob": learner.optimizer.cob}, file)
-        write_result(self.paths, result)
+        write_result(self.paths, result, self.job.digest)
         remove_checkpoints(self.paths)
         self.log(f"{state} after {len(self.rows)} epochs")
         return result

@@ -287,7 +287,7 @@ def test_a_heartbeat_in_the_future_is_good_for_one_silence(
 
     assert not has(paths)
     now = time.time()
-    monkeypatch.setattr(lease, "_time_at", lambda paths: now + SILENCE + 1)
+    monkeypatch.setattr(lease, "time_at", lambda paths: now + SILENCE + 1)
     assert has(paths)
 
 
