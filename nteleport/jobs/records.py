@@ -24,6 +24,14 @@ from nteleport.jobs.job import Job
 from nteleport.jobs.paths import JobPaths, printable
 from nteleport.schema.yaml_source import to_yaml
 
+_NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""The disk is full, a quota or limit is reached, or the disk is read-only."""
+
+
+def prevents_output(error: BaseException) -> bool:
+    """Whether no job can be written because of this error."""
+    return isinstance(error, OSError) and error.errno in _NO_OUTPUT
+
 
 @dataclass(frozen=True)
 class MetricRow:
@@ -129,19 +137,22 @@ def describe(job: Job, paths: JobPaths) -> None:
 
 
 def describe_new(jobs: Iterable[Job], out: Path) -> None:
-    """Describe those of `jobs` that have no description in `out` yet. This needs no lease.
+    """Describe those of `jobs` that have no description in `out` yet. This needs no lease. A job whose own
+    folder cannot be written to is left to its attempt, which fails, so that it is not in the way of others.
 
     Raises:
         JobError: `out` cannot be written to.
     """
     try:
+        out.mkdir(parents=True, exist_ok=True)
         for job in jobs:
             paths = JobPaths(out, job.name)
-            if not paths.config.exists():
-                with contextlib.suppress(
-                    FileNotFoundError
-                ):  # the owner of the lease cleans up and describes it
+            try:
+                if not paths.config.exists():
                     describe(job, paths)
+            except OSError as error:
+                if prevents_output(error):
+                    raise
     except OSError as error:
         raise JobError(f"cannot write to {out}: {error.strerror}; results there are as they were") from error
 

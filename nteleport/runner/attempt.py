@@ -9,7 +9,6 @@ checkpoint if it has one.
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,14 +22,18 @@ from nteleport.jobs.job import Job
 from nteleport.jobs.lease import HeldLease, is_recent, leased
 from nteleport.jobs.options import RunOptions
 from nteleport.jobs.paths import JobPaths
-from nteleport.jobs.records import TrainingResult, check_digest, describe, log_line, read_result
+from nteleport.jobs.records import (
+    TrainingResult,
+    check_digest,
+    describe,
+    log_line,
+    prevents_output,
+    read_result,
+)
 from nteleport.jobs.state import ENDED, recorded_state
 from nteleport.runner.queue import Ticket
 from nteleport.training.checkpoint import remove_checkpoints
 from nteleport.training.loop import Clock, train_job
-
-_NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-"""The disk is full, a quota or limit is reached, or the disk is read-only."""
 
 
 class _LeaseLost(Exception):
@@ -97,8 +100,9 @@ def record_failure(outcome: JobEnded, clock: Clock, details: str = "") -> None:
     """Record the error and the state of a failed job; a full disk may have no room even for that. The result
     of a job that is over, or one that cannot be read, is never replaced by a failure.
     """
-    with contextlib.suppress(OSError, NTeleportError):
+    with contextlib.suppress(OSError):
         log_line(outcome.paths, clock.now(), f"failed: {outcome.error}\n{details}")
+    with contextlib.suppress(OSError, NTeleportError):
         recorded = recorded_state(read_result(outcome.paths))
         if recorded is None or not recorded.is_over:
             content = {"state": "failed", "error": outcome.error, "digest": outcome.job.digest}
@@ -112,7 +116,7 @@ def error_in_words(error: BaseException) -> str:
         text = str(cause)
         if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
             return f"out of memory: {line}"
-        if isinstance(cause, OSError) and _prevents_output(cause):
+        if isinstance(cause, OSError) and prevents_output(cause):
             return f"cannot write results: {cause.strerror}"
     return line if isinstance(error, NTeleportError) else f"{type(error).__name__}: {line}"
 
@@ -199,12 +203,8 @@ def _outcome(job: Job, paths: JobPaths, result: TrainingResult) -> JobEnded:
 
 
 def _failed(ticket: Ticket, error: Exception) -> JobEnded:
-    ends_run = any(_prevents_output(cause) for cause in _causes(error))
+    ends_run = any(prevents_output(cause) for cause in _causes(error))
     return JobEnded(ticket.job, ticket.paths, "failed", error=error_in_words(error), ends_run=ends_run)
-
-
-def _prevents_output(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _NO_OUTPUT
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
