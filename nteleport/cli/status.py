@@ -73,7 +73,8 @@ def status(directory: Path, as_json: bool, as_csv: bool, watch: bool, every: flo
 def _print_json(jobs: Sequence[JobStatus]) -> None:
     from nteleport.jobs.state import as_table, summarize
 
-    click.echo(json.dumps({"summary": asdict(summarize(jobs)), "jobs": as_table(jobs)}, indent=1))
+    content = {"summary": asdict(summarize(jobs)), "jobs": as_table(jobs)}
+    click.echo(json.dumps(content, indent=1, allow_nan=False))
 
 
 def _print_csv(jobs: Sequence[JobStatus]) -> None:

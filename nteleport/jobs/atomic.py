@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from nteleport.jobs.owner import maker_is_running, temporary_mark
 
 
 @contextmanager
@@ -20,8 +22,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
     On an error the temporary file is removed and `path` is unchanged. With `durable` the content reaches the
     disk before the rename, so that not even a power failure leaves an empty file under the name.
+
+    The temporary name is unique, even among containers that share the folder, and names its process.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{temporary_mark()}.tmp")
     try:
         yield temporary
         if durable:
@@ -31,6 +35,17 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_being_written(temporary: Path, is_recent: Callable[[Path], bool]) -> bool:
+    """Whether the process that writes a temporary file of `replacing` is alive.
+
+    Args:
+        temporary: the file, whoever made it.
+        is_recent: whether a file was changed not long ago; decides where the process cannot be seen.
+    """
+    running = maker_is_running(temporary.name.split(".")[-2])
+    return is_recent(temporary) if running is None else running
 
 
 def write_text_atomic(path: Path, text: str, *, durable: bool = False) -> None:

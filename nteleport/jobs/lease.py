@@ -2,86 +2,41 @@
 
 A process acquires the lease of a job by creating the folder `claim` inside the job's folder; of many
 processes, `mkdir` lets one succeed. The folder holds one empty file: its name identifies the owner, its
-modification time is the owner's heartbeat. The lease of a dead owner is taken over by renaming that file to a
-name of one's own: the old name is unique, so again exactly one process succeeds, and a suspended owner that
-wakes up later finds its file gone. No lock is ever left for a person to remove.
+modification time is the owner's heartbeat. The lease of a dead owner is taken over by renaming that file to
+a name of one's own: the old name is unique, so again exactly one process succeeds, and a suspended owner
+that wakes up later finds its file gone. A folder without an owner, whose maker died before signing it, is
+taken over by signing it. Whoever has signed looks for other live owners and withdraws if there is one, so
+that of processes that sign at the same moment at most one stays. Files of others in the folder
+(`.DS_Store`, `.nfs…`) are never in the way. No lock is ever left for a person to remove.
 
-An owner on this machine is dead when no process has its process ID and start time; an owner elsewhere is dead
-when its heartbeat has stopped for `SILENCE` seconds. File times are compared with the time of a file just
-written beside them, so the clocks of different machines need not agree. No torch is imported.
+An owner on this machine is dead when no process has its process ID and start time. An owner elsewhere, or
+one that cannot be seen, is dead when its heartbeat has stopped for `SILENCE` seconds. File times are
+compared with the time of a file just written beside them, so the clocks of different machines need not
+agree; a heartbeat in the future, left by a clock that was wrong, is dated anew by whoever waits for it. No
+torch is imported.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import platform
 import secrets
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from urllib.parse import quote, unquote
+from stat import S_ISDIR
 
+from nteleport.jobs.owner import Owner
 from nteleport.jobs.paths import JobPaths
 
 HEARTBEAT = 10.0
 """Seconds between heartbeats."""
 
 SILENCE = 90.0
-"""Seconds without a heartbeat after which an owner on another machine is considered dead."""
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process that acquires leases.
-
-    Attributes:
-        host: the name of its machine.
-        pid: its process ID there.
-        started: its start time, in the units of the system: distinguishes it from a later process with the
-            same ID.
-        machine: distinguishes machines with the same name, containers on them, and reboots.
-        nonce: makes each lease unique.
-    """
-
-    host: str
-    pid: int
-    started: str
-    machine: str
-    nonce: str
-
-    @property
-    def file_name(self) -> str:
-        return ",".join(quote(str(part), safe="") for part in (*self._parts, self.nonce))
-
-    @classmethod
-    def parse(cls, file_name: str) -> Owner | None:
-        """The owner named by a file in the folder `claim`; None for any other file."""
-        parts = [unquote(part) for part in file_name.split(",")]
-        if len(parts) != 5 or not parts[1].isdecimal():
-            return None
-        return cls(parts[0], int(parts[1]), *parts[2:])
-
-    @classmethod
-    def myself(cls) -> Owner:
-        """This process, with a new nonce."""
-        pid = os.getpid()
-        return cls(_host(), pid, _start_of(pid) or "", _machine(), secrets.token_hex(4))
-
-    @property
-    def is_here(self) -> bool:
-        """Whether its process would be visible from here if it were alive."""
-        return bool(self.started) and (self.host, self.machine) == (_host(), _machine())
-
-    @property
-    def _parts(self) -> tuple[str, str, str, str]:
-        return self.host, str(self.pid), self.started, self.machine
+"""Seconds without a heartbeat after which an owner that cannot be seen is considered dead."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +50,28 @@ class Lease:
 
     def is_alive(self, now: float | None = None) -> bool:
         """Whether the owner is alive; `now` is the time, by default from this machine's clock."""
-        if self.owner is not None and self.owner.is_here:
-            return _start_of(self.owner.pid) == self.owner.started
-        return (time.time() if now is None else now) - self.heartbeat < SILENCE
+        running = self.owner.is_running() if self.owner is not None else None
+        if running is not None:
+            return running
+        return abs((time.time() if now is None else now) - self.heartbeat) < SILENCE
 
 
 def read_lease(paths: JobPaths) -> Lease | None:
-    """The lease of a job, alive or not; None if there is none."""
+    """The lease of a job, alive or not; None if there is none.
+
+    Raises:
+        OSError: the folder `claim` cannot be read.
+    """
     try:
-        beat = paths.lease.stat().st_mtime
-        owners = {entry: Owner.parse(entry.name) for entry in os.scandir(paths.lease)}
-        for entry, owner in owners.items():
-            if owner is not None:
-                return Lease(owner, entry.stat().st_mtime)
+        found = paths.lease.lstat()
+        if not S_ISDIR(found.st_mode) and not paths.lease.is_dir():  # a file of others: nobody's lease
+            return Lease(None, 0.0)
+        signed = _signed(paths.lease)
     except FileNotFoundError:  # released or taken over at this moment
-        return Lease(None, time.time()) if paths.lease.exists() else None
-    return Lease(None, beat)
+        return Lease(None, time.time()) if os.path.lexists(paths.lease) else None
+    if len(signed) > 1:  # two have signed at the same moment, and one is about to withdraw
+        signed.sort(key=lambda lease: (lease.is_alive(), lease.heartbeat), reverse=True)
+    return signed[0] if signed else Lease(None, found.st_mtime)
 
 
 class HeldLease:
@@ -142,7 +103,7 @@ class HeldLease:
         """Release the lease."""
         with contextlib.suppress(OSError):
             self._file.unlink()
-            self._folder.rmdir()
+            _clear(self._folder)
 
 
 @contextmanager
@@ -184,24 +145,33 @@ def _acquire(paths: JobPaths) -> HeldLease | None:
             found = read_lease(paths)
             if found is None:
                 continue
-            if found.is_alive(_time_at(paths)):
+            now = time_at(paths)
+            if _date_anew(paths, found, now) or found.is_alive(now):
                 return None
-            if not _take_over(paths, found, myself):
-                continue
+            signed = _take_over(paths, found, myself)
         else:
-            try:
-                (paths.lease / myself.file_name).touch(exist_ok=False)
-            except FileNotFoundError:  # we slept so long that the empty lease was considered dead
-                continue
-        return HeldLease(paths, myself)
+            signed = _sign(paths, myself)
+        if signed and _is_alone(paths, myself):
+            return HeldLease(paths, myself)
     return None
 
 
+def _sign(paths: JobPaths, myself: Owner) -> bool:
+    """Write the name of this process into the folder; False if others have removed it meanwhile."""
+    try:
+        (paths.lease / myself.file_name).touch(exist_ok=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _take_over(paths: JobPaths, dead: Lease, myself: Owner) -> bool:
-    """Whether this process is the one that took over the dead owner's lease."""
-    if dead.owner is None:  # its creator died between two system calls: remove it and start over
+    """Whether this process has taken over the dead owner's lease."""
+    if dead.owner is None:
+        if paths.lease.is_dir():
+            return _sign(paths, myself)
         with contextlib.suppress(OSError):
-            paths.lease.rmdir()
+            paths.lease.unlink()
         return False
     before = paths.lease / dead.owner.file_name
     try:
@@ -212,7 +182,64 @@ def _take_over(paths: JobPaths, dead: Lease, myself: Owner) -> bool:
     return True
 
 
-def _time_at(paths: JobPaths) -> float:
+def _is_alone(paths: JobPaths, myself: Owner) -> bool:
+    """Whether no other live process has signed; else the signature of this one is withdrawn."""
+    with contextlib.suppress(FileNotFoundError):  # others have signed and withdrawn: nothing is certain
+        others = [lease for lease in _signed(paths.lease) if lease.owner != myself]
+        if not others:
+            return True
+        now = time_at(paths)
+        if not any(lease.is_alive(now) for lease in others):
+            for lease in others:
+                _file_of(paths, lease).unlink()
+            return True
+    HeldLease(paths, myself).release()
+    return False
+
+
+def _date_anew(paths: JobPaths, found: Lease, now: float) -> bool:
+    """Whether the heartbeat lies in the future and is now dated to the present: it then has `SILENCE` seconds
+    to go on.
+    """
+    if found.heartbeat <= now + HEARTBEAT or (found.owner and found.owner.is_running() is not None):
+        return False
+    try:
+        os.utime(_file_of(paths, found))
+    except OSError:  # gone at this moment, or of another user
+        return False
+    return True
+
+
+def _file_of(paths: JobPaths, lease: Lease) -> Path:
+    """What carries the heartbeat of a lease."""
+    return paths.lease / lease.owner.file_name if lease.owner else paths.lease
+
+
+def _signed(folder: Path) -> list[Lease]:
+    """The owners that have signed, usually one; files and folders of others are passed over."""
+    with os.scandir(folder) as entries:
+        owners = [(entry, Owner.parse(entry.name)) for entry in entries if not _is_folder(entry)]
+    return [Lease(owner, entry.stat().st_mtime) for entry, owner in owners if owner is not None]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder without an owner and the files of others in it, or mark it as free."""
+    with os.scandir(folder) as entries:
+        foreign = [entry for entry in entries if not _is_folder(entry) and Owner.parse(entry.name) is None]
+    for entry in foreign:
+        with contextlib.suppress(OSError):
+            os.unlink(entry.path)
+    try:
+        folder.rmdir()
+    except OSError:
+        os.utime(folder, (0, 0))  # free at once, without waiting for silence
+
+
+def time_at(paths: JobPaths) -> float:
     """The current time by the clock that dates the files of a job."""
     probe = paths.directory / f".clock.{secrets.token_hex(8)}.tmp"
     with probe.open("x") as file:
@@ -220,34 +247,9 @@ def _time_at(paths: JobPaths) -> float:
         return os.fstat(file.fileno()).st_mtime
 
 
-@lru_cache(maxsize=1)
-def _host() -> str:
-    return platform.node()[:64]
-
-
-@lru_cache(maxsize=1)
-def _machine() -> str:
-    """Distinguishes machines, their reboots, and containers with process IDs of their own."""
-    known: list[str] = []
-    with contextlib.suppress(OSError):
-        known.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        known.append(os.readlink("/proc/self/ns/pid"))
-    return hashlib.sha256(" ".join(known).encode()).hexdigest()[:8]
-
-
-def _start_of(pid: int) -> str | None:
-    """When a process of this machine started; None if there is none, or only a zombie."""
-    if Path("/proc/self/stat").exists():
-        try:
-            text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        state, *fields = text.rpartition(")")[2].split()  # the program name in parentheses may contain ")"
-        return None if state in "ZXx" else fields[18]
+def is_recent(paths: JobPaths, file: Path) -> bool:
+    """Whether a file of a job was changed in the last `SILENCE` seconds; False if there is none."""
     try:
-        command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    state, _, start = done.stdout.strip().partition(" ")
-    return None if not state or state.startswith("Z") else " ".join(start.split())
+        return abs(time_at(paths) - file.lstat().st_mtime) < SILENCE
+    except FileNotFoundError:
+        return False

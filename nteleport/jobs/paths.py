@@ -7,6 +7,8 @@ complete: `nteleport.jobs.atomic` writes it.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +79,46 @@ class JobPaths:
     def before(self) -> Path:
         """The folder with the old results of a job that is redone, until it has new ones."""
         return self.directory / "before"
+
+
+_JOB_NAME = re.compile(r".+-run\d+-[0-9a-f]{8}")
+
+
+def holds_a_job(paths: JobPaths, files: Iterable[Path]) -> bool:
+    """Whether one of these files of a job exists. A folder that cannot be looked into counts if it is named
+    like a job, so that it is reported rather than passed over.
+    """
+    for file in files:
+        try:
+            file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return _JOB_NAME.fullmatch(paths.name) is not None
+        return True
+    return False
+
+
+def folders_in(directory: Path) -> list[str]:
+    """The names of the folders in `directory`, in no order; what is no readable entry is left out.
+
+    Raises:
+        OSError: `directory` cannot be read.
+    """
+
+    def is_folder(entry: os.DirEntry[str]) -> bool:
+        try:
+            return entry.is_dir()
+        except OSError:  # a link that leads nowhere
+            return False
+
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries if is_folder(entry)]
+
+
+def printable(text: str) -> str:
+    """The text with `?` and replacement characters for what is not Unicode, such as parts of file names."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def check_folder(folder: Path, *, writable: bool = True) -> None:

@@ -8,19 +8,29 @@ never leaves half a row. `config.yml` and `hparams.yml` exist before the first j
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from nteleport.errors import JobError
+from nteleport.errors import JobError, ResultsError
 from nteleport.jobs.atomic import write_json_atomic, write_text_atomic
 from nteleport.jobs.job import Job
-from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.paths import JobPaths, printable
 from nteleport.schema.yaml_source import to_yaml
+
+_NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""The disk is full, a quota or limit is reached, or the disk is read-only."""
+
+
+def prevents_output(error: BaseException) -> bool:
+    """Whether no job can be written because of this error."""
+    return isinstance(error, OSError) and error.errno in _NO_OUTPUT
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,9 @@ class MetricRow:
     seconds: float
 
 
+_ENDLESS = 1e12
+"""No job takes so many seconds or epochs."""
+
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(MetricRow))
 """The header of `metrics.csv`."""
 
@@ -65,8 +78,10 @@ class TrainingResult:
     rows: tuple[MetricRow, ...]
     test: Mapping[str, float]
 
-    def as_json(self) -> dict[str, Any]:
-        """The content of `result.json`; a non-finite number becomes null, as JSON has none."""
+    def as_json(self, digest: str | None = None) -> dict[str, Any]:
+        """The content of `result.json` of the job with this digest; a non-finite number becomes null, as JSON
+        has none.
+        """
         best = max(self.rows, key=_accuracy, default=None)
         return {
             "state": self.state,
@@ -75,6 +90,7 @@ class TrainingResult:
             "best": {"epoch": best.epoch, "val_accuracy": best.val_accuracy} if best else None,
             "test": _finite(self.test) or None,
             "seconds": sum(row.seconds for row in self.rows),
+            "digest": digest,
         }
 
 
@@ -90,9 +106,9 @@ def write_metrics(paths: JobPaths, rows: Sequence[MetricRow]) -> None:
     write_text_atomic(paths.metrics, metrics_csv(rows))
 
 
-def write_result(paths: JobPaths, result: TrainingResult) -> None:
-    """Write `result.json`: from now on the job is over."""
-    write_json_atomic(paths.result, result.as_json(), durable=True)
+def write_result(paths: JobPaths, result: TrainingResult, digest: str | None = None) -> None:
+    """Write `result.json` of the job with this digest: from now on the job is over."""
+    write_json_atomic(paths.result, result.as_json(digest), durable=True)
 
 
 def log_line(paths: JobPaths, now: datetime, text: str) -> None:
@@ -121,19 +137,22 @@ def describe(job: Job, paths: JobPaths) -> None:
 
 
 def describe_new(jobs: Iterable[Job], out: Path) -> None:
-    """Describe those of `jobs` that have no description in `out` yet. This needs no lease.
+    """Describe those of `jobs` that have no description in `out` yet. This needs no lease. A job whose own
+    folder cannot be written to is left to its attempt, which fails, so that it is not in the way of others.
 
     Raises:
         JobError: `out` cannot be written to.
     """
     try:
+        out.mkdir(parents=True, exist_ok=True)
         for job in jobs:
             paths = JobPaths(out, job.name)
-            if not paths.config.exists():
-                with contextlib.suppress(
-                    FileNotFoundError
-                ):  # the owner of the lease cleans up and describes it
+            try:
+                if not paths.config.exists():
                     describe(job, paths)
+            except OSError as error:
+                if prevents_output(error):
+                    raise
     except OSError as error:
         raise JobError(f"cannot write to {out}: {error.strerror}; results there are as they were") from error
 
@@ -147,10 +166,14 @@ class MetricRows:
 
 
 def read_text(path: Path) -> str | None:
-    """The text of `path`, or None if it cannot be read; invalid UTF-8 becomes replacement characters."""
+    """The text of `path`, or None if it is missing; invalid UTF-8 becomes replacement characters.
+
+    Raises:
+        OSError: it exists and cannot be read.
+    """
     try:
         return path.read_bytes().decode("utf-8", errors="replace")
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -158,19 +181,28 @@ def read_rows(path: Path, problems: list[str], *, complete: bool) -> MetricRows:
     """The complete lines of a `metrics.csv`.
 
     While a job runs, its last line may be half-written: without its newline it does not count, since `0.1`
-    may be the start of `0.15`. A line with too few or too many fields is damaged and left out.
+    may be the start of `0.15`. A line with too few or too many fields is damaged and left out. A file that
+    cannot be read has no lines.
     """
-    text = read_text(path) or ""
+    try:
+        text = read_text(path) or ""
+    except OSError as error:
+        problems.append(f"metrics.csv cannot be read: {error.strerror}")
+        return MetricRows()
     if not complete:
         text = text[: text.rfind("\n") + 1]
     header, *lines = text.replace("\r\n", "\n").split("\n")
+    names = [name.strip() for name in header.split(",")]
     if "epoch" not in header.split(","):
         if lines:
             problems.append("metrics.csv has no column 'epoch'")
         return MetricRows()
+    if len(set(names)) < len(names) or not header.isprintable():
+        problems.append("metrics.csv has a damaged header: expected the names of columns, each once")
+        return MetricRows()
     lines = [line for line in lines if line.strip()]
     commas = header.count(",")
-    whole = [line for line in lines if line.count(",") == commas and "\0" not in line]
+    whole = [line for line in lines if line.count(",") == commas and line.isprintable()]
     if len(whole) < len(lines):
         problems.append(f"metrics.csv has damaged lines ({len(lines) - len(whole)}), left out")
     return MetricRows(header, whole)
@@ -188,9 +220,63 @@ def metric_rows(paths: JobPaths) -> list[dict[str, float]]:
 
 
 def read_result(paths: JobPaths) -> dict[str, Any]:
-    """The content of a job's `result.json`; empty if there is no readable one."""
+    """The content of a job's `result.json`; empty if there is none, or one that is damaged.
+
+    Only what has the expected type is in it: `state`, `error` and `digest` are text, `epochs` and `seconds`
+    numbers, `final`, `best` and `test` mappings of names to numbers or None. All numbers are finite.
+
+    Raises:
+        ResultsError: it exists and cannot be read, which says nothing of what is in it.
+    """
     try:
-        content = json.loads(read_text(paths.result) or "")
-    except ValueError:
+        content = json.loads(_text_of_result(paths) or "")
+        return _well_formed(content) if isinstance(content, dict) else {}
+    except OSError as error:
+        raise ResultsError(
+            f"{paths.result} cannot be read: {error.strerror}; the files of the job are kept as they are"
+        ) from error
+    except (ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def check_digest(paths: JobPaths, result: Mapping[str, Any], job: Job) -> None:
+    """Check that a `result.json` is that of `job`, as far as it says: names of jobs hold only 32 bits of it.
+
+    Raises:
+        JobError: it is that of another job with the same name.
+    """
+    found = result.get("digest")
+    if found is not None and found != job.digest:
+        raise JobError(
+            f"{paths.result} is the result of another job with the same name: its digest is {found}, "
+            f"expected {job.digest}; train one of the two with another --out"
+        )
+
+
+def _text_of_result(paths: JobPaths) -> str | None:
+    try:
+        return read_text(paths.result)
+    except OSError as error:
+        if error.errno != errno.ESTALE:  # replaced at this moment, on a file server
+            raise
+        return read_text(paths.result)
+
+
+def _well_formed(content: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key in ("state", "error", "digest"):
+        if isinstance(content.get(key), str):
+            kept[key] = printable(content[key])
+    for key in ("epochs", "seconds"):
+        if (value := _number(content.get(key))) is not None and 0 <= value < _ENDLESS:
+            kept[key] = int(value) if key == "epochs" else value
+    for key in ("final", "best", "test"):
+        if isinstance(content.get(key), dict):
+            kept[key] = {printable(name): _number(value) for name, value in content[key].items()}
+    return kept
+
+
+def _number(value: Any) -> float | int | None:
+    """A finite number, else None; an integer that no float can hold is none."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and abs(value) <= sys.float_info.max else None

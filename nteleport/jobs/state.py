@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import statistics
@@ -19,8 +20,8 @@ from typing import Any
 from nteleport.errors import ResultsError
 from nteleport.jobs.job import Job
 from nteleport.jobs.lease import Lease, read_lease
-from nteleport.jobs.paths import JobPaths
-from nteleport.jobs.records import metric_rows, read_result
+from nteleport.jobs.paths import JobPaths, folders_in, holds_a_job, printable
+from nteleport.jobs.records import check_digest, metric_rows, read_result
 
 
 class JobState(StrEnum):
@@ -54,8 +55,10 @@ class JobState(StrEnum):
 ENDED = (JobState.FINISHED, JobState.DIVERGED, JobState.FAILED)
 """The states that a `result.json` can give."""
 
-_EPOCHS = re.compile(r"\btraining\.epochs: (\d+)")
+_EPOCHS = re.compile(r"\btraining\.epochs: (\d{1,9})\b")
 _RECENT_EPOCHS = 5
+_ENDLESS = 1e9
+"""No epoch takes so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,13 @@ def read_status(out: Path) -> list[JobStatus]:
         ResultsError: `out` is not a readable folder, or holds no job.
     """
     try:
-        with os.scandir(out) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
+        names = folders_in(out)
     except OSError as error:
         raise ResultsError(
             f"cannot read {out}: {error.strerror}; expected the output folder of `nteleport train`"
         ) from error
-    found = [_job_status(paths) for paths in (JobPaths(out, name) for name in names) if paths.config.exists()]
+    folders = [JobPaths(out, name) for name in names]
+    found = [_status_of(paths) for paths in folders if holds_a_job(paths, [paths.config])]
     if not found:
         raise ResultsError(f"no jobs in {out}: expected the output folder of `nteleport train`")
     order = list(JobState)
@@ -137,33 +140,50 @@ def _seconds_left(job: JobStatus, pace: float) -> float:
     return pace * max(0, (job.of_epochs or 0) - job.epochs)
 
 
+def _status_of(paths: JobPaths) -> JobStatus:
+    """The status of a job; a folder that cannot be read is a failure of the job, so that others are shown."""
+    try:
+        return _job_status(paths)
+    except OSError as error:
+        reason = f"{error.filename or paths.directory} cannot be read: {error.strerror}"
+        return JobStatus(printable(paths.name), JobState.FAILED, 0, error=printable(reason))
+
+
+def _readable_result(paths: JobPaths) -> dict[str, Any]:
+    """The content of `result.json`; one that cannot be read is that of a failed job."""
+    try:
+        return read_result(paths)
+    except ResultsError as error:
+        return {"state": JobState.FAILED, "error": printable(str(error))}
+
+
 def _job_status(paths: JobPaths) -> JobStatus:
-    result = read_result(paths)
+    result = _readable_result(paths)
     recorded = recorded_state(result)
     of_epochs = _planned_epochs(paths)
     if recorded is not None and recorded.is_over:
-        final = result.get("final") or {}
         return JobStatus(
-            paths.name,
+            printable(paths.name),
             recorded,
-            int(result.get("epochs") or 0),
+            result.get("epochs", 0),
             of_epochs,
-            val_accuracy=final.get("val_accuracy"),
-            seconds=float(result.get("seconds") or 0.0),
+            val_accuracy=result.get("final", {}).get("val_accuracy"),
+            seconds=float(result.get("seconds", 0.0)),
         )
     lease = read_lease(paths)
     state = _state_until_over(paths, recorded, lease)
     rows = metric_rows(paths)
-    seconds = [row["seconds"] for row in rows]
+    seconds = [taken for row in rows if 0 <= (taken := row.get("seconds", 0.0)) < _ENDLESS]
+    accuracy = rows[-1].get("val_accuracy") if rows else None
     left = max(0, (of_epochs or 0) - len(rows))
     return JobStatus(
-        paths.name,
+        printable(paths.name),
         state,
         len(rows),
         of_epochs,
-        val_accuracy=rows[-1]["val_accuracy"] if rows else None,
+        val_accuracy=accuracy if accuracy is not None and math.isfinite(accuracy) else None,
         seconds=sum(seconds),
-        eta_seconds=statistics.fmean(seconds[-_RECENT_EPOCHS:]) * left if rows and of_epochs else None,
+        eta_seconds=statistics.fmean(seconds[-_RECENT_EPOCHS:]) * left if seconds and of_epochs else None,
         owner=f"{lease.owner.host}:{lease.owner.pid}" if lease and lease.owner else "",
         error=str(result.get("error", "")) if state is JobState.FAILED else "",
     )
@@ -192,12 +212,22 @@ def recorded_state(result: Mapping[str, Any]) -> JobState | None:
     return JobState(word) if word in ENDED else None
 
 
-def job_state(paths: JobPaths) -> JobState:
-    """The state of a job."""
-    recorded = recorded_state(read_result(paths))
+def job_state(paths: JobPaths, job: Job | None = None) -> JobState:
+    """The state of a job; one whose files cannot be read has failed.
+
+    Raises:
+        JobError: `paths` hold the result of another job than `job`.
+    """
+    result = _readable_result(paths)
+    if job is not None:
+        check_digest(paths, result, job)
+    recorded = recorded_state(result)
     if recorded is not None and recorded.is_over:
         return recorded
-    return _state_until_over(paths, recorded, read_lease(paths))
+    try:
+        return _state_until_over(paths, recorded, read_lease(paths))
+    except OSError:
+        return JobState.FAILED
 
 
 def _state_until_over(paths: JobPaths, recorded: JobState | None, lease: Lease | None) -> JobState:
@@ -207,7 +237,7 @@ def _state_until_over(paths: JobPaths, recorded: JobState | None, lease: Lease |
         return recorded
     if lease is not None:
         return JobState.STALE
-    return JobState.UNFINISHED if paths.log.exists() else JobState.PENDING
+    return JobState.UNFINISHED if os.path.exists(paths.log) else JobState.PENDING
 
 
 def matching(jobs: Iterable[Job], out: Path, wanted: Sequence[str]) -> list[Job]:
@@ -226,7 +256,7 @@ def matching(jobs: Iterable[Job], out: Path, wanted: Sequence[str]) -> list[Job]
 def _is(word: str, job: Job, out: Path) -> bool:
     if word not in tuple(JobState):
         return fnmatchcase(job.name, word)
-    state = job_state(JobPaths(out, job.name))
+    state = job_state(JobPaths(out, job.name), job)
     if word == JobState.PENDING:
         return state not in ENDED
     return state == word or (word == JobState.UNFINISHED and state == JobState.STALE)

@@ -29,7 +29,7 @@ import pandas as pd
 import yaml
 
 from nteleport.errors import ResultsError
-from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.paths import JobPaths, folders_in, holds_a_job, printable
 from nteleport.jobs.records import MetricRows, read_result, read_rows, read_text
 from nteleport.jobs.state import ENDED, JobState, recorded_state
 
@@ -44,6 +44,9 @@ __all__ = [
 ]
 
 Scalar = str | int | float | bool
+
+_EXACT = 2**63
+"""Larger integers are kept as text."""
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is installed
 
@@ -114,7 +117,7 @@ def read_results(out: str | Path) -> Results:
         paths = JobPaths(directory, name)
         hparams, problem = _read_hparams(paths.hparams)
         if not hparams:
-            skipped.append(f"{name}: {problem}")
+            skipped.append(f"{printable(name)}: {problem}")
             continue
         job, job_rows = _read_job(paths, hparams)
         jobs.append(job)
@@ -144,7 +147,8 @@ def epochs_table(results: Results) -> pd.DataFrame:
     """The table of `collect`, for results that have already been read."""
     position = results.epochs["job"].to_numpy()
     described = jobs_table(results).drop(columns="epochs").take(position).reset_index(drop=True)
-    return pd.concat([described, results.epochs.drop(columns="job")], axis=1)
+    table = pd.concat([described, results.epochs.drop(columns="job")], axis=1)
+    return table.loc[:, ~table.columns.duplicated()]
 
 
 def jobs_table(results: Results) -> pd.DataFrame:
@@ -156,6 +160,8 @@ def jobs_table(results: Results) -> pd.DataFrame:
     }
     keys = dict.fromkeys(key for job in results.jobs for key in job.hparams)
     for key in keys:
+        if key in ("job", "state", "epochs"):  # no hyper-parameter of ours
+            continue
         table[key] = _column([job.hparams.get(key) for job in results.jobs])
     return pd.DataFrame(table)
 
@@ -163,8 +169,7 @@ def jobs_table(results: Results) -> pd.DataFrame:
 def _job_names(directory: Path) -> list[str]:
     """The folders in `directory` that hold one of a job's files."""
     try:
-        with os.scandir(directory) as entries:
-            folders = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+        folders = sorted(name for name in folders_in(directory) if name[0] != ".")
     except FileNotFoundError:
         raise ResultsError(
             f"no folder {directory}: expected the output folder of `nteleport train`"
@@ -179,36 +184,53 @@ def _job_names(directory: Path) -> list[str]:
 
 
 def _is_job(paths: JobPaths) -> bool:
-    return any(os.path.exists(path) for path in (paths.hparams, paths.config, paths.metrics, paths.result))
+    return holds_a_job(paths, (paths.hparams, paths.config, paths.metrics, paths.result))
 
 
 def _read_hparams(path: Path) -> tuple[dict[str, Scalar], str]:
     """The hyper-parameters, or none and the reason."""
-    text = read_text(path)
+    try:
+        text = read_text(path)
+    except OSError as error:
+        return {}, f"hparams.yml cannot be read: {error.strerror}"
     if text is None:
         return {}, "no hparams.yml (yet)"
     try:
         content = yaml.load(text, Loader=_Loader)  # a safe loader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # such as a date in month 13
         return {}, "hparams.yml is not YAML"
     if not isinstance(content, dict) or not content:
         return {}, "hparams.yml is not a mapping of names to values"
-    return {str(key): _scalar(value) for key, value in content.items() if value is not None}, ""
+    try:
+        values = {printable(str(key)): _scalar(value) for key, value in content.items() if value is not None}
+    except (ValueError, TypeError, RecursionError):  # such as a list that contains itself
+        return {}, "hparams.yml is not a mapping of names to values"
+    return values, "" if values else "hparams.yml has no values"
 
 
 def _scalar(value: Any) -> Scalar:
-    return value if isinstance(value, (str, int, float, bool)) else json.dumps(value, default=str)
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, int) and abs(value) >= _EXACT:
+        return str(value)
+    return value if isinstance(value, (int, float, bool)) else json.dumps(value, default=str)
 
 
 def _read_job(paths: JobPaths, hparams: Mapping[str, Scalar]) -> tuple[JobResult, MetricRows]:
     problems: list[str] = []
-    result = read_result(paths)
+    try:
+        result = read_result(paths)
+    except ResultsError as error:
+        result = {}
+        problems.append(str(error))
     state = recorded_state(result)
-    if state is None and paths.result.exists():
+    if state is None and not problems and os.path.exists(paths.result):
         problems.append(f"result.json is damaged: expected a state, one of {', '.join(ENDED)}")
         result = {}
     rows = read_rows(paths.metrics, problems, complete=state is not None)
-    return JobResult(paths.name, state or JobState.UNFINISHED, hparams, 0, result, tuple(problems)), rows
+    return JobResult(
+        printable(paths.name), state or JobState.UNFINISHED, hparams, 0, result, tuple(problems)
+    ), rows
 
 
 def _with_epochs(job: JobResult, epochs: int) -> JobResult:
@@ -253,11 +275,14 @@ def _parse_alike(header: str, members: Sequence[int], rows: Sequence[MetricRows]
     """Parse the rows of `members`, whose files share a header. Text that is not a number becomes NaN."""
     lines = [line for position in members for line in rows[position].lines]
     text = io.StringIO("\n".join([header, *lines]))
-    frame = pd.read_csv(text, quoting=csv.QUOTE_NONE, skipinitialspace=True, low_memory=False)
+    frame = pd.read_csv(
+        text, quoting=csv.QUOTE_NONE, skipinitialspace=True, low_memory=False, index_col=False
+    )
     frame.columns = frame.columns.str.strip()
     for name in frame.columns:
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(np.float64)
     lengths = [len(rows[position].lines) for position in members]
     frame["job"] = np.repeat(np.asarray(members, dtype=np.int64), lengths)
-    numbered: pd.DataFrame = frame.loc[np.isfinite(frame["epoch"])]
+    epoch = frame["epoch"]
+    numbered: pd.DataFrame = frame.loc[(epoch >= 0) & (epoch < 2**53) & (epoch == np.floor(epoch))]
     return numbered.astype({"epoch": np.int64})

@@ -110,9 +110,9 @@ def _titles(heads: Sequence[Mapping[str, Scalar]], shared: Sequence[str]) -> lis
     for head in heads:
         alike = [other for other in heads if other.get("model.cls") == head.get("model.cls")]
         differing = wording.setting_labels(alike, arguments)[alike.index(head)]
-        model = wording.model_name(str(head["model.cls"])) if "model.cls" in shared else ""
+        model = wording.model_name(str(head.get("model.cls", "?"))) if "model.cls" in shared else ""
         model = " ".join(part for part in (model, differing and f"({differing})") if part)
-        dataset = wording.dataset_name(str(head["dataset"])) if "dataset" in shared else ""
+        dataset = wording.dataset_name(str(head.get("dataset", "?"))) if "dataset" in shared else ""
         titles.append(" on ".join(part for part in (model, dataset) if part))
     return titles
 

@@ -9,7 +9,6 @@ checkpoint if it has one.
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,20 +16,24 @@ from collections.abc import Callable, Iterator
 import torch
 
 from nteleport.errors import NTeleportError
-from nteleport.jobs.atomic import write_json_atomic
+from nteleport.jobs.atomic import is_being_written, write_json_atomic
 from nteleport.jobs.events import JobEnded, JobStarted, Report
 from nteleport.jobs.job import Job
-from nteleport.jobs.lease import HeldLease, leased
+from nteleport.jobs.lease import HeldLease, is_recent, leased
 from nteleport.jobs.options import RunOptions
 from nteleport.jobs.paths import JobPaths
-from nteleport.jobs.records import TrainingResult, describe, log_line, read_result
+from nteleport.jobs.records import (
+    TrainingResult,
+    check_digest,
+    describe,
+    log_line,
+    prevents_output,
+    read_result,
+)
 from nteleport.jobs.state import ENDED, recorded_state
 from nteleport.runner.queue import Ticket
 from nteleport.training.checkpoint import remove_checkpoints
 from nteleport.training.loop import Clock, train_job
-
-_NO_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-"""The disk is full, a quota or limit is reached, or the disk is read-only."""
 
 
 class _LeaseLost(Exception):
@@ -38,13 +41,22 @@ class _LeaseLost(Exception):
 
 
 def known_outcome(ticket: Ticket, *, redo: bool) -> JobEnded | None:
-    """The outcome of a job that needs no attempt: it was over before, or another command has ended it."""
-    result = read_result(ticket.paths)
+    """The outcome of a job that needs no attempt: it was over before, or another command has ended it.
+
+    A job whose result cannot be read, or is that of another job, fails without an attempt: all its files stay
+    as they are, even if it is to be redone.
+    """
+    try:
+        result = read_result(ticket.paths)
+        check_digest(ticket.paths, result, ticket.job)
+    except NTeleportError as error:
+        return JobEnded(ticket.job, ticket.paths, "failed", skipped=True, error=str(error))
     state = recorded_state(result)
     if state is None or (redo and not ticket.ended_since):
         return None
     if state.is_over:
-        remove_checkpoints(ticket.paths)  # left by a crash right after the result was written
+        with contextlib.suppress(OSError):
+            remove_checkpoints(ticket.paths)  # left by a crash right after the result was written
     elif not ticket.ended_since:  # a failed job is tried again
         return None
     return JobEnded(
@@ -52,8 +64,8 @@ def known_outcome(ticket: Ticket, *, redo: bool) -> JobEnded | None:
         ticket.paths,
         state,
         skipped=True,
-        error=str(result.get("error", "")),
-        val_accuracy=(result.get("final") or {}).get("val_accuracy"),
+        error=result.get("error", ""),
+        val_accuracy=result.get("final", {}).get("val_accuracy"),
         seconds=result.get("seconds"),
     )
 
@@ -85,10 +97,16 @@ def attempt(
 
 
 def record_failure(outcome: JobEnded, clock: Clock, details: str = "") -> None:
-    """Record the error and the state of a failed job; a full disk may have no room even for that."""
+    """Record the error and the state of a failed job; a full disk may have no room even for that. The result
+    of a job that is over, or one that cannot be read, is never replaced by a failure.
+    """
     with contextlib.suppress(OSError):
         log_line(outcome.paths, clock.now(), f"failed: {outcome.error}\n{details}")
-        write_json_atomic(outcome.paths.result, {"state": "failed", "error": outcome.error})
+    with contextlib.suppress(OSError, NTeleportError):
+        recorded = recorded_state(read_result(outcome.paths))
+        if recorded is None or not recorded.is_over:
+            content = {"state": "failed", "error": outcome.error, "digest": outcome.job.digest}
+            write_json_atomic(outcome.paths.result, content)
 
 
 def error_in_words(error: BaseException) -> str:
@@ -98,7 +116,7 @@ def error_in_words(error: BaseException) -> str:
         text = str(cause)
         if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
             return f"out of memory: {line}"
-        if isinstance(cause, OSError) and _prevents_output(cause):
+        if isinstance(cause, OSError) and prevents_output(cause):
             return f"cannot write results: {cause.strerror}"
     return line if isinstance(error, NTeleportError) else f"{type(error).__name__}: {line}"
 
@@ -142,13 +160,15 @@ def _train(
 
 
 def _clear_away_leftovers(paths: JobPaths) -> None:
-    """Remove the result of a failed attempt and the half-written files of a killed process."""
+    """Remove the result of a failed attempt and the half-written files of killed processes. Another command
+    may be describing its jobs at this moment, and keeps its files.
+    """
     paths.result.unlink(missing_ok=True)
     for leftover in paths.directory.glob(".*.tmp"):
-        if leftover.is_dir():
+        if leftover.is_dir():  # only the owner of the lease makes folders
             shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)  # another command may be describing its jobs at this moment
+        elif not is_being_written(leftover, lambda file: is_recent(paths, file)):
+            leftover.unlink(missing_ok=True)
 
 
 def _set_results_aside(paths: JobPaths) -> None:
@@ -183,12 +203,8 @@ def _outcome(job: Job, paths: JobPaths, result: TrainingResult) -> JobEnded:
 
 
 def _failed(ticket: Ticket, error: Exception) -> JobEnded:
-    ends_run = any(_prevents_output(cause) for cause in _causes(error))
+    ends_run = any(prevents_output(cause) for cause in _causes(error))
     return JobEnded(ticket.job, ticket.paths, "failed", error=error_in_words(error), ends_run=ends_run)
-
-
-def _prevents_output(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _NO_OUTPUT
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

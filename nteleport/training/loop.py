@@ -28,7 +28,10 @@ from nteleport.randomness import generator_for
 from nteleport.training.assembly import Assembly, assemble
 from nteleport.training.checkpoint import (
     Checkpoint,
-    load_checkpoint,
+    check_optimizer_state,
+    damaged,
+    intact_checkpoints,
+    is_damage,
     remove_checkpoints,
     save_checkpoint,
 )
@@ -85,9 +88,12 @@ def train_job(
     clock, device = clock or Clock(), find_device(options.device)
     paths.directory.mkdir(parents=True, exist_ok=True)
     with keeping_random_states(device), arithmetic(job.training.precision, device):
-        torch.manual_seed(job.seed)
-        training = _Training(assemble(job, data_dir=options.data_dir, device=device), paths, report, clock)
-        training.resume()
+
+        def begin() -> _Training:
+            torch.manual_seed(job.seed)
+            return _Training(assemble(job, data_dir=options.data_dir, device=device), paths, report, clock)
+
+        training = _resume(begin)
         begin_provenance(
             paths, start=clock.now(), device=device, first_epoch=len(training.rows), command=options.command
         )
@@ -100,6 +106,26 @@ def train_job(
             return training.finish(options.save_weights)
         finally:
             end_provenance(paths, clock.now())
+
+
+def _resume(begin: Callable[[], _Training]) -> _Training:
+    """A training restored from the latest checkpoint that fits it, or a new one. Each checkpoint is restored
+    into a training of its own: one that does not fit may leave it half restored.
+    """
+    training = begin()
+    for name, checkpoint in intact_checkpoints(training.paths, training.job.digest, training.warn):
+        try:
+            training.restore(checkpoint)
+        except Exception as error:  # whatever torch raises for missing keys and wrong shapes
+            if not is_damage(error):
+                raise
+            training.warn(damaged(name, error))
+            training = begin()
+        else:
+            training.resumed(checkpoint)
+            return training
+    training.started()
+    return training
 
 
 @dataclass
@@ -161,21 +187,20 @@ class _Training:
             learner = self.assembly.learner
             with replacing(self.paths.weights, durable=True) as temporary, temporary.open("wb") as file:
                 torch.save({"weights": learner.network.state_dict(), "cob": learner.optimizer.cob}, file)
-        write_result(self.paths, result)
+        write_result(self.paths, result, self.job.digest)
         remove_checkpoints(self.paths)
         self.log(f"{state} after {len(self.rows)} epochs")
         return result
 
-    def resume(self) -> None:
-        """Restore the checkpoint, if there is an intact one, and truncate `metrics.csv` to match it."""
-        checkpoint = load_checkpoint(self.paths, self.job.digest, self.warn)
-        if checkpoint is None:
-            self.log(f"started on {self.assembly.device}, seed {self.job.seed}")
-            for note in self.assembly.learning_rate.notes:
-                self.log(note)
-            self.paths.metrics.unlink(missing_ok=True)
-            return
-        self._restore(checkpoint)
+    def started(self) -> None:
+        """Note that there is no checkpoint to continue from."""
+        self.log(f"started on {self.assembly.device}, seed {self.job.seed}")
+        for note in self.assembly.learning_rate.notes:
+            self.log(note)
+        self.paths.metrics.unlink(missing_ok=True)
+
+    def resumed(self, checkpoint: Checkpoint) -> None:
+        """Note that a checkpoint was restored, and truncate `metrics.csv` to match it."""
         write_metrics(self.paths, self.rows)
         self.log(f"resumed on {self.assembly.device} after {self.whereabouts}")
         self.report(Resumed(self.job, len(self.rows)))
@@ -267,13 +292,21 @@ class _Training:
             begun={**vars(begun), "progress": begun.progress.state_dict()} if begun else None,
         )
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            Exception: whatever its parts raise if it does not fit; then this training is unusable.
+        """
         learner = self.assembly.learner
         learner.network.load_state_dict(checkpoint.network)
         learner.optimizer.load_state_dict(checkpoint.optimizer)
+        check_optimizer_state(learner.optimizer.optimizer)
         self.assembly.learning_rate.load_state_dict(checkpoint.learning_rate)
         restore_random_states(checkpoint.random, self.assembly.device)
         self.rows = [MetricRow(**row) for row in checkpoint.rows]
+        if [row.epoch for row in self.rows] != list(range(len(self.rows))):
+            raise ValueError("its rows are not those of the first epochs")
         if checkpoint.begun is not None:
             progress = EpochProgress()
             progress.load_state_dict(checkpoint.begun["progress"], self.assembly.device)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nteleport.jobs import lease
-from nteleport.jobs.lease import SILENCE, HeldLease, Owner, leased, read_lease
+from nteleport.jobs import lease, owner
+from nteleport.jobs.lease import SILENCE, HeldLease, leased, read_lease
+from nteleport.jobs.owner import Owner
 from nteleport.jobs.paths import JobPaths
 
 HOLD = (
@@ -44,13 +45,13 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 def on_another_machine(paths: JobPaths, *, silent_for: float) -> Owner:
     """Leave a lease whose owner cannot be seen from here; returns that owner."""
-    owner = replace(Owner.myself(), host="node, 7", pid=1)
+    elsewhere = replace(Owner.myself(), host="node, 7", pid=1)
     paths.lease.mkdir(parents=True)
-    file = paths.lease / owner.file_name
+    file = paths.lease / elsewhere.file_name
     file.touch()
     heartbeat = time.time() - silent_for
     os.utime(file, (heartbeat, heartbeat))
-    return owner
+    return elsewhere
 
 
 def has(paths: JobPaths) -> bool:
@@ -115,8 +116,8 @@ def test_a_lease_whose_maker_died_before_signing_it_is_cleared_away(
 def test_an_owner_who_comes_back_finds_that_the_lease_is_lost(
     paths: JobPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owner = on_another_machine(paths, silent_for=SILENCE * 2)
-    sleeper = HeldLease(paths, owner)
+    elsewhere = on_another_machine(paths, silent_for=SILENCE * 2)
+    sleeper = HeldLease(paths, elsewhere)
 
     with leased(paths) as taken:
         assert taken is not None
@@ -179,12 +180,187 @@ def test_the_heart_beats_while_the_lease_is_held(paths: JobPaths, monkeypatch: p
 
 def test_reading_gives_the_owner_and_leaves_no_trace(paths: JobPaths) -> None:
     assert read_lease(paths) is None
-    owner = on_another_machine(paths, silent_for=5)
+    elsewhere = on_another_machine(paths, silent_for=5)
 
     found = read_lease(paths)
 
     assert found is not None
-    assert found.owner == owner
+    assert found.owner == elsewhere
     assert found.is_alive()
     assert not found.is_alive(time.time() + SILENCE)
     assert [path.name for path in paths.directory.iterdir()] == ["claim"]
+
+
+def leave_foreign(folder: Path, kind: str) -> None:
+    """Something that a file manager, a file server or a person leaves in a folder."""
+    if kind == "folder":
+        (folder / "folder").mkdir()
+        (folder / "folder" / "file").touch()
+    elif kind == "folder named like an owner":
+        (folder / Owner.myself().file_name).mkdir()
+    else:
+        (folder / kind).touch()
+
+
+FOREIGN = [".DS_Store", ".nfs0001", "folder", "folder named like an owner", "a b,1,2,3,4", "a,01,2,3,4"]
+
+
+def silent_since(path: Path, seconds: float) -> None:
+    moment = time.time() - seconds
+    os.utime(path, (moment, moment))
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_files_of_others_never_keep_an_abandoned_lease_alive(paths: JobPaths, kind: str) -> None:
+    paths.lease.mkdir(parents=True)
+    leave_foreign(paths.lease, kind)
+    silent_since(paths.lease, SILENCE * 2)
+
+    assert has(paths)
+    assert has(paths)  # at once: what is left of it is free
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_files_of_others_in_the_lease_of_the_dead_are_not_in_the_way(paths: JobPaths, kind: str) -> None:
+    on_another_machine(paths, silent_for=SILENCE * 2)
+    leave_foreign(paths.lease, kind)
+
+    assert has(paths)
+    assert has(paths)
+
+
+def test_files_of_others_that_cannot_be_removed_are_not_in_the_way(
+    paths: JobPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `.nfs…` while a process has the file open."""
+    remove = os.unlink
+
+    def refuse(path: str, **options: int) -> None:
+        if Path(path).name == ".nfs0001":
+            raise OSError(16, "Device or resource busy")
+        remove(path, **options)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    paths.lease.mkdir(parents=True)
+    (paths.lease / ".nfs0001").touch()
+    silent_since(paths.lease, SILENCE * 2)
+
+    assert has(paths)
+    assert has(paths)
+
+
+def test_a_held_lease_with_files_of_others_is_held(paths: JobPaths) -> None:
+    with leased(paths) as taken:
+        assert taken is not None
+        leave_foreign(paths.lease, ".DS_Store")
+        assert not has(paths)
+        assert not taken.lost()
+    assert not paths.lease.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link", "link to itself"])
+def test_what_is_no_folder_is_nobodys_lease(paths: JobPaths, kind: str) -> None:
+    paths.directory.mkdir(parents=True)
+    if kind == "file":
+        paths.lease.write_text("mine")
+    else:
+        paths.lease.symlink_to("nowhere" if kind == "dangling link" else paths.lease)
+
+    found = read_lease(paths)
+    assert found is not None
+    assert not found.is_alive()
+    assert has(paths)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_heartbeat_in_the_future_is_good_for_one_silence(
+    paths: JobPaths, monkeypatch: pytest.MonkeyPatch, signed: bool
+) -> None:
+    if signed:
+        on_another_machine(paths, silent_for=-86400)
+    else:
+        paths.lease.mkdir(parents=True)
+        silent_since(paths.lease, -86400)
+    found = read_lease(paths)
+    assert found is not None
+    assert not found.is_alive()  # nobody knows, until somebody waits for it
+
+    assert not has(paths)
+    now = time.time()
+    monkeypatch.setattr(lease, "time_at", lambda paths: now + SILENCE + 1)
+    assert has(paths)
+
+
+def test_an_owner_whose_heartbeat_was_in_the_future_and_who_lives_is_not_robbed(paths: JobPaths) -> None:
+    elsewhere = on_another_machine(paths, silent_for=-86400)
+    living = HeldLease(paths, elsewhere)
+
+    assert not has(paths)
+    living.beat()
+
+    assert not has(paths)
+    assert not living.lost()
+
+
+HIDDEN = [FileNotFoundError(2, "hidepid=2"), PermissionError(1, "hidepid=1")]
+
+
+@pytest.mark.parametrize("error", HIDDEN)
+@pytest.mark.parametrize(("silence", "free"), [(SILENCE / 2, False), (SILENCE * 2, True)])
+def test_an_owner_that_proc_hides_is_dead_when_its_heartbeat_stopped(
+    paths: JobPaths, monkeypatch: pytest.MonkeyPatch, error: OSError, silence: float, free: bool
+) -> None:
+    """Another user's process, as seen from here; the process of this test stands for it."""
+    neighbor = replace(Owner.myself(), pid=os.getppid(), started="77")
+    paths.lease.mkdir(parents=True)
+    (paths.lease / neighbor.file_name).touch()
+    silent_since(paths.lease / neighbor.file_name, silence)
+    read = Path.read_text
+
+    def hide(path: Path, *arguments: str, **options: str) -> str:
+        if str(path) == f"/proc/{neighbor.pid}/stat":
+            raise error
+        return read(path, *arguments, **options)
+
+    def not_ours(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "read_text", hide)
+    monkeypatch.setattr(owner.os, "kill", not_ours)
+
+    assert has(paths) is free
+
+
+def test_without_proc_and_ps_only_silence_decides(paths: JobPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    neighbor = replace(Owner.myself(), pid=os.getppid(), started="77")
+    paths.lease.mkdir(parents=True)
+    file = paths.lease / neighbor.file_name
+    file.touch()
+    monkeypatch.setattr(owner, "_start_of", lambda pid: None)
+
+    assert not has(paths)
+    silent_since(file, SILENCE * 2)
+    assert has(paths)
+
+
+def test_of_two_that_sign_at_the_same_moment_at_most_one_stays(paths: JobPaths) -> None:
+    """Another live process signs between the look of this one and its signature."""
+    process = holder(paths)
+    assert answer(process) == "held"
+    myself = Owner.myself()
+    assert lease._sign(paths, myself)
+
+    assert not lease._is_alone(paths, myself)
+
+    assert not (paths.lease / myself.file_name).exists()
+    process.communicate("go\n")
+    assert not paths.lease.exists()
+
+
+def test_a_dead_owner_beside_a_live_one_does_not_free_the_lease(paths: JobPaths) -> None:
+    with leased(paths) as taken:
+        assert taken is not None
+        for number in range(5):
+            (paths.lease / replace(Owner.myself(), started=str(number)).file_name).touch()
+        assert not has(paths)
+        assert not taken.lost()

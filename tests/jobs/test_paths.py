@@ -37,6 +37,18 @@ def test_a_file_is_replaced_whole(tmp_path: Path, durable: bool) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_writers_with_the_same_process_id_do_not_share_a_temporary_file(tmp_path: Path) -> None:
+    """As in two containers; the second finishes first."""
+    path = tmp_path / "x.txt"
+    with replacing(path) as first:
+        first.write_text("first")
+        with replacing(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_json_reads_back(tmp_path: Path) -> None:
     value = {"state": "finished", "epochs": 3, "final": {"val_accuracy": 0.5}}
     write_json_atomic(tmp_path / "r.json", value)

@@ -20,7 +20,8 @@ from support.synthetic_results import learning_curve, make_job, matrix, write_jo
 from nteleport.cli.collect import collect
 from nteleport.cli.status import duration, status
 from nteleport.errors import ResultsError
-from nteleport.jobs.lease import SILENCE, Owner, leased
+from nteleport.jobs.lease import SILENCE, leased
+from nteleport.jobs.owner import Owner
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.state import read_status, summarize
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,10 @@ from support.training_jobs import STANDING_CLOCK, Events, run_options, small_job
 from nteleport.errors import DatasetError
 from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
+from nteleport.jobs.atomic import replacing
 from nteleport.jobs.events import JobEnded
 from nteleport.jobs.job import Component, Job
+from nteleport.jobs.lease import SILENCE
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.state import read_status
 from nteleport.runner.preflight import check_trainable
@@ -123,11 +129,33 @@ def test_the_description_of_a_job_runs_it_again(tmp_path: Path) -> None:
 def test_leftovers_of_a_killed_process_are_cleared_away(tmp_path: Path) -> None:
     directory = JobPaths(tmp_path, GOOD.name).directory
     directory.mkdir()
-    (directory / ".checkpoint.pt.123.tmp").write_bytes(b"half")
+    write_half = (
+        "import os, sys; from pathlib import Path; from nteleport.jobs.atomic import replacing\n"
+        "with replacing(Path(sys.argv[1])) as temporary: temporary.touch(); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", write_half, str(directory / "checkpoint.pt")], check=True)
+    assert len(list(directory.glob(".checkpoint.pt.*.tmp"))) == 1
+    elsewhere = directory / ".config.yml.123.tmp"  # by a process that cannot be seen from here
+    elsewhere.write_bytes(b"half")
+    long_ago = time.time() - 2 * SILENCE
+    os.utime(elsewhere, (long_ago, long_ago))
 
     run([GOOD], tmp_path)
 
     assert not list(directory.glob(".*"))
+
+
+def test_what_another_command_is_writing_is_not_cleared_away(tmp_path: Path) -> None:
+    directory = JobPaths(tmp_path, GOOD.name).directory
+    directory.mkdir()
+    elsewhere = directory / ".config.yml.123.tmp"
+    elsewhere.write_bytes(b"half")
+
+    with replacing(directory / "hparams.yml") as here:
+        here.write_text("half")
+        run([GOOD], tmp_path)
+        assert here.exists()
+    assert elsewhere.exists()
 
 
 def test_a_job_without_a_batch_is_found_before_anything_runs() -> None:

@@ -20,7 +20,8 @@ from nteleport.errors import JobError
 from nteleport.jobs.atomic import write_text_atomic
 from nteleport.jobs.events import EpochFinished, Event, JobEnded, Report, ignore
 from nteleport.jobs.job import Component, Job
-from nteleport.jobs.lease import Owner, read_lease
+from nteleport.jobs.lease import read_lease
+from nteleport.jobs.owner import Owner
 from nteleport.jobs.paths import JobPaths
 from nteleport.runner.places import Place
 from nteleport.runner.run import run_in_slots

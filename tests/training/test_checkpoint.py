@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pickle
 import random
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from nteleport.core.preserving import keeping_random_states, random_states
+from nteleport.errors import JobError
 from nteleport.jobs.paths import JobPaths
 from nteleport.training.checkpoint import (
     Checkpoint,
@@ -142,6 +145,95 @@ def test_a_checkpoint_of_another_job_is_passed_over(paths: JobPaths) -> None:
 
     assert loaded is None
     assert "belongs to another job" in warnings[0]
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "checkpoint_before"])
+def test_a_checkpoint_that_is_a_folder_is_passed_over_and_makes_way(paths: JobPaths, name: str) -> None:
+    getattr(paths, name).mkdir()
+    (getattr(paths, name) / "file").touch()
+
+    loaded, warnings = load(paths)
+
+    assert loaded is None
+    (warning,) = warnings
+    assert "is damaged and skipped: it is a folder" in warning
+    for epochs in (1, 2, 3):
+        save_checkpoint(paths, a_checkpoint(epochs))
+    assert epochs_of(load(paths)[0]) == 3
+    assert paths.checkpoint_before.is_file()
+
+
+def test_folders_in_the_place_of_checkpoints_are_removed_with_them(paths: JobPaths) -> None:
+    paths.checkpoint.mkdir()
+    paths.checkpoint_before.mkdir()
+
+    remove_checkpoints(paths)
+
+    assert list(paths.directory.iterdir()) == []
+
+
+def breaking_disk(monkeypatch: pytest.MonkeyPatch, *broken: Path, number: int, after: int) -> None:
+    """These files fail to open, or after so many bytes."""
+    open_file = Path.open
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() >= after:
+                raise OSError(number, os.strerror(number))
+            return super().read(min(size, 64) if size and size > 0 else 64)
+
+    def opening(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path not in broken:
+            return open_file(path, *arguments, **options)
+        if after == 0:
+            raise OSError(number, os.strerror(number), str(path))
+        with open_file(path, "rb") as file:
+            return Failing(file.read())
+
+    monkeypatch.setattr(Path, "open", opening)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("after", [0, 500])
+@pytest.mark.parametrize("name", ["checkpoint", "checkpoint_before"])
+def test_a_checkpoint_that_cannot_be_read_is_an_error_and_is_kept(
+    paths: JobPaths, monkeypatch: pytest.MonkeyPatch, name: str, after: int, number: int
+) -> None:
+    for epochs in (1, 2):
+        save_checkpoint(paths, a_checkpoint(epochs))
+    if name == "checkpoint_before":
+        paths.checkpoint.write_bytes(b"damaged")
+    kept = getattr(paths, name).read_bytes()
+    with monkeypatch.context() as disk:
+        breaking_disk(disk, getattr(paths, name), number=number, after=after)
+        with pytest.raises(JobError, match=rf"\.pt cannot be read: {os.strerror(number)}"):
+            load(paths)
+
+    assert getattr(paths, name).read_bytes() == kept
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_running_out_of_memory_is_not_taken_for_damage(
+    paths: JobPaths, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    save_checkpoint(paths, a_checkpoint(1))
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        load(paths)
+
+
+def test_a_checkpoint_without_an_entry_is_passed_over(paths: JobPaths) -> None:
+    torch.save({"format": 1, "job": "digest", "network": {}}, paths.checkpoint)
+
+    loaded, warnings = load(paths)
+
+    assert loaded is None
+    assert len(warnings) == 1
+    assert "\n" not in warnings[0]
 
 
 class _Attack:
