@@ -37,6 +37,19 @@ _FOLDER = NamedPath(path_type=Path)
     help="Epochs of the box plots, counted from 0.  [default: an early, a middle and the last epoch]",
 )
 @click.option(
+    "--band",
+    type=click.Choice(["std", "minmax", "none"]),
+    default="std",
+    show_default=True,
+    help="The band around mean curves: one standard deviation, the lowest to the highest run, or none.",
+)
+@click.option(
+    "--legend-pos",
+    metavar="PLACE",
+    help="Put the legend inside the axes, at one of matplotlib's places such as 'lower right' or best.  "
+    "[default: below the axes]",
+)
+@click.option(
     "--out-dir",
     cls=AliasedOption,
     aliases=("--output-dir",),
@@ -58,6 +71,8 @@ def plot(
     group_by: tuple[str, ...],
     boxplot: bool,
     box_epochs: tuple[int, ...],
+    band: str,
+    legend_pos: str | None,
     out_dir: Path | None,
     fmt: str,
 ) -> None:
@@ -88,6 +103,8 @@ def plot(
         box_epochs=box_epochs or None,
         out_dir=out_dir,
         fmt=fmt,
+        band=band,
+        legend_pos=legend_pos,
     )
     for warning in report.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -119,6 +119,15 @@ def test_naming_box_epochs_asks_for_boxes(out: Path) -> None:
     assert "digits-mlp-val_accuracy-boxes.png" in drawn(out / "plots")
 
 
+def test_a_legend_is_placed_as_in_the_published_command(out: Path) -> None:
+    default = run(out, "--out_dir", out / "a")
+    placed = run(out, "--legend_pos", "lower right", "--band", "minmax", "--out_dir", out / "b")
+    assert (placed.exit_code, placed.stderr) == (0, "")
+    assert len(placed.stdout.splitlines()) == len(default.stdout.splitlines()) == 4
+    for name in drawn(out / "a"):
+        assert (out / "a" / name).read_bytes() != (out / "b" / name).read_bytes()
+
+
 def test_no_boxes_unless_asked(out: Path) -> None:
     run(out)
     assert not [name for name in drawn(out / "plots") if "boxes" in name]
@@ -148,6 +157,11 @@ def test_warnings_go_to_stderr_and_the_picture_is_drawn(out: Path) -> None:
         (["--box-epochs", "-1"], "-1 is not in the range"),
         (["--metrics", ","], "expected one or more values"),
         (["--format", "gif"], "'gif' is not one of 'png', 'pdf', 'svg'"),
+        (["--band", "minimax"], "'minimax' is not one of 'std', 'minmax', 'none'"),
+        (
+            ["--legend_pos", "uper left"],
+            "unknown place of the legend 'uper left', did you mean 'upper left'?",
+        ),
         (["--experiment-dir", "elsewhere"], "two folders of results"),
         (["--nonsense"], "No such option"),
     ],
