@@ -2,7 +2,7 @@
 
 - ``Command``: long options may be written with underscores (``--group_by`` is ``--group-by``), and an
   ``NTeleportError`` becomes one message on stderr and exit code 2, never a traceback.
-- ``list_option``: a list is comma-separated, or the option is repeated, or both.
+- ``list_option``: a list is separated by commas or by spaces, or the option is repeated, or all of these.
 - ``NamedPath``: a path that is not empty.
 - ``AliasedOption``: older names of an option that are accepted but not shown in the help.
 
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
+from nteleport.cli.words import repeat_list_options
 from nteleport.errors import NTeleportError
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -39,11 +40,22 @@ class Failure(click.ClickException):
 
 
 class Command(click.Command):
-    """A click command with this project's spelling of options and its reporting of errors."""
+    """A click command with this project's spelling of options and its reporting of errors.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        stand_ins: options that can be given instead of the positional argument.
+    """
+
+    def __init__(self, *args: Any, stand_ins: tuple[str, ...] = (), **kwargs: Any) -> None:
         kwargs["context_settings"] = CONTEXT_SETTINGS | (kwargs.get("context_settings") or {})
         super().__init__(*args, **kwargs)
+        self.stand_ins = stand_ins
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = repeat_list_options(
+            args, self.params, is_list=_is_list, stand_ins=self.stand_ins, normalize=normalize_token
+        )
+        return super().parse_args(ctx, words)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -96,10 +108,17 @@ class AliasedOption(click.Option):
             self.opts = every
 
 
+def _is_list(parameter: click.Parameter) -> bool:
+    return isinstance(parameter.type, CommaList)
+
+
 def list_option(
     *names: str, item_type: Any = click.STRING, aliases: tuple[str, ...] = (), **attrs: Any
 ) -> Callable[[_Decorated], _Decorated]:
-    """An option whose value is a flat tuple: ``--x a,b --x c`` gives ``("a", "b", "c")``, none ``()``."""
+    """An option whose value is a flat tuple: ``--x a,b c --x d`` gives ``("a", "b", "c", "d")``.
+
+    Without the option it is empty.
+    """
 
     def flatten(ctx: click.Context, param: click.Parameter, value: Any) -> tuple[Any, ...]:
         return tuple(item for items in value or () for item in items)

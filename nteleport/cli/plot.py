@@ -13,18 +13,18 @@ __all__ = ["plot"]
 _FOLDER = NamedPath(path_type=Path)
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, stand_ins=("--experiment-dir",))
 @click.argument("directory", metavar="[DIR]", required=False, type=_FOLDER)
 @click.option("--experiment-dir", metavar="DIR", type=_FOLDER, help="The same as DIR.")
 @list_option(
     "--metrics",
-    metavar="NAME,...",
+    metavar="NAME...",
     aliases=("--metric",),
     help="Columns of metrics.csv to draw.  [default: val_accuracy,train_loss]",
 )
 @list_option(
     "--group-by",
-    metavar="NAME,...",
+    metavar="NAME...",
     help="What distinguishes groups: hyper-parameters such as optimizer.lr, or whole parts: teleport, "
     "optimizer, model, initializer, dataset, lr_scheduler, training.  "
     "[default: teleport, and everything that differs]",
@@ -33,8 +33,21 @@ _FOLDER = NamedPath(path_type=Path)
 @list_option(
     "--box-epochs",
     item_type=click.IntRange(min=0),
-    metavar="N,...",
+    metavar="N...",
     help="Epochs of the box plots, counted from 0.  [default: an early, a middle and the last epoch]",
+)
+@click.option(
+    "--band",
+    type=click.Choice(["std", "minmax", "none"]),
+    default="std",
+    show_default=True,
+    help="The band around mean curves: one standard deviation, the lowest to the highest run, or none.",
+)
+@click.option(
+    "--legend-pos",
+    metavar="PLACE",
+    help="Put the legend inside the axes, at one of matplotlib's places such as 'lower right' or best.  "
+    "[default: below the axes]",
 )
 @click.option(
     "--out-dir",
@@ -58,6 +71,8 @@ def plot(
     group_by: tuple[str, ...],
     boxplot: bool,
     box_epochs: tuple[int, ...],
+    band: str,
+    legend_pos: str | None,
     out_dir: Path | None,
     fmt: str,
 ) -> None:
@@ -69,8 +84,8 @@ def plot(
 
     \b
     nteleport plot results/quickstart
-    nteleport plot results/quickstart --metrics val_accuracy --group-by teleport,optimizer.lr \\
-        --boxplot --box-epochs 30,60,95 --format pdf
+    nteleport plot results/quickstart --metrics val_accuracy --group-by teleport optimizer.lr \\
+        --boxplot --box-epochs 30 60 95 --format pdf
     """
     if directory and experiment_dir and directory != experiment_dir:
         raise click.UsageError(f"two folders of results: {directory} and {experiment_dir}; expected one")
@@ -88,6 +103,8 @@ def plot(
         box_epochs=box_epochs or None,
         out_dir=out_dir,
         fmt=fmt,
+        band=band,
+        legend_pos=legend_pos,
     )
     for warning in report.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -63,6 +63,7 @@ SOME_JOB_FAILED = 1
     "--tracker", "trackers", metavar="NAME",
     help="Also send the metrics to tensorboard, wandb, comet or mlflow; may be repeated.",
 )  # fmt: skip
+@click.option("--enable-comet", is_flag=True, hidden=True, help="The same as --tracker comet.")
 @click.option("--dry-run", is_flag=True, help="List the jobs and their states; train and write nothing.")
 @click.option(
     "--max-jobs", type=click.IntRange(1), default=100_000, show_default=True, metavar="N",
@@ -82,6 +83,8 @@ def train(
     dry_run: bool,
     overrides: tuple[str, ...],
     max_jobs: int,
+    trackers: tuple[str, ...],
+    enable_comet: bool,
     **options: Any,
 ) -> int:
     """Train every job of the experiment CONFIG.
@@ -113,7 +116,10 @@ def train(
         _list_jobs(jobs, out)
         return 0
     again = command_again(ctx, without=("only", "redo", "fail_fast"), more=("--only", "failed"))
-    return _run(jobs, out, RunOptions(command=tuple(sys.argv), **options), again) if jobs else 0
+    if enable_comet:
+        trackers = tuple(dict.fromkeys([*trackers, "comet"]))
+    chosen = RunOptions(command=tuple(sys.argv), trackers=trackers, **options)
+    return _run(jobs, out, chosen, again) if jobs else 0
 
 
 def _chosen(jobs: Sequence[Job], chosen: list[Job], only: Sequence[str]) -> list[Job]:

@@ -123,11 +123,21 @@ class TeleportableModel(nn.Module):
         cob_range: float,
         sampling: Sampling,
         *,
+        center: float = 1.0,
         reset: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Teleport by a sampled CoB; see :func:`nteleport.sample_cob` for the arguments."""
-        self.teleport(sample_cob(self.cob_size, cob_range, sampling, generator=generator), reset=reset)
+        """Teleport by a sampled CoB.
+
+        Args:
+            cob_range, sampling, center, generator: as for :func:`nteleport.sample_cob`.
+            reset: as for :meth:`teleport`.
+
+        Raises:
+            TeleportationError: unknown ``sampling``, or one that forbids ``cob_range``.
+        """
+        cob = sample_cob(self.cob_size, cob_range, sampling, center=center, generator=generator)
+        self.teleport(cob, reset=reset)
 
     def undo_teleportation(self) -> None:
         """Teleport back to the original position, where the CoB is 1.

@@ -34,8 +34,13 @@ _MOST_IN_A_COLUMN = 24
 """With more boxes than this, the figure spans both columns of the page."""
 
 
-def draw_boxes(table: pd.DataFrame, panel: Panel, metric: str, epochs: Sequence[int]) -> Figure:
-    """Draw a table made by `nteleport.plots.tables.box_table`: one box per group at each epoch."""
+def draw_boxes(
+    table: pd.DataFrame, panel: Panel, metric: str, epochs: Sequence[int], *, legend: str | None = None
+) -> Figure:
+    """Draw a table made by `nteleport.plots.tables.box_table`: one box per group at each epoch.
+
+    `legend` is for `nteleport.plots.legend.figure_with_legend`.
+    """
     styles = group_styles(panel.groups)
     counts = {position: rows["n"].tolist() for position, rows in by_group(table).items()}
     offsets, span = _offsets(panel.groups)
@@ -43,7 +48,7 @@ def draw_boxes(table: pd.DataFrame, panel: Panel, metric: str, epochs: Sequence[
     with paper_style():
         blocks = legend_blocks(panel.groups, styles, counts, _swatch)
         width = COLUMN if len(panel.groups) * len(epochs) <= _MOST_IN_A_COLUMN else PAGE
-        figure, axes = figure_with_legend(panel.title, "", blocks, width=width)
+        figure, axes = figure_with_legend(panel.title, "", blocks, width=width, place=legend)
         for position, rows in by_group(table).items():
             places = [list(epochs).index(epoch) * step + offsets[position] for epoch in rows["epoch"]]
             _draw_group(axes, places, rows, styles[position])

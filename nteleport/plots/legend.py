@@ -1,4 +1,5 @@
 """The figure around the data: axes of fixed size, a title, and below them a legend that never covers them.
+On request the legend is inside the axes instead, at one of matplotlib's places.
 
 Sizes are in inches, so that the axes of several pictures line up side by side in a paper. The figure grows
 downward with its legend. If the groups are all combinations of settings and kinds, the legend has two blocks:
@@ -26,7 +27,10 @@ from nteleport.plots.panels import Group
 from nteleport.plots.style import COLUMN, DARK, LIGHT, GroupStyle
 from nteleport.plots.wording import metric_label
 
-__all__ = ["LegendEntry", "figure_with_legend", "legend_blocks", "metric_axis"]
+__all__ = ["PLACES", "LegendEntry", "figure_with_legend", "legend_blocks", "metric_axis"]
+
+PLACES: tuple[str, ...] = tuple(Legend.codes)
+"""Places of a legend inside its axes, as matplotlib calls them: "best", "upper right", …"""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.55, 0.08, 0.24, 0.38
 _HEIGHT = 1.9
@@ -82,25 +86,65 @@ def legend_blocks(
 
 
 def figure_with_legend(
-    title: str, note: str, blocks: Sequence[Sequence[LegendEntry]], *, width: float = COLUMN
+    title: str,
+    note: str,
+    blocks: Sequence[Sequence[LegendEntry]],
+    *,
+    width: float = COLUMN,
+    place: str | None = None,
 ) -> tuple[Figure, Axes]:
-    """A figure `width` inches wide with empty axes; above them `title` (left) and `note` (right)."""
+    """A figure `width` inches wide with empty axes; above them `title` (left) and `note` (right).
+
+    The legend is below the axes, or with `place`, one of `PLACES`, inside them; axes too low for it grow.
+    """
     figure = Figure(figsize=(width, 3.0))
     FigureCanvasAgg(figure)
-    legends = [_fitting_legend(figure, block, width - 0.1) for block in blocks if block]
-    heights = [_extent(figure, legend)[1] for legend in legends]
-    below = _BOTTOM + sum(_GAP + height for height in heights) + 0.05
-    total = _TOP + _HEIGHT + below
-    figure.set_size_inches(width, total)
-    axes = figure.add_axes((_LEFT / width, below / total, (width - _LEFT - _RIGHT) / width, _HEIGHT / total))
-    top = below - _BOTTOM
-    for legend, height in zip(legends, heights, strict=True):
-        legend.set_bbox_to_anchor((width / 2, top - _GAP), transform=figure.dpi_scale_trans)
-        top -= _GAP + height
+    if place is None:
+        axes = _axes_over_legends(figure, blocks)
+    else:
+        axes = _axes_around_legend(figure, [entry for block in blocks for entry in block], place)
+    total = figure.get_figheight()
     above = 1 - 0.5 * _TOP / total
     figure.text(_LEFT / width, above, title, ha="left", va="center", fontsize=8)
     figure.text(1 - _RIGHT / width, above, note, ha="right", va="center", fontsize=7, color="#555555")
     return figure, axes
+
+
+def _axes_over_legends(figure: Figure, blocks: Sequence[Sequence[LegendEntry]]) -> Axes:
+    width = figure.get_figwidth()
+    legends = [_fitting_legend(figure, block, width - 0.1) for block in blocks if block]
+    heights = [_extent(figure, legend)[1] for legend in legends]
+    below = _BOTTOM + sum(_GAP + height for height in heights) + 0.05
+    axes = _sized_axes(figure, _HEIGHT, below)
+    top = below - _BOTTOM
+    for legend, height in zip(legends, heights, strict=True):
+        legend.set_bbox_to_anchor((width / 2, top - _GAP), transform=figure.dpi_scale_trans)
+        top -= _GAP + height
+    return axes
+
+
+def _axes_around_legend(figure: Figure, entries: Sequence[LegendEntry], place: str) -> Axes:
+    """Axes with the legend inside; they are higher than usual if it needs that."""
+    room = figure.get_figwidth() - _LEFT - _RIGHT - 4 * _GAP
+    trial = _legend(figure, entries, 1)
+    width = _extent(figure, trial)[0]
+    trial.remove()
+    if width > room:
+        entries = _wrapped(entries, (room - 0.4) / width)
+    trial = _legend(figure, entries, 1)
+    height = _extent(figure, trial)[1]
+    trial.remove()
+    axes = _sized_axes(figure, max(_HEIGHT, height + 4 * _GAP), _BOTTOM + 0.05)
+    legend = _legend(axes, entries, 1, loc=place, frameon=True, borderpad=0.4, borderaxespad=0.5)
+    legend.set_zorder(5)
+    return axes
+
+
+def _sized_axes(figure: Figure, height: float, below: float) -> Axes:
+    """Axes `height` inches high, `below` inches over the lower edge of the figure, which fits them."""
+    width, total = figure.get_figwidth(), _TOP + height + below
+    figure.set_size_inches(width, total)
+    return figure.add_axes((_LEFT / width, below / total, (width - _LEFT - _RIGHT) / width, height / total))
 
 
 def metric_axis(axes: Axes, metric: str, values: npt.NDArray[np.float64]) -> None:
@@ -148,24 +192,30 @@ def _fitting_legend(figure: Figure, entries: Sequence[LegendEntry], width: float
         if got <= width:
             return legend
         legend.remove()
-    longest = max(len(entry.text) for entry in entries)
-    characters = int(longest * (width - 0.4) / got)
-    broken = [LegendEntry(entry.swatches, textwrap.fill(entry.text, characters)) for entry in entries]
-    return _legend(figure, broken, 1)
+    return _legend(figure, _wrapped(entries, (width - 0.4) / got), 1)
 
 
-def _legend(figure: Figure, entries: Sequence[LegendEntry], columns: int) -> Legend:
+def _wrapped(entries: Sequence[LegendEntry], share: float) -> list[LegendEntry]:
+    """The entries with lines of at most this share of the longest text."""
+    characters = max(1, int(max(len(entry.text) for entry in entries) * share))
+    return [LegendEntry(entry.swatches, textwrap.fill(entry.text, characters)) for entry in entries]
+
+
+def _legend(parent: Figure | Axes, entries: Sequence[LegendEntry], columns: int, **options: Any) -> Legend:
     widest = max(len(entry.swatches) for entry in entries)
     swatches: Any = [entry.swatches for entry in entries]
-    legend: Legend = figure.legend(
+    placed: dict[str, Any] = {
+        "loc": "upper center",
+        "frameon": False,
+        "borderpad": 0,
+        "borderaxespad": 0,
+    } | options
+    legend: Legend = parent.legend(
         swatches,
         [entry.text for entry in entries],
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0.3)},
-        loc="upper center",
         ncols=columns,
-        frameon=False,
-        borderpad=0,
-        borderaxespad=0,
+        **placed,
         labelspacing=0.35,
         columnspacing=1.4,
         handlelength=1.5 + 1.3 * (widest - 1),

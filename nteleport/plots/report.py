@@ -18,10 +18,12 @@ from nteleport.plots import tables
 from nteleport.plots.boxes import draw_boxes
 from nteleport.plots.curves import draw_curves
 from nteleport.plots.grouping import arrange
+from nteleport.plots.legend import PLACES
 from nteleport.plots.panels import Panel, default_group_by
 from nteleport.plots.style import paper_style
+from nteleport.plots.tables import BANDS
 
-__all__ = ["FORMATS", "METRICS", "PlotReport", "plot_results"]
+__all__ = ["BANDS", "FORMATS", "METRICS", "PlotReport", "plot_results"]
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -44,6 +46,16 @@ class PlotReport:
 
     files: tuple[Path, ...]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How each metric is drawn."""
+
+    boxplot: bool
+    box_epochs: Sequence[int] | None
+    band: str
+    legend: str | None
 
 
 @dataclass
@@ -82,6 +94,8 @@ def plot_results(
     box_epochs: Sequence[int] | None = None,
     out_dir: str | Path | None = None,
     fmt: str = "png",
+    band: str = "std",
+    legend_pos: str | None = None,
     only: Container[str] | None = None,
 ) -> PlotReport:
     """Draw the results in `out`: mean curves for each data set, model and metric, and box plots on request.
@@ -95,13 +109,21 @@ def plot_results(
         box_epochs: the epochs of the boxes, counted from 0; by default an early, a middle and the last epoch.
         out_dir: the folder for pictures; by default `plots` in `out`.
         fmt: one of `FORMATS`.
+        band: what the band around a mean curve shows, one of `BANDS`: a standard deviation on both sides, the
+            lowest to the highest run, or there is none.
+        legend_pos: a place inside the axes for the legend, as matplotlib calls it: "best", "lower right"; by
+            default it is below them.
         only: the names of the jobs to draw; by default all.
 
     Raises:
         ResultsError: there is nothing to draw, or a name is unknown; nothing is written then.
     """
-    if fmt not in FORMATS:
-        raise ResultsError(f"unknown format {fmt!r}{nearest(fmt, FORMATS)} (one of {', '.join(FORMATS)})")
+    _check_choice("format", fmt, FORMATS)
+    _check_choice("band", band, BANDS)
+    if legend_pos is not None:
+        legend_pos = legend_pos.replace("_", " ").replace("-", " ")
+        _check_choice("place of the legend", legend_pos, PLACES)
+    look = _Look(boxplot, box_epochs, band, legend_pos)
     results = read_results(out) if only is None else read_results(out).among(only)
     _check(results, metrics, box_epochs)
     panels = arrange(results, default_group_by(results.jobs) if group_by is None else group_by)
@@ -114,8 +136,13 @@ def plot_results(
                 f"{panel.title}: {len(panel.groups)} groups in one picture; group by less to tell them apart"
             )
         for metric in dict.fromkeys(metrics):
-            warnings += _draw(results, panel, metric, output, boxplot, box_epochs)
+            warnings += _draw(results, panel, metric, output, look)
     return PlotReport(tuple(output.files), tuple(warnings))
+
+
+def _check_choice(what: str, name: str, choices: Sequence[str]) -> None:
+    if name not in choices:
+        raise ResultsError(f"unknown {what} {name!r}{nearest(name, choices)} (one of {', '.join(choices)})")
 
 
 def _check(results: Results, metrics: Sequence[str], box_epochs: Sequence[int] | None) -> None:
@@ -136,28 +163,23 @@ def _check(results: Results, metrics: Sequence[str], box_epochs: Sequence[int] |
             raise ResultsError(f"no epoch {epoch} for a box plot: the results have epochs 0 to {last}")
 
 
-def _draw(
-    results: Results,
-    panel: Panel,
-    metric: str,
-    output: _Output,
-    boxplot: bool,
-    box_epochs: Sequence[int] | None,
-) -> list[str]:
+def _draw(results: Results, panel: Panel, metric: str, output: _Output, look: _Look) -> list[str]:
     """Draw one metric of one panel; returns warnings."""
     values = tables.panel_values(results, panel, metric)
     if values.empty:
         return [f"{panel.title}: no values of {metric}, nothing drawn"]
     name = f"{panel.name}-{metric}"
-    curves = tables.curve_table(values)
-    output.add(f"{name}-curves", draw_curves(curves, panel, metric), tables.in_words(curves, panel, metric))
-    if not boxplot:
+    curves = tables.curve_table(values, look.band)
+    figure = draw_curves(curves, panel, metric, legend=look.legend)
+    output.add(f"{name}-curves", figure, tables.in_words(curves, panel, metric))
+    if not look.boxplot:
         return []
-    wanted = tables.early_middle_last(values) if box_epochs is None else tuple(dict.fromkeys(box_epochs))
+    epochs = look.box_epochs
+    wanted = tables.early_middle_last(values) if epochs is None else tuple(dict.fromkeys(epochs))
     boxes = tables.box_table(values, wanted)
     there = tuple(epoch for epoch in wanted if epoch in set(boxes["epoch"]))
     if there:
-        figure = draw_boxes(boxes, panel, metric, there)
+        figure = draw_boxes(boxes, panel, metric, there, legend=look.legend)
         output.add(f"{name}-boxes", figure, tables.in_words(boxes, panel, metric))
     missing = [str(epoch) for epoch in wanted if epoch not in there]
     return [f"{panel.title}: no values of {metric} at epoch {', '.join(missing)}"] if missing else []

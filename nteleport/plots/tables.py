@@ -15,6 +15,7 @@ from nteleport.jobs.table import Results
 from nteleport.plots.panels import Panel
 
 __all__ = [
+    "BANDS",
     "FEW",
     "QUANTITIES",
     "box_table",
@@ -24,6 +25,9 @@ __all__ = [
     "in_words",
     "panel_values",
 ]
+
+BANDS = ("std", "minmax", "none")
+"""What the band around a mean curve can show: one standard deviation, all runs, or there is none."""
 
 FEW = 10
 """Up to this many runs, a box plot shows each run as a point; beyond, only those outside the whiskers."""
@@ -50,13 +54,17 @@ def panel_values(results: Results, panel: Panel, metric: str) -> pd.DataFrame:
     )
 
 
-def curve_table(values: pd.DataFrame) -> pd.DataFrame:
-    """Mean and sample standard deviation (n − 1; missing for one run) over the runs of each group, by epoch.
+def curve_table(values: pd.DataFrame, band: str = "std") -> pd.DataFrame:
+    """The mean over the runs of each group, by epoch, and what the band around it shows.
 
-    `values` is made by `panel_values`. Columns: group, epoch, n, mean, std.
+    `values` is made by `panel_values`, `band` is one of `BANDS`. Columns: group, epoch, n, mean; then std,
+    the sample standard deviation (n − 1; missing for one run); or min and max over the runs; or nothing.
     """
     grouped = values.groupby(["group", "epoch"], sort=True)["value"]
-    return grouped.agg(n="count", mean="mean", std="std").reset_index()
+    table = grouped.agg(n="count", mean="mean")
+    for name in {"std": ("std",), "minmax": ("min", "max"), "none": ()}[band]:
+        table[name] = grouped.agg(name)
+    return table.reset_index()
 
 
 def early_middle_last(values: pd.DataFrame) -> tuple[int, ...]:

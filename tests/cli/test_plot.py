@@ -55,6 +55,52 @@ def test_lists_are_comma_separated_or_repeated_or_both(out: Path) -> None:
     assert "digits-mlp-lr-curves.png" in results[0].stdout
 
 
+def test_the_published_command_works_word_for_word(out: Path) -> None:
+    result = run(
+        "--experiment_dir", out, "--group_by", "teleport", "optimizer", "--boxplot", "--box_epochs", 0, 1, 3,
+        "--metrics", "val_accuracy", "val_loss", "--out_dir", out / "published",
+    )  # fmt: skip
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert run(
+        out, "--group-by", "teleport,optimizer", "--box-epochs=0,1,3", "--metrics=val_accuracy,val_loss",
+        "--out-dir", out / "commas",
+    ).exit_code == 0  # fmt: skip
+    assert len(drawn(out / "published")) == 8
+    for name in drawn(out / "published"):
+        assert (out / "published" / name).read_bytes() == (out / "commas" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["{out}", "--metrics", "lr", "val_loss"],
+        ["--metrics", "lr", "val_loss", "{out}"],
+        ["--metrics", "lr", "val_loss", "{out}", "--format", "png"],
+        ["--metrics", "lr,val_loss", "{out}"],
+        ["--metrics=lr,val_loss", "{out}"],
+        ["--metrics", "lr", "val_loss", "--", "{out}"],
+        ["--format", "png", "{out}", "--metrics", "lr", "--metrics", "val_loss"],
+    ],
+)
+def test_the_folder_may_stand_anywhere(out: Path, arguments: list[str]) -> None:
+    result = run(*(word.format(out=out) for word in arguments))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [Path(line).name for line in result.stdout.splitlines()] == [
+        f"digits-mlp-{metric}-curves.{suffix}" for metric in ("lr", "val_loss") for suffix in ("png", "csv")
+    ]
+
+
+def test_a_folder_named_like_a_hyper_parameter_is_no_folder_of_results_where_one_is_given(
+    out: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "optimizer").mkdir()
+    monkeypatch.chdir(elsewhere)
+    for folder in ([out], ["--experiment_dir", out]):
+        result = run(*folder, "--metrics", "lr", "--group_by", "teleport", "optimizer")
+        assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_options_may_be_spelled_with_underscores(out: Path) -> None:
     result = run(
         out, "--group_by", "teleport", "--boxplot", "--box_epochs", "0,3", "--out_dir", out / "a",
@@ -71,6 +117,15 @@ def test_options_may_be_spelled_with_underscores(out: Path) -> None:
 def test_naming_box_epochs_asks_for_boxes(out: Path) -> None:
     run(out, "--box-epochs", "1", "--metrics", "val_accuracy")
     assert "digits-mlp-val_accuracy-boxes.png" in drawn(out / "plots")
+
+
+def test_a_legend_is_placed_as_in_the_published_command(out: Path) -> None:
+    default = run(out, "--out_dir", out / "a")
+    placed = run(out, "--legend_pos", "lower right", "--band", "minmax", "--out_dir", out / "b")
+    assert (placed.exit_code, placed.stderr) == (0, "")
+    assert len(placed.stdout.splitlines()) == len(default.stdout.splitlines()) == 4
+    for name in drawn(out / "a"):
+        assert (out / "a" / name).read_bytes() != (out / "b" / name).read_bytes()
 
 
 def test_no_boxes_unless_asked(out: Path) -> None:
@@ -102,6 +157,11 @@ def test_warnings_go_to_stderr_and_the_picture_is_drawn(out: Path) -> None:
         (["--box-epochs", "-1"], "-1 is not in the range"),
         (["--metrics", ","], "expected one or more values"),
         (["--format", "gif"], "'gif' is not one of 'png', 'pdf', 'svg'"),
+        (["--band", "minimax"], "'minimax' is not one of 'std', 'minmax', 'none'"),
+        (
+            ["--legend_pos", "uper left"],
+            "unknown place of the legend 'uper left', did you mean 'upper left'?",
+        ),
         (["--experiment-dir", "elsewhere"], "two folders of results"),
         (["--nonsense"], "No such option"),
     ],
@@ -178,6 +238,9 @@ def command() -> click.Command:
         ([], "() None"),
         (["--words", "a,b", "--words", "c"], "('a', 'b', 'c') None"),
         (["--old_words", "a", "--out_root_dir", "x_y"], "('a',) x_y"),
+        (["--words", "a", "b,c", "--out", "x", "--old_words", "d", "e"], "('a', 'b', 'c', 'd', 'e') x"),
+        (["--words", "a,", "b/c", "--out", "-x"], "('a', 'b/c') -x"),
+        (["--words=a", "--words", "-b"], "('a', '-b') None"),
         (["--out-root-dir=x"], "() x"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from support.training_jobs import small_job
 from nteleport.cli.app import nteleport
 from nteleport.cli.progress import Lines, progress_on
 from nteleport.jobs.events import EpochFinished, JobEnded, JobStarted, Resumed, RunStarted, Warned
+from nteleport.jobs.options import RunOptions
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import MetricRow
 
@@ -44,6 +46,43 @@ def write(folder: Path, **changes: Any) -> Path:
 def train(config: Path, out: Path, *options: str) -> Result:
     arguments = ["train", str(config), "--out", str(out), "--device", "cpu", *options]
     return CliRunner().invoke(nteleport, arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--tracker", "comet"], ("comet",)),
+        (["--enable_comet"], ("comet",)),
+        (["--enable-comet", "--tracker", "mlflow", "comet"], ("mlflow", "comet")),
+        ([], ()),
+    ],
+)
+def test_the_published_switch_of_comet_is_the_tracker_comet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: tuple[str, ...]
+) -> None:
+    seen: list[RunOptions] = []
+
+    def record(jobs: object, out: object, run_options: RunOptions, again: object) -> int:
+        seen.append(run_options)
+        return 0
+
+    monkeypatch.setattr("nteleport.cli.train._run", record)
+    assert train(write(tmp_path), tmp_path / "out", *options).exit_code == 0
+    assert seen[0].trackers == expected
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (["--only", "failed", "pending", "{config}"], "4 jobs: 4 pending"),
+        (["--devices", "0", "1", "{config}"], "4 jobs: 4 pending"),
+        (["--only", "failed", "none.yml"], "'none.yml' does not exist"),
+    ],
+)
+def test_the_configuration_may_follow_a_list(tmp_path: Path, order: list[str], message: str) -> None:
+    words = [word.format(config=write(tmp_path)) for word in order]
+    result = CliRunner().invoke(nteleport, ["train", "--out", str(tmp_path / "out"), "--dry-run", *words])
+    assert re.search(message, result.output), result.output
 
 
 def test_every_job_of_the_matrix_is_trained_and_the_summary_says_what_is_next(tmp_path: Path) -> None:

@@ -275,6 +275,23 @@ def test_a_network_without_parameters_is_a_model() -> None:
     assert torch.equal(model(-torch.ones(2, 3)), torch.zeros(2, 3))
 
 
+def test_a_random_teleportation_is_drawn_around_its_center() -> None:
+    network = nn.Sequential(nn.Linear(4, 400), nn.ReLU(), nn.Linear(400, 3)).double()
+    x = torch.ones(2, 4, dtype=torch.float64)
+    expected = network(x)
+    model = TeleportableModel(network, x)
+    model.random_teleport(0.5, "centered", center=3.0, generator=torch.Generator().manual_seed(0))
+    assert 2.5 <= model.cob.min() < 2.6
+    assert 3.4 < model.cob.max() <= 3.5
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_a_center_within_the_range_of_zero_is_refused() -> None:
+    model = TeleportableModel(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.ones(1, 4))
+    with pytest.raises(TeleportationError, match="centered"):
+        model.random_teleport(0.5, "centered", center=0.25)
+
+
 class TestKeywords:
     def test_a_model_of_keyword_arguments(self) -> None:
         network = perceptron(lambda n, x: n.o(n.b(n.a(x))))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.transforms import Bbox
 from support.drawn_results import PAIR, boxes, curves, legend_texts, lines_of
 from support.synthetic_results import (
     BASELINE,
@@ -184,6 +185,36 @@ def test_everything_is_inside_the_picture_and_off_the_data(
         assert box.y1 <= figure.bbox.y1
     for first, second in itertools.combinations([axes, *extents], 2):
         assert not first.overlaps(second)
+
+
+def _corner(box: Bbox, axes: Bbox) -> tuple[str, str]:
+    """Where the middle of a box is in its axes, in words."""
+    x, y = ((box.x0 + box.x1) / 2 - axes.x0) / axes.width, ((box.y0 + box.y1) / 2 - axes.y0) / axes.height
+    return ("lower" if y < 0.4 else "upper" if y > 0.6 else "center"), ("left" if x < 0.5 else "right")
+
+
+@pytest.mark.parametrize("settings", [1, 2, 20])
+@pytest.mark.parametrize("place", ["lower right", "upper left", "best"])
+@pytest.mark.parametrize("kind", ["curves", "boxes"])
+def test_a_placed_legend_is_whole_and_inside_the_axes(
+    tmp_path: Path, settings: int, place: str, kind: str
+) -> None:
+    optimizers = [sgd(lr=(each + 1) / 1000, momentum=0.9 + each / 1000) for each in range(settings)]
+    write_jobs(tmp_path, matrix(optimizers=optimizers, runs=1, epochs=3))
+    figure = curves(tmp_path, legend=place) if kind == "curves" else boxes(tmp_path, [0, 1], legend=place)
+    below = curves(tmp_path) if kind == "curves" else boxes(tmp_path, [0, 1])
+    with paper_style():
+        figure.canvas.draw()
+        renderer = figure.canvas.get_renderer()
+        axes = figure.axes[0].get_window_extent(renderer)
+        legend = figure.axes[0].get_legend()
+        box = legend.get_window_extent(renderer)
+    assert not figure.legends
+    assert [text.get_text().replace("\n", " ") for text in legend.get_texts()] == legend_texts(below)
+    assert axes.x0 <= box.x0 < box.x1 <= axes.x1
+    assert axes.y0 <= box.y0 < box.y1 <= axes.y1
+    if settings == 1 and place != "best":
+        assert " ".join(_corner(box, axes)) == place
 
 
 def test_letters_are_legible_in_a_column(pair: Path) -> None:

@@ -59,6 +59,18 @@ def test_the_table_beside_curves_is_what_they_show(pair: Path) -> None:
     assert set(table["n"]) == {5}
 
 
+def test_the_table_beside_curves_holds_what_the_band_shows(pair: Path) -> None:
+    for band, columns in (("std", ["std"]), ("minmax", ["min", "max"]), ("none", [])):
+        plot_results(pair, metrics=["val_accuracy"], group_by=["teleport"], band=band)
+        table = pd.read_csv(pair / "plots" / "digits-mlp-val_accuracy-curves.csv")
+        assert list(table.columns[table.columns.get_loc("mean") + 1 :]) == columns
+        if band == "minmax":
+            for mode, label in (("no_teleport", "no teleport"), ("random", "teleported")):
+                rows, runs = table[table["group"] == label], written(PAIR, mode)
+                assert rows["min"].tolist() == runs.min(axis=0).tolist()
+                assert rows["max"].tolist() == runs.max(axis=0).tolist()
+
+
 def test_the_table_beside_boxes_is_what_they_show(pair: Path) -> None:
     plot_results(pair, metrics=["val_accuracy"], group_by=["teleport"], boxplot=True, box_epochs=[3, 8])
     table = pd.read_csv(pair / "plots" / "digits-mlp-val_accuracy-boxes.csv")
@@ -140,8 +152,10 @@ def test_an_epoch_that_one_picture_lacks_is_a_warning(tmp_path: Path) -> None:
         ({"boxplot": True, "box_epochs": [10]}, "no epoch 10 .* epochs 0 to 9"),
         ({"boxplot": True, "box_epochs": [-1]}, "no epoch -1"),
         ({"fmt": "gif"}, "unknown format 'gif'"),
+        ({"band": "minmaxx"}, "unknown band 'minmaxx', did you mean 'minmax'"),
+        ({"legend_pos": "lower rigth"}, "unknown place .* 'lower rigth', did you mean 'lower right'.*best"),
     ],
-    ids=["metric", "group", "epoch", "negative", "format"],
+    ids=["metric", "group", "epoch", "negative", "format", "band", "legend"],
 )
 def test_a_wrong_name_is_an_error_and_nothing_is_written(
     pair: Path, options: dict[str, object], message: str

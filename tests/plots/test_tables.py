@@ -52,6 +52,31 @@ def test_bands_are_one_sample_standard_deviation_wide(pair: Path) -> None:
             assert at_epoch.max() == pytest.approx(mean + std, rel=1e-12)
 
 
+def test_bands_of_the_extremes_span_the_runs(pair: Path) -> None:
+    figure = curves(pair, band="minmax")
+    bands = [each for each in figure.axes[0].collections if isinstance(each, PolyCollection)]
+    for band, mode in zip(bands, ["no_teleport", "random"], strict=True):
+        corners = band.get_paths()[0].vertices
+        for epoch in range(EPOCHS):
+            runs = sorted(written(PAIR, mode)[:, epoch])
+            at_epoch = corners[corners[:, 0] == epoch, 1]
+            assert (at_epoch.min(), at_epoch.max()) == (runs[0], runs[-1])
+    assert "band: min to max" in figure.texts[1].get_text()
+
+
+def test_curves_without_a_band_have_none(pair: Path) -> None:
+    figure = curves(pair, band="none")
+    assert not [path for each in figure.axes[0].collections for path in each.get_paths() if len(path)]
+    assert figure.texts[1].get_text() == "mean"
+    np.testing.assert_allclose(lines_of(figure, 0)[1], written(PAIR, "no_teleport").mean(axis=0), rtol=1e-13)
+
+
+def test_one_run_has_no_band(tmp_path: Path) -> None:
+    write_job(tmp_path, make_job(epochs=3))
+    for band in tables.BANDS:
+        assert curves(tmp_path, band=band).texts[1].get_text() == "mean"
+
+
 def test_boxes_are_quartiles_with_tukey_s_whiskers(pair: Path) -> None:
     results, panel = read_panel(pair)
     table = tables.box_table(tables.panel_values(results, panel, "val_accuracy"), [0, 4, 9])

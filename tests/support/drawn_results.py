@@ -30,15 +30,24 @@ def read_panel(out: Path, group_by: str = "teleport,optimizer") -> tuple[Results
     return results, panel
 
 
-def curves(out: Path, metric: str = "val_accuracy", group_by: str = "teleport,optimizer") -> Figure:
+def curves(
+    out: Path,
+    metric: str = "val_accuracy",
+    group_by: str = "teleport,optimizer",
+    band: str = "std",
+    legend: str | None = None,
+) -> Figure:
     results, panel = read_panel(out, group_by)
-    return draw_curves(tables.curve_table(tables.panel_values(results, panel, metric)), panel, metric)
+    table = tables.curve_table(tables.panel_values(results, panel, metric), band)
+    return draw_curves(table, panel, metric, legend=legend)
 
 
-def boxes(out: Path, epochs: Sequence[int], metric: str = "val_accuracy") -> Figure:
+def boxes(
+    out: Path, epochs: Sequence[int], metric: str = "val_accuracy", legend: str | None = None
+) -> Figure:
     results, panel = read_panel(out)
     table = tables.box_table(tables.panel_values(results, panel, metric), epochs)
-    return draw_boxes(table, panel, metric, epochs)
+    return draw_boxes(table, panel, metric, epochs, legend=legend)
 
 
 def written(jobs: Sequence[Job], mode: str, metric: str = "val_accuracy") -> np.ndarray:
