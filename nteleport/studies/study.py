@@ -50,6 +50,7 @@ STUDIES = (
     "interpolate",
     "landscape",
     "branches",
+    "sharpness",
 )
 """The names of all studies. Each has a package of its name, `-` as `_`, that defines `STUDY`."""
 
