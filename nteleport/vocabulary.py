@@ -133,7 +133,10 @@ def sampling_problem(sampling: str, cob_range: float, center: float = 1.0) -> st
     """
     if sampling not in SAMPLINGS:
         names = ", ".join(SAMPLINGS)
-        return f"unknown sampling {sampling!r}, expected one of {names}{nearest(sampling, SAMPLINGS)}"
+        return f"unknown sampling {sampling!r}, expected one of {names}{nearest(str(sampling), SAMPLINGS)}"
+    for number in (cob_range, center):
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            return f"cob_range and center are numbers, got {number!r}"
     if not (math.isfinite(cob_range) and math.isfinite(center)):
         return f"cob_range {cob_range:g} with center {center:g}: expected finite numbers"
     expected = {

@@ -12,9 +12,9 @@ from functools import reduce
 from operator import mul
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nteleport.core.quiver import Quiver, factor_scales
+from nteleport.core.quiver import Quiver, check_form, factor_scales
 from nteleport.errors import TeleportationError
 
 
@@ -25,15 +25,9 @@ def check_cob(quiver: Quiver, cob: Tensor, dtype: torch.dtype | None = None) -> 
     if ``dtype`` is None. This reads the values, and thus waits for the device: it is meant for entry points,
     not for hot loops.
     """
-    if not isinstance(cob, Tensor) or cob.is_complex():
-        kind = cob.dtype if isinstance(cob, Tensor) else type(cob).__name__
-        raise TeleportationError(
-            f"a change of basis is a tensor of {quiver.cob_size} real numbers, got {kind}"
-        )
-    if cob.shape != (quiver.cob_size,):
-        raise TeleportationError(
-            f"a change of basis for this network has shape ({quiver.cob_size},), got {tuple(cob.shape)}"
-        )
+    check_form(quiver, cob)
+    if cob.is_meta:
+        raise TeleportationError("a change of basis on the device 'meta' has no values to teleport by")
     used = cob if dtype is None else cob.to(dtype)
     usable = _in_range(used) & _in_range(used.reciprocal())
     if not bool(usable.all()):
@@ -117,12 +111,17 @@ def _range(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).max if dtype.is_floating_point or dtype.is_complex else torch.inf
 
 
-def check_network(quiver: Quiver, parameters: Mapping[str, Tensor]) -> None:
-    """Raise :class:`TeleportationError` unless the quiver knows all these parameters, by name and shape.
+def check_network(network: nn.Module, quiver: Quiver, parameters: Mapping[str, Tensor] | None = None) -> None:
+    """Raise :class:`TeleportationError` unless the quiver knows these parameters of a network, by name and
+    shape; all of them if None.
 
     A quiver without entries moves nothing, so it fits any network: baselines are trained with one.
     """
-    for name, parameter in parameters.items() if quiver.cob_size else ():
+    for value, kind in ((network, nn.Module), (quiver, Quiver)):
+        if not isinstance(value, kind):
+            raise TeleportationError(f"expected a {kind.__name__}, got {type(value).__name__}")
+    named = dict(network.named_parameters()) if parameters is None else parameters
+    for name, parameter in named.items() if quiver.cob_size else ():
         known = quiver.parameters.get(name)
         if known is None or known.shape != parameter.shape:
             found = "none of that name" if known is None else f"{tuple(known.shape)}"

@@ -27,7 +27,7 @@ def sample_cob(
     c+r].
 
     Args:
-        size: number of entries.
+        size: number of entries; at least 0.
         cob_range: ``r``; at most 1 for ``intra_landscape``, in (0, ``center``] for ``centered``.
         sampling: one of the names above.
         center: ``c`` of ``centered``.
@@ -37,11 +37,20 @@ def sample_cob(
         float32 tensor of shape ``(size,)`` on the CPU, all ``|τ| ≥ 1e-6``.
 
     Raises:
-        TeleportationError: unknown ``sampling``, or one that forbids ``cob_range``.
+        TeleportationError: unknown ``sampling``, or one that forbids ``cob_range``; a ``size`` that is not a
+            whole number of at least 0; numbers beyond float32; a ``generator`` that is not one of the CPU.
     """
     problem = sampling_problem(sampling, cob_range, center)
     if problem:
         raise TeleportationError(problem)
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 2**48:
+        raise TeleportationError(f"size is the number of entries, a whole number of at least 0; got {size!r}")
+    if cob_range + abs(center) > torch.finfo(torch.float32).max:
+        raise TeleportationError(f"cob_range {cob_range:g} gives entries beyond float32")
+    if generator is not None and not (
+        isinstance(generator, torch.Generator) and generator.device.type == "cpu"
+    ):
+        raise TeleportationError(f"expected a torch.Generator on the CPU or None, got {generator!r}")
     uniform = torch.rand(size, generator=generator)
     if sampling == "positive":
         cob = cob_range * uniform

@@ -28,6 +28,7 @@ from nteleport.core.network_graph import canonical_names, trace_functional, unsc
 from nteleport.core.parameter_views import ParameterView
 from nteleport.core.quiver import ParameterScaling, Quiver, scales
 from nteleport.core.walk import Flow, FreshLabels, Labels, Propagation, operator_name
+from nteleport.errors import TeleportationError
 
 _aten = torch.ops.aten
 
@@ -46,6 +47,8 @@ def materialize(model: TeleportableModel) -> GraphModule:
         AnalysisError: the network cannot be traced in its current mode.
         TeleportationError: the CoB of the model was replaced by one that is not usable.
     """
+    if not isinstance(model, TeleportableModel):
+        raise TeleportationError(f"expected a TeleportableModel, got {type(model).__name__}")
     network, quiver = model.network, model.quiver
     cob = checked_cob(quiver, model.cob, model.cob, dict(network.named_parameters()))
     names = canonical_names(network)

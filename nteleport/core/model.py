@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from nteleport.core.analysis import analyze
-from nteleport.core.checks import check_move, checked_cob
+from nteleport.core.checks import check_move, check_network, checked_cob
 from nteleport.core.cob import sample_cob
 from nteleport.core.plain_weights import read_as_replaced_in_backward, replaced
 from nteleport.core.quiver import Quiver, cob_dtype, factor_scales, teleported
@@ -45,6 +45,7 @@ class TeleportableModel(nn.Module):
 
     Raises:
         AnalysisError: the network cannot be traced.
+        TeleportationError: not a network, or the quiver of another one.
     """
 
     cob: Tensor
@@ -53,9 +54,12 @@ class TeleportableModel(nn.Module):
         self, network: nn.Module, example_inputs: ExampleInputs, quiver: Quiver | None = None
     ) -> None:
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TeleportationError(f"expected a torch.nn.Module, got {type(network).__name__}")
         self.network = network
         self.example_inputs, self.example_kwargs = as_call(example_inputs)
-        self._quiver = quiver or analyze(network, example_inputs)
+        self._quiver = analyze(network, example_inputs) if quiver is None else quiver
+        check_network(network, self._quiver)
         self.register_buffer("cob", self._identity())
 
     @property
@@ -159,19 +163,30 @@ class TeleportableModel(nn.Module):
         """Set all teleported parameters from a vector as :meth:`weight_vector` returns it.
 
         Raises:
-            TeleportationError: wrong length.
+            TeleportationError: not a tensor of this length, or of numbers that the parameters cannot hold:
+                integers, or complex numbers for real parameters. Real numbers are rounded to the dtype of
+                each parameter.
         """
         parameters = list(self.network.parameters())
-        expected = sum(p.numel() for p in parameters)
-        if vector.shape != (expected,):
-            raise TeleportationError(
-                f"the weights of this network have shape ({expected},), got {tuple(vector.shape)}"
-            )
+        self._check_weight_vector(vector)
         with torch.no_grad():
             for parameter, piece in zip(
                 parameters, vector.split([p.numel() for p in parameters]), strict=True
             ):
                 parameter.copy_(piece.view_as(parameter))
+
+    def _check_weight_vector(self, vector: Tensor) -> None:
+        parameters = list(self.network.parameters())
+        expected = sum(p.numel() for p in parameters)
+        found = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
+        if found != (expected,):
+            raise TeleportationError(f"the weights of this network have shape ({expected},), got {found}")
+        real = any(not p.is_complex() for p in parameters)
+        if vector.is_meta or not (vector.is_floating_point() or (vector.is_complex() and not real)):
+            raise TeleportationError(
+                f"the weights of this network are {parameters[0].dtype} on {parameters[0].device}, got "
+                f"{vector.dtype} on {vector.device}"
+            )
 
     def position(self) -> tuple[Tensor, Tensor]:
         """The position in weight space: the vector of teleported weights and a copy of the CoB."""
@@ -186,7 +201,7 @@ class TeleportableModel(nn.Module):
                 is set.
         """
         usable = self._checked(cob)
-        self.load_weight_vector(weights)
+        self.load_weight_vector(weights)  # checks them before it sets any
         self.cob = usable.clone()
 
     def gradient_vector(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
@@ -200,11 +215,17 @@ class TeleportableModel(nn.Module):
         Returns:
             A vector like :meth:`weight_vector`; zero where a parameter is frozen or unused. ``.grad`` is left
             unchanged.
+
+        Raises:
+            TeleportationError: ``loss_fn`` returned anything but one number.
         """
         parameters = list(self.network.parameters())
         trained = [p for p in parameters if p.requires_grad]
         args, kwargs = as_call(x if isinstance(x, (tuple, Mapping)) else (x,))
         loss = loss_fn(self(*args, **kwargs), y)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise TeleportationError(f"a loss is a tensor of one number, got {got}")
         found = dict(zip(trained, torch.autograd.grad(loss, trained, allow_unused=True), strict=True))
         gradients = [torch.zeros_like(p) if found.get(p) is None else found[p] for p in parameters]
         return parameters_to_vector(gradients)

@@ -16,7 +16,7 @@ from torch.optim import SGD, Optimizer
 
 from nteleport.core.checks import check_move, check_network, checked_cob
 from nteleport.core.coordinates import Coordinates, PlainCoordinates, TeleportedCoordinates
-from nteleport.core.optimizer_state import check_transportable
+from nteleport.core.optimizer_state import check_state, check_transportable
 from nteleport.core.quiver import (
     Quiver,
     cob_dtype,
@@ -49,15 +49,21 @@ class TeleportedOptimizer:
             ``foreach``, ``capturable`` or ``differentiable`` is given.
 
     Raises:
-        TeleportationError: the quiver belongs to another network, or no parameter requires a gradient.
+        TeleportationError: the quiver belongs to another network, no parameter requires a gradient, or
+            ``optimizer_class`` is none.
     """
 
     def __init__(
         self, network: nn.Module, quiver: Quiver, optimizer_class: type[Optimizer], **hyper_parameters: Any
     ) -> None:
+        check_network(network, quiver, {})
+        if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
+            raise TeleportationError(
+                f"expected a class of torch.optim, as torch.optim.SGD; got {optimizer_class!r}"
+            )
         self.network, self.quiver = network, quiver
         self._parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        check_network(quiver, self._parameters)
+        check_network(network, quiver, self._parameters)
         if not self._parameters:
             raise TeleportationError(f"no parameter of {type(network).__name__} requires a gradient")
         first, dtype = next(iter(self._parameters.values())), cob_dtype(network.parameters())
@@ -169,6 +175,7 @@ class TeleportedOptimizer:
 
     def teleported_weights(self) -> dict[str, Tensor]:
         """The weights ``θ'`` of every trained parameter; do not write to them."""
+        self._watch.check_kept()
         self._take_over_writes()
         return self._coordinates.own_weights() or self._teleported(self._parameters)
 
@@ -191,9 +198,11 @@ class TeleportedOptimizer:
         """Restore what :meth:`state_dict` returned.
 
         Raises:
-            TeleportationError: the CoB does not fit this network. In that case nothing is changed.
+            TeleportationError: it does not fit this network or this optimizer. In that case nothing is
+                changed.
         """
         self._watch.check_kept()
+        check_state(state, self._coordinates.trained, self.optimizer)
         self._set_cob(self._checked(state["cob"]))
         self.reload_weights()
         self.optimizer.load_state_dict(state["optimizer"])

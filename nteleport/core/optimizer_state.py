@@ -9,6 +9,7 @@ a mean of squared gradients by ``1 / r²``, a step size in weight units by ``|r|
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,6 +76,32 @@ def check_transportable(optimizer: Optimizer) -> None:
             f"the state of {name} cannot be transported; use optimizer_state 'reset' or 'keep' "
             f"(transport is known for {', '.join(sorted(_FACTORS))})"
         )
+
+
+def check_state(state: Any, trained: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+    """Raise :class:`TeleportationError` unless ``state`` is one that an optimizer like this one saved.
+
+    Args:
+        state: to be loaded into ``TeleportedOptimizer``.
+        trained: the tensors that it trains, by name.
+        optimizer: the torch optimizer inside.
+    """
+    keys = ("cob", "optimizer", "teleported_weights")
+    if not isinstance(state, Mapping) or any(key not in state for key in keys):
+        found = ", ".join(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+        raise TeleportationError(f"a saved state has the keys {', '.join(keys)}; got {found or 'none'}")
+    groups = state["optimizer"].get("param_groups") if isinstance(state["optimizer"], Mapping) else None
+    expected = [len(group["params"]) for group in optimizer.param_groups]
+    if not isinstance(groups, list) or [len(group["params"]) for group in groups] != expected:
+        raise TeleportationError(
+            f"the saved state of {type(optimizer).__name__} is not of groups of {expected} parameters"
+        )
+    for name, weights in state["teleported_weights"].items():
+        if name not in trained or trained[name].shape != weights.shape:
+            known = f"shape {tuple(trained[name].shape)}" if name in trained else "none of that name"
+            raise TeleportationError(
+                f"the saved state has weights {name} of shape {tuple(weights.shape)}, the network {known}"
+            )
 
 
 @torch.no_grad()

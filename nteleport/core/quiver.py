@@ -22,6 +22,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from nteleport.errors import TeleportationError
+
 Status = Literal["teleported", "tied", "untouched"]
 
 
@@ -117,6 +119,27 @@ def cob_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
     return reduce(torch.promote_types, dtypes, torch.float32)
 
 
+def check_form(quiver: Quiver, cob: object) -> None:
+    """Raise :class:`TeleportationError` unless ``cob`` is a tensor of the shape of a CoB, and of numbers.
+
+    Reads no value.
+    """
+    if not isinstance(cob, Tensor):
+        found = f"an object of type {type(cob).__name__}"
+    elif cob.is_complex() or cob.dtype == torch.bool or cob.is_quantized:
+        found = f"a tensor of dtype {cob.dtype}"
+    elif cob.layout != torch.strided:
+        found = f"a tensor of layout {cob.layout}"
+    elif cob.shape != (quiver.cob_size,):
+        found = f"shape {tuple(cob.shape)}"
+    else:
+        return
+    raise TeleportationError(
+        f"a change of basis for this network is a dense tensor of real numbers of shape "
+        f"({quiver.cob_size},), got {found}"
+    )
+
+
 def factor_scales(
     quiver: Quiver, cob: Tensor, names: Iterable[str] | None = None
 ) -> dict[str, tuple[Tensor, ...]]:
@@ -126,6 +149,7 @@ def factor_scales(
     for grouped convolutions), so they need almost no memory. ``names`` restricts the result to these
     parameters.
     """
+    check_form(quiver, cob)
     extended = torch.cat([cob.new_ones(1), cob])
     powers = {1: extended, -1: extended.reciprocal()}
     return {
@@ -150,6 +174,9 @@ def scales(
     Returns:
         For each parameter name a tensor with the dtype and device of ``cob``. Constant axes share memory
         (they are expanded views): copy before writing.
+
+    Raises:
+        TeleportationError: not a tensor of real numbers of the shape of a CoB.
     """
     names = list(quiver.parameters if names is None else names)
     reached = {name: reduce(mul, factors) for name, factors in factor_scales(quiver, cob, names).items()}
@@ -174,9 +201,18 @@ def teleported(
 
     Returns:
         Tensors of the shape of each parameter, in the wider of its dtype and the CoB's.
+
+    Raises:
+        TeleportationError: a CoB of another shape, or on another device than a parameter that it scales.
     """
     known = [name for name in parameters if name in quiver.parameters]
     found = scales(quiver, cob, expand=False, names=known)
+    for name in found:
+        if parameters[name].device != cob.device:
+            raise TeleportationError(
+                f"parameter {name} is on {parameters[name].device} and the change of basis on {cob.device}: "
+                "move them to one device"
+            )
     return {name: p * _power(found[name], power) if name in found else p for name, p in parameters.items()}
 
 

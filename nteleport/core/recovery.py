@@ -58,10 +58,12 @@ def solve_cob(
     Raises:
         TeleportationError: an unknown method, weights of the wrong shape, or weights that are not finite.
     """
+    if not isinstance(model, TeleportableModel):
+        raise TeleportationError(f"expected a TeleportableModel, got {type(model).__name__}")
     if method not in RECOVERY_METHODS:
         known = " or ".join(RECOVERY_METHODS)
         raise TeleportationError(
-            f"unknown method {method!r}: expected {known}{nearest(method, RECOVERY_METHODS)}"
+            f"unknown method {method!r}: expected {known}{nearest(str(method), RECOVERY_METHODS)}"
         )
     target = named_weights(model, target_weights)
     distance = distance_to(model.quiver, plain_weights(model), target)
@@ -83,6 +85,10 @@ def named_weights(model: TeleportableModel, weights: Tensor | Weights) -> dict[s
         TeleportationError: they do not fit the parameters of ``model``, or are not finite.
     """
     parameters = dict(model.network.named_parameters())
+    if not isinstance(weights, (Tensor, Mapping)):
+        raise TeleportationError(
+            f"weights are a vector or tensors by name, got an object of type {type(weights).__name__}"
+        )
     if isinstance(weights, Tensor):
         expected = sum(p.numel() for p in parameters.values())
         if weights.shape != (expected,):
