@@ -20,7 +20,10 @@ class SharpnessSettings(StudySettings):
     probes: int = option(32, whole_number(2), "Random vectors of each estimate of a trace.", metavar="N")
     eigenvalues: int = option(3, whole_number(0), "How many of the largest eigenvalues; 0 for none.")
     steps: int = option(
-        60, whole_number(1), "Lanczos steps at most; each keeps a vector as large as the weights.", metavar="N"
+        60,
+        whole_number(1),
+        "Lanczos steps at most; each keeps a vector as large as the weights.",
+        metavar="N",
     )
     tolerance: float = option(
         1e-3, number("above 0", lambda t: t > 0),
