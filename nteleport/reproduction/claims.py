@@ -103,6 +103,7 @@ def _pseudo(runs: int | None, files: tuple[str, ...]) -> tuple[TrainingClaim, ..
 
 
 _SGD = {"cls": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+_FIG11 = {"models": ["mlp"], "histogram": "network"}
 _SMALL_MLP = {"cls": "mlp", "hidden_layers": [128]}
 
 CPU: tuple[Claim, ...] = (
@@ -127,7 +128,7 @@ CPU: tuple[Claim, ...] = (
     ),
     *_trainings(5, {8: ("other_activations",), 9: ("initializers",)}),
     *_pseudo(5, ("pseudo_teleport.yml",)),
-    StudyClaim("fig11", 11, _WIDER, "weights", "wider", {"models": ["mlp"], "datasets": ["digits"]}, 5),
+    StudyClaim("fig11", 11, _WIDER, "weights", "wider", {**_FIG11, "datasets": ["digits"]}, 5),
 )  # fmt: skip
 
 PAPER: tuple[Claim, ...] = (
@@ -151,7 +152,7 @@ PAPER: tuple[Claim, ...] = (
     ),
     *_trainings(None, {8: ("other_activations",), 9: ("initializers", "initializers_mlp")}),
     *_pseudo(None, ("pseudo_teleport.yml", "sgd_vs_teleport.yml")),
-    StudyClaim("fig11", 11, _WIDER, "weights", "wider", {"models": ["mlp"], "datasets": ["cifar10"]}, 5),
+    StudyClaim("fig11", 11, _WIDER, "weights", "wider", {**_FIG11, "datasets": ["cifar10"]}, 5),
 )  # fmt: skip
 
 

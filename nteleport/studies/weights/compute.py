@@ -72,7 +72,8 @@ def _three(subject: Subject, settings: WeightsSettings) -> dict[str, Weights]:
     by_parameter = {f"{layer}.weight": weight for layer, weight in before.items()}
     after = dict(zip(before, teleported(by_parameter, subject.quiver, cob).values(), strict=True))
     redrawn = copy.deepcopy(subject.network)
-    redraw_same_distribution(redrawn, scale, generator_for("study", settings.seed, "weights redrawn"))
+    draws = generator_for("study", settings.seed, "weights redrawn")
+    redraw_same_distribution(redrawn, scale, draws, settings.histogram)
     return {BEFORE: before, AFTER: after, REDRAWN: _layer_weights(redrawn)}
 
 
