@@ -21,7 +21,7 @@ from nteleport.errors import JobError
 from nteleport.jobs.events import Event, JobEnded, Report
 from nteleport.jobs.lease import leased
 from nteleport.jobs.options import RunOptions
-from nteleport.runner.attempt import record_failure
+from nteleport.runner.attempt import known_outcome, record_failure
 from nteleport.runner.messages import Busy, Ready, Refused, Stop
 from nteleport.runner.places import Place
 from nteleport.runner.queue import Ticket
@@ -129,6 +129,9 @@ class Slot:
         with contextlib.suppress(OSError), leased(ticket.paths) as lease:  # the lease of the dead worker
             if lease is None:
                 return None
+            ended = known_outcome(ticket, redo=False)
+            if ended is not None and ended.state != "failed" and ticket.ended_since:
+                return replace(ended, skipped=False)  # it died after it had written the result
             record_failure(outcome, self._clock)
         return outcome
 

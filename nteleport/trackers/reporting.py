@@ -7,12 +7,14 @@ an unreachable network.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nteleport.errors import ResultsError
 from nteleport.jobs.events import EpochFinished, Event, JobEnded, JobStarted, Report, Resumed, Warned
 from nteleport.jobs.job import Job
 from nteleport.jobs.paths import JobPaths
@@ -82,7 +84,10 @@ class Tracking:
     def _finish(self, end: JobEnded) -> None:
         if not self._started:
             self._start(end.job, ())
-        summary = summary_of(read_result(end.paths)) if end.state != "stopped" else {}
+        summary: Mapping[str, float] = {}
+        if end.state != "stopped":
+            with contextlib.suppress(ResultsError):  # unreadable right after it was written
+                summary = summary_of(read_result(end.paths))
         for name, tracker in list(self._active.items()):
             self._guarded(name, tracker.finish, end.state, summary)
             if name in self._active:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from nteleport.jobs.lease import read_lease
 from nteleport.jobs.owner import Owner
 from nteleport.jobs.paths import JobPaths
 from nteleport.runner.places import Place
+from nteleport.runner.queue import Ticket
 from nteleport.runner.run import run_in_slots
+from nteleport.runner.slot import Slot
 from nteleport.schema.yaml_source import to_yaml
 
 needs_proc = pytest.mark.skipif(
@@ -218,3 +221,25 @@ def test_no_worker_outlives_its_command(
         assert "2 jobs: 2 stopped" in out
     if len(signals) == 1:  # they had the time to give their claims back
         assert workers(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(("state", "expected"), [("finished", "finished"), (None, "failed")])
+def test_a_worker_that_dies_after_it_has_written_the_result_has_ended_the_job(
+    tmp_path: Path, state: str | None, expected: str
+) -> None:
+    slot = Slot(Place("cpu", THREADS), tmp_path, run_options(tmp_path), ignore, STANDING_CLOCK)
+    slot.ticket, slot.ready = Ticket.issue(PLAIN, tmp_path), True
+    slot.connection, theirs = Pipe()
+    slot._process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    slot._process.wait()
+    theirs.close()
+    paths = slot.ticket.paths
+    paths.directory.mkdir()
+    if state is not None:
+        paths.result.write_text(json.dumps({"state": state, "digest": PLAIN.digest}))
+
+    outcome = slot.hear()
+
+    assert outcome is not None
+    assert (outcome.state, outcome.skipped) == (expected, False)
+    assert json.loads(paths.result.read_text())["state"] == expected
