@@ -49,7 +49,7 @@ def read_teleportations(
             found.append(Teleportation())
             if entry.value not in (None, {}):
                 problems.add(entry.mark, f"no_teleport: {entry.described()}, expected nothing")
-        elif key == "teleport":
+        elif key == "teleport" or key.startswith("teleport_"):  # blocks of their own, as published
             found.extend(_read_teleport(entry, training, problems))
         else:
             unknown_key(key, entry, ("no_teleport", "teleport"), problems, "teleportations")

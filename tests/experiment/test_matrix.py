@@ -273,3 +273,12 @@ def test_what_is_too_large_is_one_short_error(
         load_experiment(a_matrix(tmp_path, more), overrides=overrides)
     assert message in str(caught.value)
     assert len(str(caught.value)) < 12_000
+
+
+def test_further_blocks_of_teleportations_join_the_matrix(tmp_path: Path) -> None:
+    blocks = "teleport: {mode: random}, teleport_late: {mode: pseudo, every_n_epochs: 5}"
+    experiment = load_experiment(a_matrix(tmp_path, f"teleportations: {{no_teleport: , {blocks}}}"))
+    modes = [(each.mode, each.every_n_epochs) for each in experiment.teleportations]
+    assert modes == [("no_teleport", 1), ("random", 1), ("pseudo", 5)]
+    with pytest.raises(ExperimentError, match="unknown key 'no_telepot'.*did you mean 'no_teleport'"):
+        load_experiment(a_matrix(tmp_path, "teleportations: {no_telepot: }"))
