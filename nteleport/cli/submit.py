@@ -191,7 +191,7 @@ def _missing(jobs: Sequence[Job], out: Path, *, ask_queue: bool) -> tuple[list[J
     missing: list[Job] = []
     states: Counter[str] = Counter()
     for job in jobs:
-        state = job_state(JobPaths(out, job.name))
+        state = job_state(JobPaths(out, job.name), job)
         if state.is_over or (state is JobState.RUNNING and job.name not in queued):
             states[state] += 1
         elif job.name in queued:

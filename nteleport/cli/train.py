@@ -148,7 +148,7 @@ def _list_jobs(jobs: Sequence[Job], out: Path) -> None:
 
     states: Counter[str] = Counter()
     for job in jobs:
-        state = job_state(JobPaths(out, job.name))
+        state = job_state(JobPaths(out, job.name), job)
         states[state] += 1
         click.echo(f"{state:<10}  {job.name}")
     click.echo(f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}: {counted(states)}")

@@ -48,10 +48,14 @@ def locate(name: str, data_dir: Path | str) -> dict[str, Path] | None:
 
     Raises:
         UnknownNameError: no data set has this name.
+        DatasetError: the folder cannot be looked into.
     """
     info = dataset_info(name)
     for folder in _folders(info, Path(data_dir)):
-        found = {file: existing(folder / file) for file in info.files}
+        try:
+            found = {file: existing(folder / file) for file in info.files}
+        except OSError as error:  # such as a name that is too long
+            raise DatasetError(f"cannot look for {name} in {str(folder)[:200]}: {error.strerror}") from error
         if all(found.values()):
             return {file: path for file, path in found.items() if path is not None}
     return None

@@ -127,8 +127,16 @@ def check_folder(folder: Path, *, writable: bool = True) -> None:
     Raises:
         JobError: it is a file or lies below one, or writing is forbidden.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:  # such as a name that is too long
+        raise JobError(f"{_shortened(folder)}: {error.strerror}, expected a folder") from error
     if not existing.is_dir():
         raise JobError(f"{folder}: {existing} is a file, expected a folder")
     if writable and not os.access(existing, os.W_OK | os.X_OK):
         raise JobError(f"{folder}: {existing} cannot be written to, expected a writable folder")
+
+
+def _shortened(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:100]}…{text[-50:]}"

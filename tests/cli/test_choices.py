@@ -257,3 +257,11 @@ def test_lines_of_several_slots_share_a_count() -> None:
             report(JobEnded(job, JobPaths(Path("out"), job.name), "finished"))
 
     assert [line.split()[0] for line in stream.getvalue().splitlines()] == ["[1/2]", "[2/2]"]
+
+
+@pytest.mark.parametrize("option", ["--out", "--data-dir"])
+def test_a_name_that_is_too_long_is_one_short_error(option: str, config: Path) -> None:
+    result = train(config, option, "a" * 5000, "--set", "datasets=mnist")
+    assert result.exit_code == 2
+    assert "File name too long" in result.stderr
+    assert len(result.stderr) < 500

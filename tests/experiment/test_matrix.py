@@ -280,5 +280,5 @@ def test_further_blocks_of_teleportations_join_the_matrix(tmp_path: Path) -> Non
     experiment = load_experiment(a_matrix(tmp_path, f"teleportations: {{no_teleport: , {blocks}}}"))
     modes = [(each.mode, each.every_n_epochs) for each in experiment.teleportations]
     assert modes == [("no_teleport", 1), ("random", 1), ("pseudo", 5)]
-    with pytest.raises(ExperimentError, match="unknown key 'no_telepot'.*did you mean 'no_teleport'"):
+    with pytest.raises(ExperimentError, match=r"unknown key 'no_telepot'.*did you mean 'no_teleport'"):
         load_experiment(a_matrix(tmp_path, "teleportations: {no_telepot: }"))
