@@ -164,9 +164,11 @@ def read_rows(path: Path, problems: list[str], *, complete: bool) -> MetricRows:
     if not complete:
         text = text[: text.rfind("\n") + 1]
     header, *lines = text.replace("\r\n", "\n").split("\n")
-    if "epoch" not in header.split(","):
+    if {"epoch", "step"}.isdisjoint(header.split(",")):  # the published implementation writes steps
         if lines:
-            problems.append("metrics.csv has no column 'epoch'")
+            problems.append(
+                "metrics.csv has no column 'epoch' (nor 'step', as the published implementation writes)"
+            )
         return MetricRows()
     lines = [line for line in lines if line.strip()]
     commas = header.count(",")

@@ -1,9 +1,9 @@
 """Reading trained jobs back: every epoch of every job of an output folder, as tidy tables.
 
-A folder of results holds one folder per job (`nteleport.jobs.paths.JobPaths`). Nothing is assumed about the
-progress of a job: it may be running while it is read, killed in the middle of a line, diverged, failed or
-empty. Everything readable is read, and problems of a job are listed in its `JobResult.problems`. The rows of
-all jobs are parsed at once, so that thousands of jobs take seconds.
+A folder of results holds one folder per job (`nteleport.jobs.paths.JobPaths`), in it or in subfolders.
+Nothing is assumed about the progress of a job: it may be running while it is read, killed in the middle of a
+line, diverged, failed or empty. Everything readable is read, and problems of a job are listed in its
+`JobResult.problems`. The rows of all jobs are parsed at once, so that thousands of jobs take seconds.
 
     results = read_results("results/quickstart")
     results.jobs[0].hparams["optimizer.lr"], results.jobs[0].state
@@ -18,7 +18,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,9 @@ import pandas as pd
 import yaml
 
 from nteleport.errors import ResultsError
+from nteleport.jobs.folders import job_names
 from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.published import PlainLoader, epochs_of_steps, flattened, is_finished, is_published
 from nteleport.jobs.records import MetricRows, read_result, read_rows, read_text
 from nteleport.jobs.state import ENDED, JobState, recorded_state
 
@@ -45,15 +46,13 @@ __all__ = [
 
 Scalar = str | int | float | bool
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is installed
-
 
 @dataclass(frozen=True)
 class JobResult:
     """What the files of one job say.
 
     Attributes:
-        name: the name of the job's folder.
+        name: the path of the job's folder in the output folder.
         state: one of `ENDED`, or unfinished: it waits, runs, or was killed.
         hparams: hyper-parameters under dotted keys, without those that are null.
         epochs: how many epochs `metrics.csv` holds.
@@ -101,7 +100,7 @@ class Results:
 
 
 def read_results(out: str | Path) -> Results:
-    """Read every job of the folder `out`.
+    """Read every job of the folder `out` and its subfolders.
 
     Raises:
         ResultsError: `out` is not a folder, or holds no job.
@@ -110,11 +109,11 @@ def read_results(out: str | Path) -> Results:
     jobs: list[JobResult] = []
     rows: list[MetricRows] = []
     skipped: list[str] = []
-    for name in _job_names(directory):
+    for name in job_names(directory):
         paths = JobPaths(directory, name)
         hparams, problem = _read_hparams(paths.hparams)
         if not hparams:
-            skipped.append(f"{name}: {problem}")
+            skipped.append(f"{name}: {problem}{_of_published(paths)}")
             continue
         job, job_rows = _read_job(paths, hparams)
         jobs.append(job)
@@ -160,47 +159,32 @@ def jobs_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _job_names(directory: Path) -> list[str]:
-    """The folders in `directory` that hold one of a job's files."""
-    try:
-        with os.scandir(directory) as entries:
-            folders = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
-    except FileNotFoundError:
-        raise ResultsError(
-            f"no folder {directory}: expected the output folder of `nteleport train`"
-        ) from None
-    except NotADirectoryError:
-        raise ResultsError(
-            f"{directory} is a file: expected the output folder of `nteleport train`"
-        ) from None
-    except OSError as error:
-        raise ResultsError(f"cannot read {directory}: {error.strerror}") from error
-    return [name for name in folders if _is_job(JobPaths(directory, name))]
-
-
-def _is_job(paths: JobPaths) -> bool:
-    return any(os.path.exists(path) for path in (paths.hparams, paths.config, paths.metrics, paths.result))
-
-
-def _read_hparams(path: Path) -> tuple[dict[str, Scalar], str]:
+def _read_hparams(path: Path) -> tuple[dict[Any, Any], str]:
     """The hyper-parameters, or none and the reason."""
     text = read_text(path)
     if text is None:
         return {}, "no hparams.yml (yet)"
     try:
-        content = yaml.load(text, Loader=_Loader)  # a safe loader
+        content = yaml.load(text, Loader=PlainLoader)  # a safe loader
     except yaml.YAMLError:
         return {}, "hparams.yml is not YAML"
     if not isinstance(content, dict) or not content:
         return {}, "hparams.yml is not a mapping of names to values"
-    return {str(key): _scalar(value) for key, value in content.items() if value is not None}, ""
+    return content, ""
+
+
+def _of_published(paths: JobPaths) -> str:
+    """What to add about a job without hyper-parameters if its metrics are of the published implementation."""
+    if is_published(read_rows(paths.metrics, [], complete=True)):
+        return "; its metrics.csv is of the published implementation, which writes hparams.yml beside it"
+    return ""
 
 
 def _scalar(value: Any) -> Scalar:
     return value if isinstance(value, (str, int, float, bool)) else json.dumps(value, default=str)
 
 
-def _read_job(paths: JobPaths, hparams: Mapping[str, Scalar]) -> tuple[JobResult, MetricRows]:
+def _read_job(paths: JobPaths, hparams: Mapping[Any, Any]) -> tuple[JobResult, MetricRows]:
     problems: list[str] = []
     result = read_result(paths)
     state = recorded_state(result)
@@ -208,7 +192,12 @@ def _read_job(paths: JobPaths, hparams: Mapping[str, Scalar]) -> tuple[JobResult
         problems.append(f"result.json is damaged: expected a state, one of {', '.join(ENDED)}")
         result = {}
     rows = read_rows(paths.metrics, problems, complete=state is not None)
-    return JobResult(paths.name, state or JobState.UNFINISHED, hparams, 0, result, tuple(problems)), rows
+    if is_published(rows):
+        hparams = flattened(hparams)
+        if state is None and is_finished(rows):
+            state = JobState.FINISHED
+    scalars = {str(key): _scalar(value) for key, value in hparams.items() if value is not None}
+    return JobResult(paths.name, state or JobState.UNFINISHED, scalars, 0, result, tuple(problems)), rows
 
 
 def _with_epochs(job: JobResult, epochs: int) -> JobResult:
@@ -259,5 +248,7 @@ def _parse_alike(header: str, members: Sequence[int], rows: Sequence[MetricRows]
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(np.float64)
     lengths = [len(rows[position].lines) for position in members]
     frame["job"] = np.repeat(np.asarray(members, dtype=np.int64), lengths)
+    if "epoch" not in frame:
+        frame = epochs_of_steps(frame)
     numbered: pd.DataFrame = frame.loc[np.isfinite(frame["epoch"])]
     return numbered.astype({"epoch": np.int64})
