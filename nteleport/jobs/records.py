@@ -192,10 +192,16 @@ def read_rows(path: Path, problems: list[str], *, complete: bool) -> MetricRows:
     if not complete:
         text = text[: text.rfind("\n") + 1]
     header, *lines = text.replace("\r\n", "\n").split("\n")
+<<<<<<< HEAD
     names = [name.strip() for name in header.split(",")]
     if "epoch" not in header.split(","):
+=======
+    if {"epoch", "step"}.isdisjoint(header.split(",")):  # the published implementation writes steps
+>>>>>>> issue11-c
         if lines:
-            problems.append("metrics.csv has no column 'epoch'")
+            problems.append(
+                "metrics.csv has no column 'epoch' (nor 'step', as the published implementation writes)"
+            )
         return MetricRows()
     if len(set(names)) < len(names) or not header.isprintable():
         problems.append("metrics.csv has a damaged header: expected the names of columns, each once")

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import math
 import os
+=======
+>>>>>>> issue11-c
 import re
 import statistics
 from collections import Counter
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nteleport.errors import ResultsError
+from nteleport.jobs.folders import job_names
 from nteleport.jobs.job import Job
 from nteleport.jobs.lease import Lease, read_lease
 from nteleport.jobs.paths import JobPaths, folders_in, holds_a_job, printable
@@ -66,7 +70,7 @@ class JobStatus:
     """The status of one job.
 
     Attributes:
-        job: the name of its folder.
+        job: the path of its folder in the output folder.
         state: its state.
         epochs: how many are completed.
         of_epochs: how many are planned; None if its files do not say.
@@ -103,11 +107,12 @@ class Summary:
 
 
 def read_status(out: Path) -> list[JobStatus]:
-    """The status of every job in `out`, sorted by state as in `JobState`, then by name.
+    """The status of every job in `out` and its subfolders, sorted by state as in `JobState`, then by name.
 
     Raises:
         ResultsError: `out` is not a readable folder, or holds no job.
     """
+<<<<<<< HEAD
     try:
         names = folders_in(out)
     except OSError as error:
@@ -116,10 +121,25 @@ def read_status(out: Path) -> list[JobStatus]:
         ) from error
     folders = [JobPaths(out, name) for name in names]
     found = [_status_of(paths) for paths in folders if holds_a_job(paths, [paths.config])]
+=======
+    names = job_names(out)
+    found = [_job_status(paths) for paths in (JobPaths(out, name) for name in names) if paths.config.exists()]
+>>>>>>> issue11-c
     if not found:
-        raise ResultsError(f"no jobs in {out}: expected the output folder of `nteleport train`")
+        raise ResultsError(f"no jobs in {out}: {_instead(out, names)}")
     order = list(JobState)
     return sorted(found, key=lambda status: (order.index(status.state), status.job))
+
+
+def _instead(out: Path, names: Sequence[str]) -> str:
+    """What was expected in a folder without jobs, and what it has."""
+    bare = [name for name in names if JobPaths(out, name).metrics.exists()]
+    if bare:
+        return (
+            f"{bare[0]} has metrics.csv but no config.yml, so it has no state; "
+            "`nteleport plot` and `collect` read it"
+        )
+    return "expected the output folder of `nteleport train`"
 
 
 def summarize(jobs: Sequence[JobStatus]) -> Summary:

@@ -1,9 +1,9 @@
 """Reading trained jobs back: every epoch of every job of an output folder, as tidy tables.
 
-A folder of results holds one folder per job (`nteleport.jobs.paths.JobPaths`). Nothing is assumed about the
-progress of a job: it may be running while it is read, killed in the middle of a line, diverged, failed or
-empty. Everything readable is read, and problems of a job are listed in its `JobResult.problems`. The rows of
-all jobs are parsed at once, so that thousands of jobs take seconds.
+A folder of results holds one folder per job (`nteleport.jobs.paths.JobPaths`), in it or in subfolders.
+Nothing is assumed about the progress of a job: it may be running while it is read, killed in the middle of a
+line, diverged, failed or empty. Everything readable is read, and problems of a job are listed in its
+`JobResult.problems`. The rows of all jobs are parsed at once, so that thousands of jobs take seconds.
 
     results = read_results("results/quickstart")
     results.jobs[0].hparams["optimizer.lr"], results.jobs[0].state
@@ -18,7 +18,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,13 @@ import pandas as pd
 import yaml
 
 from nteleport.errors import ResultsError
+<<<<<<< HEAD
 from nteleport.jobs.paths import JobPaths, folders_in, holds_a_job, printable
+=======
+from nteleport.jobs.folders import job_names
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.published import PlainLoader, epochs_of_steps, flattened, is_finished, is_published
+>>>>>>> issue11-c
 from nteleport.jobs.records import MetricRows, read_result, read_rows, read_text
 from nteleport.jobs.state import ENDED, JobState, recorded_state
 
@@ -45,18 +50,21 @@ __all__ = [
 
 Scalar = str | int | float | bool
 
+<<<<<<< HEAD
 _EXACT = 2**63
 """Larger integers are kept as text."""
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is installed
 
+=======
+>>>>>>> issue11-c
 
 @dataclass(frozen=True)
 class JobResult:
     """What the files of one job say.
 
     Attributes:
-        name: the name of the job's folder.
+        name: the path of the job's folder in the output folder.
         state: one of `ENDED`, or unfinished: it waits, runs, or was killed.
         hparams: hyper-parameters under dotted keys, without those that are null.
         epochs: how many epochs `metrics.csv` holds.
@@ -104,7 +112,7 @@ class Results:
 
 
 def read_results(out: str | Path) -> Results:
-    """Read every job of the folder `out`.
+    """Read every job of the folder `out` and its subfolders.
 
     Raises:
         ResultsError: `out` is not a folder, or holds no job.
@@ -113,11 +121,15 @@ def read_results(out: str | Path) -> Results:
     jobs: list[JobResult] = []
     rows: list[MetricRows] = []
     skipped: list[str] = []
-    for name in _job_names(directory):
+    for name in job_names(directory):
         paths = JobPaths(directory, name)
         hparams, problem = _read_hparams(paths.hparams)
         if not hparams:
+<<<<<<< HEAD
             skipped.append(f"{printable(name)}: {problem}")
+=======
+            skipped.append(f"{name}: {problem}{_of_published(paths)}")
+>>>>>>> issue11-c
             continue
         job, job_rows = _read_job(paths, hparams)
         jobs.append(job)
@@ -166,6 +178,7 @@ def jobs_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+<<<<<<< HEAD
 def _job_names(directory: Path) -> list[str]:
     """The folders in `directory` that hold one of a job's files."""
     try:
@@ -188,6 +201,9 @@ def _is_job(paths: JobPaths) -> bool:
 
 
 def _read_hparams(path: Path) -> tuple[dict[str, Scalar], str]:
+=======
+def _read_hparams(path: Path) -> tuple[dict[Any, Any], str]:
+>>>>>>> issue11-c
     """The hyper-parameters, or none and the reason."""
     try:
         text = read_text(path)
@@ -196,6 +212,7 @@ def _read_hparams(path: Path) -> tuple[dict[str, Scalar], str]:
     if text is None:
         return {}, "no hparams.yml (yet)"
     try:
+<<<<<<< HEAD
         content = yaml.load(text, Loader=_Loader)  # a safe loader
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # such as a date in month 13
         return {}, "hparams.yml is not YAML"
@@ -206,6 +223,21 @@ def _read_hparams(path: Path) -> tuple[dict[str, Scalar], str]:
     except (ValueError, TypeError, RecursionError):  # such as a list that contains itself
         return {}, "hparams.yml is not a mapping of names to values"
     return values, "" if values else "hparams.yml has no values"
+=======
+        content = yaml.load(text, Loader=PlainLoader)  # a safe loader
+    except yaml.YAMLError:
+        return {}, "hparams.yml is not YAML"
+    if not isinstance(content, dict) or not content:
+        return {}, "hparams.yml is not a mapping of names to values"
+    return content, ""
+
+
+def _of_published(paths: JobPaths) -> str:
+    """What to add about a job without hyper-parameters if its metrics are of the published implementation."""
+    if is_published(read_rows(paths.metrics, [], complete=True)):
+        return "; its metrics.csv is of the published implementation, which writes hparams.yml beside it"
+    return ""
+>>>>>>> issue11-c
 
 
 def _scalar(value: Any) -> Scalar:
@@ -216,7 +248,7 @@ def _scalar(value: Any) -> Scalar:
     return value if isinstance(value, (int, float, bool)) else json.dumps(value, default=str)
 
 
-def _read_job(paths: JobPaths, hparams: Mapping[str, Scalar]) -> tuple[JobResult, MetricRows]:
+def _read_job(paths: JobPaths, hparams: Mapping[Any, Any]) -> tuple[JobResult, MetricRows]:
     problems: list[str] = []
     try:
         result = read_result(paths)
@@ -228,9 +260,18 @@ def _read_job(paths: JobPaths, hparams: Mapping[str, Scalar]) -> tuple[JobResult
         problems.append(f"result.json is damaged: expected a state, one of {', '.join(ENDED)}")
         result = {}
     rows = read_rows(paths.metrics, problems, complete=state is not None)
+<<<<<<< HEAD
     return JobResult(
         printable(paths.name), state or JobState.UNFINISHED, hparams, 0, result, tuple(problems)
     ), rows
+=======
+    if is_published(rows):
+        hparams = flattened(hparams)
+        if state is None and is_finished(rows):
+            state = JobState.FINISHED
+    scalars = {str(key): _scalar(value) for key, value in hparams.items() if value is not None}
+    return JobResult(paths.name, state or JobState.UNFINISHED, scalars, 0, result, tuple(problems)), rows
+>>>>>>> issue11-c
 
 
 def _with_epochs(job: JobResult, epochs: int) -> JobResult:
@@ -283,6 +324,12 @@ def _parse_alike(header: str, members: Sequence[int], rows: Sequence[MetricRows]
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(np.float64)
     lengths = [len(rows[position].lines) for position in members]
     frame["job"] = np.repeat(np.asarray(members, dtype=np.int64), lengths)
+<<<<<<< HEAD
     epoch = frame["epoch"]
     numbered: pd.DataFrame = frame.loc[(epoch >= 0) & (epoch < 2**53) & (epoch == np.floor(epoch))]
+=======
+    if "epoch" not in frame:
+        frame = epochs_of_steps(frame)
+    numbered: pd.DataFrame = frame.loc[np.isfinite(frame["epoch"])]
+>>>>>>> issue11-c
     return numbered.astype({"epoch": np.int64})

@@ -104,15 +104,17 @@ def expand(word: str, keys: Sequence[str]) -> tuple[str, ...]:
     """
     if word in keys:
         return (word,)
-    if word in COMPONENTS:
-        return tuple(key for key in keys if key.startswith(f"{word}."))
+    inside = tuple(key for key in keys if key.startswith(f"{word}."))
+    if word in COMPONENTS and inside:
+        return inside
+    parts = [part for part in COMPONENTS if any(key.split(".")[0] == part for key in keys)]
     same_ending = [key for key in keys if key.rpartition(".")[2] == word]
-    hint = nearest(word, [*COMPONENTS, *keys])
+    hint = nearest(word, [*parts, *keys])
     if same_ending:
         hint = f", did you mean {' or '.join(map(repr, same_ending))}?"
     raise ResultsError(
         f"unknown hyper-parameter {word!r}{hint}\n"
-        f"these exist: {', '.join(COMPONENTS)}; {', '.join(sorted(set(keys) - set(COMPONENTS)))}"
+        f"these exist: {', '.join(parts)}; {', '.join(sorted(set(keys) - set(COMPONENTS)))}"
     )
 
 
@@ -121,8 +123,9 @@ def default_group_by(jobs: Sequence[JobResult]) -> tuple[str, ...]:
 
     Data sets and models are omitted: each has its own picture.
     """
-    words = dict.fromkeys(["teleport"])
-    for key in hyper_parameters(jobs):
+    keys = hyper_parameters(jobs)
+    words = dict.fromkeys(["teleport"] if any(key.split(".")[0] == "teleport" for key in keys) else [])
+    for key in keys:
         part = key.split(".")[0]
         present = {identity(job.hparams[key]) for job in jobs if key in job.hparams}
         absent = any(key not in job.hparams for job in jobs) and not of_teleportation(key)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from nteleport.errors import ResultsError, nearest
 from nteleport.jobs.atomic import replacing
+from nteleport.jobs.published import our_name
 from nteleport.jobs.table import Results, read_results
 from nteleport.plots import tables
 from nteleport.plots.boxes import draw_boxes
@@ -102,7 +103,7 @@ def plot_results(
 
     Args:
         out: the output folder of `nteleport train --out`.
-        metrics: columns of `metrics.csv`.
+        metrics: columns of `metrics.csv`; the published name `validate_accuracy` is `val_accuracy`.
         group_by: hyper-parameters (`optimizer.lr`) or whole parts (`teleport`, `optimizer`); runs that agree
             in all of them form a group. By default, the teleportation and everything else that differs.
         boxplot: also draw box plots.
@@ -124,6 +125,7 @@ def plot_results(
         legend_pos = legend_pos.replace("_", " ").replace("-", " ")
         _check_choice("place of the legend", legend_pos, PLACES)
     look = _Look(boxplot, box_epochs, band, legend_pos)
+    metrics = [our_name(metric) for metric in metrics]
     results = read_results(out) if only is None else read_results(out).among(only)
     _check(results, metrics, box_epochs)
     panels = arrange(results, default_group_by(results.jobs) if group_by is None else group_by)

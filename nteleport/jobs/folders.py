@@ -1,0 +1,84 @@
+"""Finding the folders of jobs below an output folder, at any depth up to `DEEPEST`. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from nteleport.errors import ResultsError
+from nteleport.jobs.paths import JobPaths
+
+DEEPEST = 8
+"""How many folders below the output folder a job may be."""
+
+_FILES = frozenset({"hparams.yml", "config.yml", "metrics.csv", "result.json"})
+"""A folder with one of these is the folder of a job."""
+
+_LEASE = JobPaths(Path(), "").lease.name
+
+
+def job_names(out: Path) -> list[str]:
+    """The jobs in `out` and its subfolders: their paths relative to `out`, with `/`, sorted.
+
+    Nothing is searched inside a job, unless all it has is a `config.yml`, which may be the file of an
+    experiment whose jobs are below. Hidden folders are passed over. A link is followed after all folders were
+    searched, and only to a folder that was not searched already: a loop ends, and no job counts twice.
+
+    Raises:
+        ResultsError: `out` is not a readable folder.
+    """
+    expected = "expected the output folder of `nteleport train`"
+    try:
+        with os.scandir(out):
+            pass
+    except FileNotFoundError:
+        raise ResultsError(f"no folder {out}: {expected}") from None
+    except NotADirectoryError:
+        raise ResultsError(f"{out} is a file: {expected}") from None
+    except OSError as error:
+        raise ResultsError(f"cannot read {out}: {error.strerror}; {expected}") from error
+    found = set(_found(out, seen=set(map(str, Path(os.path.realpath(out)).parents))))
+    above = {
+        "/".join(parts[:end]) for parts in (name.split("/") for name in found) for end in range(len(parts))
+    }
+    return sorted(found - above)
+
+
+def _found(out: Path, seen: set[str]) -> Iterator[str]:
+    """The names of jobs below `out`; `seen` are the real paths that are not to be searched again."""
+    waiting = [("", os.path.realpath(out), 0)]
+    links: list[tuple[str, str, int]] = []
+    while waiting or links:
+        name, real, depth = (waiting or links).pop()
+        if real in seen:
+            continue
+        seen.add(real)
+        files, folders = _content(real)
+        own = _FILES.intersection(files)
+        if depth and own:
+            yield name
+        in_use = any(each == _LEASE for each, _ in folders)
+        if depth < DEEPEST and not in_use and (not depth or own <= {"config.yml"}):
+            for each, is_link in folders:
+                below = f"{name}/{each}" if name else each
+                path = os.path.join(real, each)
+                if is_link:
+                    links.append((below, os.path.realpath(path), depth + 1))
+                else:
+                    waiting.append((below, path, depth + 1))
+
+
+def _content(folder: str) -> tuple[list[str], list[tuple[str, bool]]]:
+    """The names of files, and of folders and whether each is a link; nothing if it cannot be read."""
+    files, folders = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.is_dir():
+                    files.append(entry.name)
+                elif not entry.name.startswith("."):
+                    folders.append((entry.name, entry.is_symlink()))
+    except OSError:
+        return [], []
+    return files, folders
