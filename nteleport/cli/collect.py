@@ -25,8 +25,9 @@ __all__ = ["collect"]
 def collect(directory: Path, out: Path | None) -> None:
     """Collect all epochs of all jobs of a folder into one table.
 
-    One row per epoch, with the hyper-parameters as columns. DIR is the --out of `nteleport train`. Unfinished
-    jobs are included as far as they are trained; see the column `state`.
+    One row per epoch, with the hyper-parameters as columns. DIR is the --out of `nteleport train`, a folder
+    with several of them, or one with results of the published implementation. Unfinished jobs are included as
+    far as they are trained; see the column `state`.
 
     \b
     nteleport collect results/quickstart --out quickstart.csv

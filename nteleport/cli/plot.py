@@ -78,9 +78,11 @@ def plot(
 ) -> None:
     """Draw mean curves and box plots of trained jobs.
 
-    DIR is the output folder of `nteleport train --out DIR`. Each combination of data set, model and metric
-    gets its own picture, and beside it a CSV file with the numbers shown. Unfinished and missing jobs are
-    named in a warning.
+    DIR is the output folder of `nteleport train --out DIR`, a folder with several of them, or one with
+    results of the published implementation. Lists are separated by spaces or commas.
+
+    Each combination of data set, model and metric gets its own picture, and beside it a CSV file with the
+    numbers shown. Unfinished and missing jobs are named in a warning.
 
     \b
     nteleport plot results/quickstart

@@ -14,7 +14,7 @@ from operator import mul
 import torch
 from torch import Tensor, nn
 
-from nteleport.core.quiver import Quiver, check_form, factor_scales
+from nteleport.core.quiver import Quiver, check_form, factor_scales, scales
 from nteleport.errors import TeleportationError
 
 
@@ -67,10 +67,9 @@ def check_scales(quiver: Quiver, cob: Tensor, parameters: Mapping[str, Tensor], 
     if not cob.numel():
         return
     check_cob(quiver, cob)
-    size = cob.abs()
-    extent = float(torch.maximum(size.max(), size.min().reciprocal()).double().log())
+    extent = _extent(cob)
     for name, parameter in parameters.items():
-        narrow = parameter.dtype if _range(parameter.dtype) < _range(cob.dtype) else cob.dtype
+        narrow = _narrow(parameter, cob)
         # A scale has at most one factor of each power.
         room = min(math.log(_range(narrow)) / 2, math.log(_range(cob.dtype)) / (2 * power)) - 0.01
         if extent > room and name in quiver.parameters and quiver.parameters[name].factors:
@@ -88,6 +87,25 @@ def check_move(
         check_scales(quiver, new / old, parameters, power)
     except TeleportationError as error:
         raise TeleportationError(f"the new change of basis over the current one: {error}") from None
+    if not new.numel():
+        return
+    extent = _extent(old) + _extent(new / old)
+    for name, parameter in parameters.items():
+        narrow = _narrow(parameter, new)
+        if extent > math.log(_range(narrow)) / 2 - 0.01 and name in quiver.parameters:
+            _check_way(quiver, name, new / old, old, narrow)
+
+
+def _check_way(quiver: Quiver, name: str, ratio: Tensor, old: Tensor, narrow: torch.dtype) -> None:
+    """Raise :class:`TeleportationError` if a weight overflows between the factors of its move."""
+    scale = scales(quiver, old, expand=False, names=[name]).get(name)
+    for factor in factor_scales(quiver, ratio, [name]).get(name, ()):
+        scale = factor if scale is None else scale * factor
+        if not bool(_in_range(scale.to(narrow)).all()):
+            raise TeleportationError(
+                f"{name} cannot move there in one step: on the way it leaves the range of {narrow}; "
+                "undo the teleportation first"
+            )
 
 
 def _check_scale(name: str, factors: tuple[Tensor, ...], narrow: torch.dtype, power: int) -> None:
@@ -105,6 +123,17 @@ def _check_scale(name: str, factors: tuple[Tensor, ...], narrow: torch.dtype, po
                 f"{float(sizes.max()):.1e}; these{squares}, their products and the inverses of all must be "
                 f"finite and non-zero in {dtype}"
             )
+
+
+def _extent(cob: Tensor) -> float:
+    """The largest logarithm of an entry or of its inverse."""
+    size = cob.abs()
+    return float(torch.maximum(size.max(), size.min().reciprocal()).double().log())
+
+
+def _narrow(parameter: Tensor, cob: Tensor) -> torch.dtype:
+    """The dtype of a parameter or of the CoB, whichever has the smaller range."""
+    return parameter.dtype if _range(parameter.dtype) < _range(cob.dtype) else cob.dtype
 
 
 def _range(dtype: torch.dtype) -> float:

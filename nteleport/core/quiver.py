@@ -125,13 +125,13 @@ def check_form(quiver: Quiver, cob: object) -> None:
     Reads no value.
     """
     if not isinstance(cob, Tensor):
-        found = f"an object of type {type(cob).__name__}"
+        found = type(cob).__name__
     elif cob.is_complex() or cob.dtype == torch.bool or cob.is_quantized:
-        found = f"a tensor of dtype {cob.dtype}"
+        found = str(cob.dtype)
     elif cob.layout != torch.strided:
-        found = f"a tensor of layout {cob.layout}"
+        found = str(cob.layout)
     elif cob.shape != (quiver.cob_size,):
-        found = f"shape {tuple(cob.shape)}"
+        found = str(tuple(cob.shape))
     else:
         return
     raise TeleportationError(

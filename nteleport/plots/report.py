@@ -130,6 +130,7 @@ def plot_results(
     _check(results, metrics, box_epochs)
     panels = arrange(results, default_group_by(results.jobs) if group_by is None else group_by)
     warnings = [f"left out {reason}" for reason in results.skipped]
+    warnings += _repeated(results)
     output = _Output(Path(out) / "plots" if out_dir is None else Path(out_dir), fmt)
     for panel in panels:
         warnings += panel.warnings
@@ -140,6 +141,21 @@ def plot_results(
         for metric in dict.fromkeys(metrics):
             warnings += _draw(results, panel, metric, output, look)
     return PlotReport(tuple(output.files), tuple(warnings))
+
+
+def _repeated(results: Results) -> list[str]:
+    """A warning if one training is in several subfolders: its copies count as runs of their own."""
+    folders: dict[str, list[str]] = {}
+    for job in results.jobs:
+        if "seed" in job.hparams:  # the name ends in the digest of everything that determines the results
+            folders.setdefault(job.name.rpartition("/")[2], []).append(job.name)
+    several = [names for names in folders.values() if len(names) > 1]
+    if not several:
+        return []
+    return [
+        f"{len(several)} of the jobs are in several subfolders and each copy counts as a run, such as "
+        f"{' and '.join(several[0])}"
+    ]
 
 
 def _check_choice(what: str, name: str, choices: Sequence[str]) -> None:

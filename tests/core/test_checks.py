@@ -123,6 +123,15 @@ def test_a_move_between_usable_places_that_are_too_far_apart_is_refused() -> Non
     assert torch.equal(weights(moved), before)
 
 
+def test_a_move_that_overflows_between_two_factors_is_refused() -> None:
+    moved = model()
+    moved.teleport(entries(1, 1e-26, 1, 1))
+    before = weights(moved)
+    with pytest.raises(TeleportationError, match=r"2\.weight cannot move there in one step"):
+        moved.teleport(entries(1, 1, 1, 1e14))
+    assert torch.equal(weights(moved), before)
+
+
 def test_the_same_change_of_basis_is_usable_in_float64() -> None:
     moved = model(torch.float64)
     expected = moved(X.double())

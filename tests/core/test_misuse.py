@@ -65,14 +65,14 @@ TAKERS_OF_A_COB: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize(
     ("cob", "message"),
     [
-        (None, r"shape \(4,\), got an object of type NoneType"),
-        ([1.0, 2.0, 3.0, 4.0], r"shape \(4,\), got an object of type list"),
-        (np.ones(SIZE), r"shape \(4,\), got an object of type ndarray"),
-        (torch.ones(SIZE - 1), r"shape \(4,\), got shape \(3,\)"),
-        (torch.ones(SIZE, 1), r"shape \(4,\), got shape \(4, 1\)"),
-        (torch.ones(SIZE, dtype=torch.complex64), "got a tensor of dtype torch.complex64"),
-        (torch.ones(SIZE, dtype=torch.bool), "got a tensor of dtype torch.bool"),
-        (torch.ones(SIZE).to_sparse(), "got a tensor of layout torch.sparse_coo"),
+        (None, r"shape \(4,\), got NoneType"),
+        ([1.0, 2.0, 3.0, 4.0], r"shape \(4,\), got list"),
+        (np.ones(SIZE), r"shape \(4,\), got ndarray"),
+        (torch.ones(SIZE - 1), r"shape \(4,\), got \(3,\)"),
+        (torch.ones(SIZE, 1), r"shape \(4,\), got \(4, 1\)"),
+        (torch.ones(SIZE, dtype=torch.complex64), "got torch.complex64"),
+        (torch.ones(SIZE, dtype=torch.bool), "got torch.bool"),
+        (torch.ones(SIZE).to_sparse(), "got torch.sparse_coo"),
     ],
 )
 def test_what_is_no_change_of_basis_is_refused(taker: str, cob: Any, message: str) -> None:

@@ -415,8 +415,8 @@ class TestModel:
         ("cob", "message"),
         [
             (torch.ones(3), r"shape \(11,\), got \(3,\)"),
-            ([1.0] * 11, "a tensor of 11 real numbers, got list"),
-            (torch.ones(11) * 1j, "a tensor of 11 real numbers, got torch.complex64"),
+            ([1.0] * 11, r"real numbers of shape \(11,\), got list"),
+            (torch.ones(11) * 1j, r"real numbers of shape \(11,\), got torch.complex64"),
             (torch.ones(11).index_fill(0, torch.tensor([4]), 0.0), "entry 4 .* is 0.0"),
             (torch.ones(11).index_fill(0, torch.tensor([2]), torch.inf), "entry 2 .* is inf"),
         ],

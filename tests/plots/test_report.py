@@ -126,6 +126,16 @@ def test_skipped_jobs_are_named(pair: Path) -> None:
     assert any(PAIR[0].name in warning for warning in plot_results(pair).warnings)
 
 
+def test_copies_of_a_job_in_several_subfolders_are_named(tmp_path: Path) -> None:
+    write_jobs(tmp_path / "a", PAIR)
+    write_jobs(tmp_path / "b", PAIR[:1])
+    name = PAIR[0].name
+    assert plot_results(tmp_path).warnings[0] == (
+        "1 of the jobs are in several subfolders and each copy counts as a run, "
+        f"such as a/{name} and b/{name}"
+    )
+
+
 def test_a_metric_without_values_is_a_warning_and_no_picture(tmp_path: Path) -> None:
     rows = [{"epoch": 0, "val_accuracy": 0.5}]
     write_job(tmp_path, make_job(epochs=1), rows)
