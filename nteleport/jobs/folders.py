@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nteleport.errors import ResultsError
-from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.paths import JOB_NAME, JobPaths
 
 DEEPEST = 8
 """How many folders below the output folder a job may be."""
@@ -54,7 +54,12 @@ def _found(out: Path, seen: set[str]) -> Iterator[str]:
         if real in seen:
             continue
         seen.add(real)
-        files, folders = _content(real)
+        try:
+            files, folders = _content(real)
+        except OSError:
+            if JOB_NAME.fullmatch(os.path.basename(name)):  # to be reported rather than passed over
+                yield name
+            continue
         own = _FILES.intersection(files)
         if depth and own:
             yield name
@@ -70,15 +75,20 @@ def _found(out: Path, seen: set[str]) -> Iterator[str]:
 
 
 def _content(folder: str) -> tuple[list[str], list[tuple[str, bool]]]:
-    """The names of files, and of folders and whether each is a link; nothing if it cannot be read."""
+    """The names of files, and of folders and whether each is a link.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     files, folders = [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.is_dir():
-                    files.append(entry.name)
-                elif not entry.name.startswith("."):
-                    folders.append((entry.name, entry.is_symlink()))
-    except OSError:
-        return [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link that leads nowhere
+                is_folder = False
+            if not is_folder:
+                files.append(entry.name)
+            elif not entry.name.startswith("."):
+                folders.append((entry.name, entry.is_symlink()))
     return files, folders

@@ -81,7 +81,7 @@ class JobPaths:
         return self.directory / "before"
 
 
-_JOB_NAME = re.compile(r".+-run\d+-[0-9a-f]{8}")
+JOB_NAME = re.compile(r".+-run\d+-[0-9a-f]{8}")
 
 
 def holds_a_job(paths: JobPaths, files: Iterable[Path]) -> bool:
@@ -94,26 +94,9 @@ def holds_a_job(paths: JobPaths, files: Iterable[Path]) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError:
-            return _JOB_NAME.fullmatch(paths.name) is not None
+            return JOB_NAME.fullmatch(paths.name) is not None
         return True
     return False
-
-
-def folders_in(directory: Path) -> list[str]:
-    """The names of the folders in `directory`, in no order; what is no readable entry is left out.
-
-    Raises:
-        OSError: `directory` cannot be read.
-    """
-
-    def is_folder(entry: os.DirEntry[str]) -> bool:
-        try:
-            return entry.is_dir()
-        except OSError:  # a link that leads nowhere
-            return False
-
-    with os.scandir(directory) as entries:
-        return [entry.name for entry in entries if is_folder(entry)]
 
 
 def printable(text: str) -> str:

@@ -192,12 +192,8 @@ def read_rows(path: Path, problems: list[str], *, complete: bool) -> MetricRows:
     if not complete:
         text = text[: text.rfind("\n") + 1]
     header, *lines = text.replace("\r\n", "\n").split("\n")
-<<<<<<< HEAD
     names = [name.strip() for name in header.split(",")]
-    if "epoch" not in header.split(","):
-=======
     if {"epoch", "step"}.isdisjoint(header.split(",")):  # the published implementation writes steps
->>>>>>> issue11-c
         if lines:
             problems.append(
                 "metrics.csv has no column 'epoch' (nor 'step', as the published implementation writes)"

@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import math
 import os
-=======
->>>>>>> issue11-c
 import re
 import statistics
 from collections import Counter
@@ -24,7 +21,7 @@ from nteleport.errors import ResultsError
 from nteleport.jobs.folders import job_names
 from nteleport.jobs.job import Job
 from nteleport.jobs.lease import Lease, read_lease
-from nteleport.jobs.paths import JobPaths, folders_in, holds_a_job, printable
+from nteleport.jobs.paths import JobPaths, holds_a_job, printable
 from nteleport.jobs.records import check_digest, metric_rows, read_result
 
 
@@ -112,19 +109,9 @@ def read_status(out: Path) -> list[JobStatus]:
     Raises:
         ResultsError: `out` is not a readable folder, or holds no job.
     """
-<<<<<<< HEAD
-    try:
-        names = folders_in(out)
-    except OSError as error:
-        raise ResultsError(
-            f"cannot read {out}: {error.strerror}; expected the output folder of `nteleport train`"
-        ) from error
+    names = job_names(out)
     folders = [JobPaths(out, name) for name in names]
     found = [_status_of(paths) for paths in folders if holds_a_job(paths, [paths.config])]
-=======
-    names = job_names(out)
-    found = [_job_status(paths) for paths in (JobPaths(out, name) for name in names) if paths.config.exists()]
->>>>>>> issue11-c
     if not found:
         raise ResultsError(f"no jobs in {out}: {_instead(out, names)}")
     order = list(JobState)
@@ -133,7 +120,7 @@ def read_status(out: Path) -> list[JobStatus]:
 
 def _instead(out: Path, names: Sequence[str]) -> str:
     """What was expected in a folder without jobs, and what it has."""
-    bare = [name for name in names if JobPaths(out, name).metrics.exists()]
+    bare = [name for name in names if os.path.exists(JobPaths(out, name).metrics)]
     if bare:
         return (
             f"{bare[0]} has metrics.csv but no config.yml, so it has no state; "

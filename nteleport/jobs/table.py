@@ -28,13 +28,9 @@ import pandas as pd
 import yaml
 
 from nteleport.errors import ResultsError
-<<<<<<< HEAD
-from nteleport.jobs.paths import JobPaths, folders_in, holds_a_job, printable
-=======
 from nteleport.jobs.folders import job_names
-from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.paths import JobPaths, printable
 from nteleport.jobs.published import PlainLoader, epochs_of_steps, flattened, is_finished, is_published
->>>>>>> issue11-c
 from nteleport.jobs.records import MetricRows, read_result, read_rows, read_text
 from nteleport.jobs.state import ENDED, JobState, recorded_state
 
@@ -50,14 +46,9 @@ __all__ = [
 
 Scalar = str | int | float | bool
 
-<<<<<<< HEAD
 _EXACT = 2**63
 """Larger integers are kept as text."""
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is installed
-
-=======
->>>>>>> issue11-c
 
 @dataclass(frozen=True)
 class JobResult:
@@ -125,11 +116,7 @@ def read_results(out: str | Path) -> Results:
         paths = JobPaths(directory, name)
         hparams, problem = _read_hparams(paths.hparams)
         if not hparams:
-<<<<<<< HEAD
-            skipped.append(f"{printable(name)}: {problem}")
-=======
-            skipped.append(f"{name}: {problem}{_of_published(paths)}")
->>>>>>> issue11-c
+            skipped.append(f"{printable(name)}: {problem}{_of_published(paths)}")
             continue
         job, job_rows = _read_job(paths, hparams)
         jobs.append(job)
@@ -178,32 +165,7 @@ def jobs_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-<<<<<<< HEAD
-def _job_names(directory: Path) -> list[str]:
-    """The folders in `directory` that hold one of a job's files."""
-    try:
-        folders = sorted(name for name in folders_in(directory) if name[0] != ".")
-    except FileNotFoundError:
-        raise ResultsError(
-            f"no folder {directory}: expected the output folder of `nteleport train`"
-        ) from None
-    except NotADirectoryError:
-        raise ResultsError(
-            f"{directory} is a file: expected the output folder of `nteleport train`"
-        ) from None
-    except OSError as error:
-        raise ResultsError(f"cannot read {directory}: {error.strerror}") from error
-    return [name for name in folders if _is_job(JobPaths(directory, name))]
-
-
-def _is_job(paths: JobPaths) -> bool:
-    return holds_a_job(paths, (paths.hparams, paths.config, paths.metrics, paths.result))
-
-
-def _read_hparams(path: Path) -> tuple[dict[str, Scalar], str]:
-=======
 def _read_hparams(path: Path) -> tuple[dict[Any, Any], str]:
->>>>>>> issue11-c
     """The hyper-parameters, or none and the reason."""
     try:
         text = read_text(path)
@@ -212,24 +174,16 @@ def _read_hparams(path: Path) -> tuple[dict[Any, Any], str]:
     if text is None:
         return {}, "no hparams.yml (yet)"
     try:
-<<<<<<< HEAD
-        content = yaml.load(text, Loader=_Loader)  # a safe loader
+        content = yaml.load(text, Loader=PlainLoader)  # a safe loader
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # such as a date in month 13
         return {}, "hparams.yml is not YAML"
     if not isinstance(content, dict) or not content:
         return {}, "hparams.yml is not a mapping of names to values"
     try:
-        values = {printable(str(key)): _scalar(value) for key, value in content.items() if value is not None}
+        values = _scalars(content)
     except (ValueError, TypeError, RecursionError):  # such as a list that contains itself
         return {}, "hparams.yml is not a mapping of names to values"
-    return values, "" if values else "hparams.yml has no values"
-=======
-        content = yaml.load(text, Loader=PlainLoader)  # a safe loader
-    except yaml.YAMLError:
-        return {}, "hparams.yml is not YAML"
-    if not isinstance(content, dict) or not content:
-        return {}, "hparams.yml is not a mapping of names to values"
-    return content, ""
+    return (content, "") if values else ({}, "hparams.yml has no values")
 
 
 def _of_published(paths: JobPaths) -> str:
@@ -237,7 +191,10 @@ def _of_published(paths: JobPaths) -> str:
     if is_published(read_rows(paths.metrics, [], complete=True)):
         return "; its metrics.csv is of the published implementation, which writes hparams.yml beside it"
     return ""
->>>>>>> issue11-c
+
+
+def _scalars(hparams: Mapping[Any, Any]) -> dict[str, Scalar]:
+    return {printable(str(key)): _scalar(value) for key, value in hparams.items() if value is not None}
 
 
 def _scalar(value: Any) -> Scalar:
@@ -260,18 +217,12 @@ def _read_job(paths: JobPaths, hparams: Mapping[Any, Any]) -> tuple[JobResult, M
         problems.append(f"result.json is damaged: expected a state, one of {', '.join(ENDED)}")
         result = {}
     rows = read_rows(paths.metrics, problems, complete=state is not None)
-<<<<<<< HEAD
-    return JobResult(
-        printable(paths.name), state or JobState.UNFINISHED, hparams, 0, result, tuple(problems)
-    ), rows
-=======
     if is_published(rows):
         hparams = flattened(hparams)
         if state is None and is_finished(rows):
             state = JobState.FINISHED
-    scalars = {str(key): _scalar(value) for key, value in hparams.items() if value is not None}
-    return JobResult(paths.name, state or JobState.UNFINISHED, scalars, 0, result, tuple(problems)), rows
->>>>>>> issue11-c
+    name, found = printable(paths.name), state or JobState.UNFINISHED
+    return JobResult(name, found, _scalars(hparams), 0, result, tuple(problems)), rows
 
 
 def _with_epochs(job: JobResult, epochs: int) -> JobResult:
@@ -324,12 +275,8 @@ def _parse_alike(header: str, members: Sequence[int], rows: Sequence[MetricRows]
         frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(np.float64)
     lengths = [len(rows[position].lines) for position in members]
     frame["job"] = np.repeat(np.asarray(members, dtype=np.int64), lengths)
-<<<<<<< HEAD
-    epoch = frame["epoch"]
-    numbered: pd.DataFrame = frame.loc[(epoch >= 0) & (epoch < 2**53) & (epoch == np.floor(epoch))]
-=======
     if "epoch" not in frame:
         frame = epochs_of_steps(frame)
-    numbered: pd.DataFrame = frame.loc[np.isfinite(frame["epoch"])]
->>>>>>> issue11-c
+    epoch = frame["epoch"]
+    numbered: pd.DataFrame = frame.loc[(epoch >= 0) & (epoch < 2**53) & (epoch == np.floor(epoch))]
     return numbered.astype({"epoch": np.int64})
