@@ -25,6 +25,8 @@ from .studies.micro import MicroSettings as MicroSettings
 from .studies.micro.compute import micro_angles as micro_angles
 from .studies.recover import RecoverSettings as RecoverSettings
 from .studies.recover.compute import recover_cob as recover_cob
+from .studies.sharpness import SharpnessSettings as SharpnessSettings
+from .studies.sharpness.compute import hessian_sharpness as hessian_sharpness
 from .studies.weights import WeightsSettings as WeightsSettings
 from .studies.weights.compute import weight_densities as weight_densities
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -101,10 +102,10 @@ class _Sharpness:
         shown = [ALL, *(layers if self.settings.per_layer else ())]
         for coordinates in (PLAIN, TELEPORTED):
             for quantity in (TRACE, INVARIANT):
-                yield lambda c=coordinates, q=quantity: self._traces(c, q, layers, shown)
+                yield partial(self._traces, coordinates, quantity, layers, shown)
             for layer in shown if self.settings.eigenvalues else ():
                 names = None if layer == ALL else layers[layer]
-                yield lambda c=coordinates, n=names, layer=layer: self._eigenvalues(c, n, layer)
+                yield partial(self._eigenvalues, coordinates, names, layer)
 
     def _layers(self) -> dict[str, list[str]]:
         """The names of the trained parameters of each module that has some."""

@@ -7,7 +7,7 @@ exact multiplication by the Hessian*, 1994): forward mode over reverse mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -61,7 +61,7 @@ class Hessian:
         """The Hessian times a flat vector.
 
         Raises:
-            StudyError: an operator of the network has no forward-mode derivative.
+            StudyError: torch cannot compute it, mostly because an operator has no forward-mode derivative.
         """
         pieces = zip(self._free.items(), vector.split(self.sizes), strict=True)
         tangent = {name: piece.view_as(p).to(p.dtype) for (name, p), piece in pieces}
@@ -70,7 +70,7 @@ class Hessian:
             self._network.eval()
             for images, labels in self._batches:
                 gradient = grad(partial(self._loss, images, labels))
-                _, found = jvp(gradient, (self._free,), (tangent,))
+                found = jvp(gradient, (self._free,), (tangent,))[1]
                 total += _flat(found) * (len(labels) / self._images)
         return total
 
@@ -110,7 +110,7 @@ def traces(
     Args:
         product: the Hessian.
         weights: w, a flat vector.
-        masks: for each group, which positions of a flat vector belong to it, boolean or a slice of indices.
+        masks: for each group, which positions of a flat vector belong to it, as booleans.
         probes: how many, at least 2.
         generator: on the CPU.
 
@@ -214,11 +214,11 @@ def _flat(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 @contextmanager
-def _differentiable():  # type: ignore[no-untyped-def]
-    """Use kernels that have a forward-mode derivative, and say which operator has none."""
+def _differentiable() -> Iterator[None]:
+    """Use kernels that have a forward-mode derivative, and tell what torch says where there is none."""
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
-    except NotImplementedError as error:
+    except RuntimeError as error:  # NotImplementedError is one too
         reason = str(error).strip().splitlines()[0]
         raise StudyError(f"the Hessian of this model cannot be computed: {reason}") from error
