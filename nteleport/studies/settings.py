@@ -106,8 +106,8 @@ class StudySettings:
 
     def problem(self) -> str | None:
         """Why these settings cannot run, or None; a subclass with more checks calls `super()` first."""
-        for name, (each, _) in options_of(type(self)).items():
-            if each.several and not getattr(self, name):
+        for name, (each, default) in options_of(type(self)).items():
+            if each.several and default and not getattr(self, name):
                 return f"{name} is empty, expected at least one entry"
         if self.weights is not None and len(self.models) > 1:
             return f"weights {self.weights} belong to one model, expected one but got {len(self.models)}"
@@ -201,8 +201,9 @@ class RangesSettings(StudySettings):
 
 
 def plain_settings(settings: Any) -> dict[str, Any]:
-    """The fields as plain data that `read_options` can read back."""
-    return {name: _plain(getattr(settings, name)) for name in options_of(type(settings))}
+    """The fields as plain data, as `read_options` reads them back; an empty list is left out."""
+    values = {name: getattr(settings, name) for name in options_of(type(settings))}
+    return {name: _plain(value) for name, value in values.items() if value != ()}
 
 
 def _plain(value: Any) -> Any:

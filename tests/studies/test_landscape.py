@@ -14,10 +14,12 @@ from torch import nn
 from torch.nn import functional
 
 from nteleport import TeleportableModel, sample_cob
+from nteleport.data.batching import batches
 from nteleport.data.splits import random_split
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
 from nteleport.plots.ticks import round_numbers, tick_labels
+from nteleport.randomness import generator_for, seed_of
 from nteleport.studies.landscape import LandscapeSettings
 from nteleport.studies.landscape import compute as landscape
 from nteleport.studies.landscape.compute import PLAIN, TELEPORTED, UNFINISHED, loss_landscape
@@ -25,7 +27,8 @@ from nteleport.studies.landscape.directions import filter_normalized, principal_
 from nteleport.studies.landscape.picture import draw
 from nteleport.studies.landscape.surface import Plane, evaluate_surface, grid
 from nteleport.studies.points import Evaluation, PointScorer
-from nteleport.studies.subject import one_subject
+from nteleport.studies.study import find_study, load_study, settings_yaml
+from nteleport.studies.subject import draw_cob, one_subject
 
 SMALL = (Component("mlp", {"hidden_layers": [12, 12]}),)
 
@@ -200,10 +203,12 @@ def test_both_surfaces_meet_at_the_network_and_the_path_lies_on_its_surface() ->
     assert figures["landscape-path"].axes[0].get_xlabel().startswith("PC 1 (")
 
 
+@pytest.mark.parametrize("epochs", [(), (1, 2)])
 def test_an_interrupted_study_ends_with_the_same_tables_and_trains_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    epochs: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = loss_landscape(small())
+    settings = small(teleport_epochs=epochs)
+    expected = loss_landscape(settings)
     trainings: list[int] = []
     train = landscape._train
     monkeypatch.setattr(landscape, "_train", lambda *given: trainings.append(1) or train(*given))
@@ -213,9 +218,9 @@ def test_an_interrupted_study_ends_with_the_same_tables_and_trains_once(
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        loss_landscape(small(), progress=stop, folder=tmp_path)
+        loss_landscape(settings, progress=stop, folder=tmp_path)
     assert (tmp_path / UNFINISHED).is_dir()
-    found = loss_landscape(small(), folder=tmp_path)
+    found = loss_landscape(settings, folder=tmp_path)
     assert trainings == [1]
     assert list(tmp_path.iterdir()) == []
     for name, table in expected.items():
@@ -256,6 +261,117 @@ def test_without_training_there_are_surfaces_alone() -> None:
 def test_a_teleportation_past_the_end_is_refused() -> None:
     with pytest.raises(StudyError, match="teleport_epoch 3 is past the last epoch 2"):
         small(teleport_epoch=3)
+
+
+def test_one_epoch_in_a_list_is_the_same_study_as_that_epoch() -> None:
+    expected = loss_landscape(small(teleport_epoch=2))
+    found = loss_landscape(small(teleport_epochs=(2,)))
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(found[name], table)
+
+
+def test_several_teleportations_are_drawn_anew_and_the_last_one_names_the_coordinates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moves: list[torch.Tensor] = []
+    teleport = landscape.Training.teleport
+    monkeypatch.setattr(
+        landscape.Training, "teleport", lambda self, cob: moves.append(cob) or teleport(self, cob)
+    )
+    ends: list[torch.Tensor] = []
+    trained = landscape.Trained
+    monkeypatch.setattr(landscape, "Trained", lambda *given: ends.append(given[1]) or trained(*given))
+    tables = loss_landscape(small(epochs=5, teleport_epochs=(4, 1, 2), points=3))
+    assert len(moves) == 3
+    assert not any(torch.equal(moves[i], moves[j]) for i in range(3) for j in range(i))
+    assert torch.equal(ends[0], moves[-1])
+    path = tables["landscape-path"].set_index(["coordinates", "epoch"])["teleported"]
+    for coordinates in (PLAIN, TELEPORTED):
+        assert path[coordinates].tolist() == [False, True, True, False, True, False]
+    figure = draw(tables)["landscape-path"]
+    stars = [line for line in figure.axes[0].get_lines() if line.get_marker() == "*"]
+    assert [len(line.get_xdata()) for line in stars] == [3]
+
+
+def test_a_training_with_two_teleportations_is_that_of_a_network_that_is_truly_teleported() -> None:
+    """The oracle: plain gradient descent on a TeleportableModel, moved to each CoB before its epoch."""
+    sgd = Component("SGD", {"lr": 0.05})
+    settings = small(epochs=3, teleport_epochs=(1, 2), optimizer=sgd, batch_size=512, images=60)
+    subject = one_subject(settings)
+    draws = generator_for("study", 0, "landscape")
+    cobs = [draw_cob(subject, 0.9, "intra_landscape", draws) for _ in range(2)]
+    example = torch.zeros(2, *subject.data.input_shape)
+    model = TeleportableModel(copy.deepcopy(subject.network), example)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for epoch in range(3):
+        if epoch:
+            model.teleport(cobs[epoch - 1].float())
+        seed = seed_of("study", 0, "landscape")
+        for images, labels in batches(
+            subject.data.train, batch_size=512, generator=generator_for("epoch", seed, epoch),
+            augment=subject.data.augmented, drop_last=False,
+        ):  # fmt: skip
+            optimizer.zero_grad()
+            functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    model.undo_teleportation()
+    state = landscape._train(one_subject(settings), landscape._scorer(subject, settings), settings)
+    for name, weight in model.network.state_dict().items():
+        torch.testing.assert_close(state["network"][name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_two_lists_of_epochs_are_refused_and_so_is_one_past_the_end() -> None:
+    with pytest.raises(StudyError, match="teleport_epoch and teleport_epochs are both given"):
+        small(teleport_epoch=1, teleport_epochs=(1, 2))
+    with pytest.raises(StudyError, match="teleport_epochs 3 is past the last epoch 2"):
+        small(teleport_epochs=(3, 1))
+
+
+def test_a_study_without_a_list_of_epochs_runs_again_from_its_settings(tmp_path: Path) -> None:
+    study = find_study("landscape")
+    for settings in (small(), small(teleport_epochs=(1, 2), reach_x=2.0, directions="all")):
+        (tmp_path / "study.yml").write_text(settings_yaml(study, settings), encoding="utf-8")
+        assert load_study(tmp_path / "study.yml") == (study, settings)
+
+
+def test_a_window_has_the_reach_of_each_direction_and_the_line_that_of_the_first() -> None:
+    tables = loss_landscape(small(epochs=0, reach=0.5, reach_x=2.0))
+    surface, line = tables["landscape"], tables["landscape-line"]
+    assert surface["x"].agg(["min", "max"]).tolist() == [-2, 2]
+    assert surface["y"].agg(["min", "max"]).tolist() == [-0.5, 0.5]
+    assert line["x"].agg(["min", "max"]).tolist() == [-2, 2]
+    narrow = loss_landscape(small(epochs=0, reach_y=0.5, reach=2.0))
+    pd.testing.assert_frame_equal(narrow["landscape"], surface)
+    assert all(panel.get_aspect() == "auto" for panel in draw(tables)["landscape"].axes[:2])
+
+
+def test_a_direction_of_all_parameters_moves_each_bias_by_its_own_length() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3)).double()
+    nn.init.normal_(model[1].bias, generator=generator(5))
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    alone = filter_normalized(weights, generator())
+    every = filter_normalized(weights, generator(), vectors=True)
+    assert {name for name, weight in weights.items() if weight.dim() == 1} == {
+        "0.bias", "1.weight", "1.bias", "3.bias",
+    }  # fmt: skip
+    for name, weight in weights.items():
+        if weight.dim() > 1:
+            assert torch.equal(every[name], alone[name])
+        else:
+            assert float(every[name].norm()) == pytest.approx(float(weight.norm()), rel=1e-12)
+            assert len(every[name].div(weight).unique()) == len(weight)  # no multiple of the vector
+
+
+def test_directions_of_all_parameters_give_another_surface_around_the_same_centre() -> None:
+    some, every = (
+        loss_landscape(small(epochs=0, points=3, directions=word))["landscape"].set_index(
+            ["coordinates", "x", "y"]
+        )["loss"]
+        for word in ("filters", "all")
+    )
+    for coordinates in (PLAIN, TELEPORTED):
+        assert every[coordinates, 0.0, 0.0] == some[coordinates, 0.0, 0.0]
+        assert every[coordinates, 1.0, 1.0] != some[coordinates, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from nteleport.schema.fields import number, one_of, option, optional, whole_numb
 from nteleport.studies.settings import OneTrainingSettings
 from nteleport.studies.study import Study
 
+_REACH = number("above 0", lambda reach: reach > 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LandscapeSettings(OneTrainingSettings):
@@ -21,11 +23,19 @@ class LandscapeSettings(OneTrainingSettings):
         None, optional(whole_number(0)), "Teleport at the start of this epoch; by default halfway.",
         metavar="N",
     )  # fmt: skip
+    teleport_epochs: tuple[int, ...] = option(
+        (), whole_number(0), "Teleport at the start of each of these epochs, each time to a new change of "
+        "basis; instead of --teleport-epoch.",
+        several=True, metavar="N",
+    )  # fmt: skip
     points: int = option(21, whole_number(2), "Points along each side of a surface.", metavar="N")
     line_points: int = option(51, whole_number(2), "Points of a one-dimensional surface.", metavar="N")
-    reach: float = option(
-        1.0, number("above 0", lambda reach: reach > 0),
-        "How far to follow the random directions, in filter lengths.",
+    reach: float = option(1.0, _REACH, "How far to follow the random directions, in filter lengths.")
+    reach_x: float | None = option(None, optional(_REACH), "The same for the first direction alone.")
+    reach_y: float | None = option(None, optional(_REACH), "The same for the second direction alone.")
+    directions: str = option(
+        "filters", one_of("filters", "all"),
+        "What random directions move: filters alone, or biases and normalizations too.", metavar="WORD",
     )  # fmt: skip
     images: int = option(512, whole_number(2), "Training images on which the loss is measured.", metavar="N")
     statistics: str = option(
@@ -41,14 +51,24 @@ class LandscapeSettings(OneTrainingSettings):
 
     def problem(self) -> str | None:
         """Why these settings cannot run, or None."""
-        if self.teleport_epoch is not None and self.epochs and self.teleport_epoch >= self.epochs:
-            return f"teleport_epoch {self.teleport_epoch} is past the last epoch {self.epochs - 1}"
+        if self.teleport_epoch is not None and self.teleport_epochs:
+            return "teleport_epoch and teleport_epochs are both given, expected one of them"
+        name = "teleport_epochs" if self.teleport_epochs else "teleport_epoch"
+        if self.epochs and self.teleports_at[-1] >= self.epochs:
+            return f"{name} {self.teleports_at[-1]} is past the last epoch {self.epochs - 1}"
         return super().problem()
 
     @property
-    def teleports_at(self) -> int:
-        """The epoch at whose start the network is teleported."""
-        return self.epochs // 2 if self.teleport_epoch is None else self.teleport_epoch
+    def teleports_at(self) -> tuple[int, ...]:
+        """The epochs at whose start the network is teleported, first to last; at least one."""
+        if self.teleport_epochs:
+            return tuple(sorted(set(self.teleport_epochs)))
+        return (self.epochs // 2 if self.teleport_epoch is None else self.teleport_epoch,)
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """How far the first and the second random direction are followed."""
+        return self.reach_x or self.reach, self.reach_y or self.reach
 
 
 STUDY = Study(

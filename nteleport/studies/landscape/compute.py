@@ -5,10 +5,10 @@ network along ``d' / s(τ)``. So drawing it requires no teleportation: both surf
 same plain weights (:mod:`nteleport.studies.landscape.surface`).
 
 - Along random directions, filter-normalized in the coordinates of each network from the same raw draw.
-- Along the first two principal components of the training path. In the coordinates of the plain network the
+- Along the first two principal components of the training path. In the coordinates of the plain network a
   teleportation, which does not change the function, is a corner of the path; in those of the network
-  teleported by the final CoB, that CoB maps the whole path. In either picture the contours are valid for the
-  whole path.
+  teleported by the CoB of the last teleportation, that CoB maps the whole path. In either picture the
+  contours are valid for the whole path.
 
 The trained network and every completed point are kept in a folder until the study is finished.
 """
@@ -58,7 +58,7 @@ class Trained:
 
     Attributes:
         weights: plain, by name.
-        cob: its change of basis.
+        cob: its change of basis, that of the last teleportation.
         path: one row per epoch and coordinate system, ``coordinates, epoch, x, y, teleported, share_x,
             share_y``; empty without training.
         directions: of the path in each coordinate system, expressed in plain coordinates.
@@ -84,7 +84,7 @@ def loss_landscape(
         ``coordinates`` is ``plain`` or ``teleported`` and ``x``, ``y`` are in filter lengths. With training
         also ``landscape-path-surface``, the same with ``x``, ``y`` in units of weights, and
         ``landscape-path``: one row per epoch, ``coordinates, epoch, x, y, teleported, share_x, share_y,
-        loss``, where ``teleported`` marks the point at which the network was teleported and the shares are
+        loss``, where ``teleported`` marks the points at which the network was teleported and the shares are
         fractions of the variance of the path.
 
     Raises:
@@ -127,12 +127,13 @@ def _planes(
     subject: Subject, trained: Trained, settings: LandscapeSettings
 ) -> Iterator[tuple[str, str, Plane]]:
     """Every surface: its table, its coordinate system and its plane."""
-    steps = _spaced(-settings.reach, settings.reach, settings.points)
-    line = _spaced(-settings.reach, settings.reach, settings.line_points)
+    reach_x, reach_y = settings.window
+    line = _spaced(-reach_x, reach_x, settings.line_points)
+    window = grid(*(_spaced(-reach, reach, settings.points) for reach in (reach_x, reach_y)))
     for coordinates in (PLAIN, TELEPORTED):
         first, second = (_random(subject, trained, settings, coordinates, axis) for axis in ("x", "y"))
         yield "landscape-line", coordinates, Plane(trained.weights, first, second, grid(line, [0.0]))
-        yield "landscape", coordinates, Plane(trained.weights, first, second, grid(steps, steps))
+        yield "landscape", coordinates, Plane(trained.weights, first, second, window)
     for coordinates, (first, second) in trained.directions.items():
         path = trained.path[trained.path["coordinates"] == coordinates]
         xs, ys = (_around(path[axis], settings.points) for axis in ("x", "y"))
@@ -144,9 +145,11 @@ def _random(
 ) -> Named:
     """A filter-normalized direction in one coordinate system, expressed in plain coordinates."""
     generator = generator_for("study", settings.seed, f"landscape {axis}")
+    vectors = settings.directions == "all"
     if coordinates == PLAIN:
-        return filter_normalized(trained.weights, generator)
-    there = filter_normalized(teleported(trained.weights, subject.quiver, trained.cob), generator)
+        return filter_normalized(trained.weights, generator, vectors=vectors)
+    there = teleported(trained.weights, subject.quiver, trained.cob)
+    there = filter_normalized(there, generator, vectors=vectors)
     return teleported(there, subject.quiver, trained.cob, power=-1)
 
 
@@ -180,14 +183,18 @@ def _read_training(file: Path, key: str) -> dict[str, Any] | None:
 
 def _train(subject: Subject, scorer: PointScorer, settings: LandscapeSettings) -> dict[str, Any]:
     generator = generator_for("study", settings.seed, "landscape")
-    cob = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator).float()
+    cobs = {
+        epoch: draw_cob(subject, settings.cob_range, settings.cob_sampling, generator).float()
+        for epoch in settings.teleports_at
+    }
     training = Training(subject, settings.optimizer, settings.batch_size, "landscape")
     positions = [_flat(subject)]
     for epoch in range(settings.epochs):
-        if epoch == settings.teleports_at:
-            training.teleport(cob)
+        if epoch in cobs:
+            training.teleport(cobs[epoch])
         training.run_epoch(epoch)
         positions.append(_flat(subject))
+    cob = cobs[settings.teleports_at[-1]]
     state: dict[str, Any] = {"network": subject.network.state_dict(), "cob": cob.cpu()}
     rows: list[dict[str, Any]] = []
     directions: dict[str, Tensor] = {}
@@ -201,7 +208,7 @@ def _train(subject: Subject, scorer: PointScorer, settings: LandscapeSettings) -
             )
             directions[coordinates] = plane.directions / scale
             for epoch, (x, y) in enumerate(plane.coordinates.tolist()):
-                at = {"epoch": epoch, "x": x, "y": y, "teleported": epoch == settings.teleports_at}
+                at = {"epoch": epoch, "x": x, "y": y, "teleported": epoch in cobs}
                 shares = {"share_x": plane.shares[0], "share_y": plane.shares[1]}
                 rows.append({"coordinates": coordinates, **at, **shares, "loss": losses[epoch]})
     return {**state, "path": rows, "directions": directions}

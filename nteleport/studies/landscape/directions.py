@@ -2,8 +2,8 @@
 
 Random directions are filter-normalized (Li et al., *Visualizing the Loss Landscape of Neural Nets*, NeurIPS
 2018): each filter, the incoming weights of one neuron, has the same length in the direction as in the
-network, and biases and normalizations do not move. Directions of a training are the principal components of
-its weights.
+network, and biases and normalizations do not move unless asked for. Directions of a training are the
+principal components of its weights.
 """
 
 from __future__ import annotations
@@ -17,24 +17,28 @@ from torch import Tensor
 Weights = Mapping[str, Tensor]
 
 
-def filter_normalized(weights: Weights, generator: torch.Generator) -> dict[str, Tensor]:
-    """A random direction in which every filter has the length of the same filter of ``weights``.
+def filter_normalized(
+    weights: Weights, generator: torch.Generator, *, vectors: bool = False
+) -> dict[str, Tensor]:
+    """A random direction whose every filter has the length of the filter of ``weights``.
 
     Args:
-        weights: by name; the filters of a tensor are along its first axis.
-        generator: on the CPU. The draw depends only on the shapes, so equal generators give the same raw
-            direction at a network and at its teleportation.
+        weights: by name; the filters of a tensor lie along its first axis.
+        generator: on the CPU. What is drawn depends on the shapes alone, so equal generators give the same
+            raw direction at a network and at its teleportation.
+        vectors: move tensors of fewer than two axes, too: biases and normalizations. Each is as long as a
+            whole as in ``weights``, so one of zeros stays.
 
     Returns:
-        By name, like ``weights``; zero for tensors of fewer than two axes.
+        By name, like ``weights``; zero for tensors of fewer than two axes unless ``vectors``.
     """
     found = {}
     for name, weight in weights.items():
         raw = torch.randn(weight.shape, generator=generator).to(weight)
-        if weight.dim() < 2:
+        if weight.dim() < 2 and not vectors:
             found[name] = torch.zeros_like(weight)
             continue
-        axes = list(range(1, weight.dim()))
+        axes = list(range(1, weight.dim())) or None
         length = torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
         found[name] = raw * (length / torch.linalg.vector_norm(raw, dim=axes, keepdim=True))
     return found

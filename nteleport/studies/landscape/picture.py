@@ -68,7 +68,8 @@ def _contours(table: pd.DataFrame, path: pd.DataFrame | None) -> Figure:
             filled = _surface(panel, points, levels, norm)
             if path is None:
                 panel.set_title(_name(str(coordinates)))
-                panel.set_aspect("equal")
+                if np.ptp(points["x"]) == np.ptp(points["y"]):  # any other window fills its panel
+                    panel.set_aspect("equal")
                 panel.set_xlabel("direction 1 (filter lengths)", fontsize=7)
                 panel.set_ylabel("direction 2 (filter lengths)" if panel is axes[0, 0] else "", fontsize=7)
             else:
@@ -102,7 +103,16 @@ def _path(panel: Axes, path: pd.DataFrame) -> None:
     teleported = path[path["teleported"]]
     panel.plot(path["x"], path["y"], color=DARK[1], marker="o", ms=2.2, lw=1, label="epochs")
     panel.plot(path["x"].iloc[:1], path["y"].iloc[:1], "s", color="white", mec=DARK[1], ms=4.5, label="start")
-    panel.plot(path["x"].iloc[-1:], path["y"].iloc[-1:], "D", color="white", mec=DARK[1], ms=4.5, label="end")
+    panel.plot(
+        path["x"].iloc[-1:],
+        path["y"].iloc[-1:],
+        "D",
+        color="white",
+        mec=DARK[1],
+        ms=4.5,
+        label="end",
+        zorder=3,  # seen where a late teleportation lies at the same place
+    )
     panel.plot(
         teleported["x"],
         teleported["y"],
