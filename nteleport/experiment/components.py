@@ -63,6 +63,8 @@ def read_models(node: Node, problems: Problems) -> list[Placed[Component]]:
             continue
         name, arguments = entry
         _check_finite(arguments, problems)
+        if "pretrained" in arguments and arguments["pretrained"].value is False:
+            del arguments["pretrained"]  # the same job as without it
         if name == "mlp" and "activation" in arguments:
             chosen = {"activation": arguments["activation"]}
             fields(chosen, {"activation": one_of(*ACTIVATIONS)}, problems, "mlp")

@@ -22,6 +22,7 @@ from torch import nn
 from nteleport.errors import ModelError, UnknownNameError, nearest
 from nteleport.networks.initializers import initialize
 from nteleport.networks.mlp import MLP
+from nteleport.networks.pretrained import load_where_shapes_fit, pretrained_weights
 from nteleport.networks.stems import fit_stem
 from nteleport.vocabulary import MODEL_NAMES, STEMS, canonical_name
 
@@ -85,7 +86,7 @@ def _torchvision_model(
 ) -> nn.Module:
     """A torchvision classifier without pretrained weights, fitted to the images."""
     settings = {"weights": None, "num_classes": num_classes, **kwargs}
-    stem = settings.pop("stem", "cifar")
+    stem, is_pretrained = settings.pop("stem", "cifar"), settings.pop("pretrained", False)
     if stem not in STEMS:
         raise ModelError(f"stem {stem!r}: expected one of {', '.join(STEMS)}{nearest(str(stem), STEMS)}")
     if canonical in ("googlenet", "inception_v3"):
@@ -97,6 +98,8 @@ def _torchvision_model(
         settings["input_size"] = input_shape[1:]
     network: nn.Module = _torchvision_builder(canonical)(**settings)
     fit_stem(network, input_shape, stem=stem, default_weights=settings.get("init_weights") is False)
+    if is_pretrained:
+        load_where_shapes_fit(network, pretrained_weights(canonical))
     return network
 
 
@@ -126,6 +129,8 @@ def model_keywords(name: str) -> tuple[str, ...]:
         and parameter.name not in _NOT_AN_ARGUMENT
         and "Callable" not in str(parameter.annotation)  # a layer class cannot be written in a file
     ]
+    if canonical != "mlp":
+        keywords.append("pretrained")
     if model_class.__name__ == "ResNet":
         keywords.append("stem")
     if canonical.startswith("efficientnet"):
@@ -192,7 +197,10 @@ def check_model(
     if canonical.startswith("regnet"):  # building it computes with tensors, which the meta device cannot
         _check_arguments(canonical, kwargs)
         return
-    arguments = _without_reserved(canonical, kwargs)
+    arguments = dict(_without_reserved(canonical, kwargs))
+    _check_arguments(canonical, arguments)
+    if not isinstance(arguments.pop("pretrained", False), bool):  # no file is read to check a shape
+        raise ModelError(f"model {canonical!r}: pretrained is true or false")
     with torch.device("meta"):
         build_model(canonical, input_shape=input_shape, num_classes=num_classes, **arguments)
 

@@ -29,6 +29,7 @@ from nteleport.expression import compile_lambda
 from nteleport.jobs.job import Component, Job, Scheduler, TrainingParams
 from nteleport.jobs.options import RunOptions
 from nteleport.networks.models import check_model, model_keywords
+from nteleport.networks.pretrained import pretrained_weights
 from nteleport.schema.yaml_source import Node, Problems
 from nteleport.trackers.tracker import load_trackers
 from nteleport.training.device import find_device
@@ -272,6 +273,8 @@ def prepare(jobs: Sequence[Job], options: RunOptions, *, here: bool = True) -> N
         _check_devices(options)
     for dataset in dict.fromkeys(job.dataset for job in jobs):
         availability(dataset, options.data_dir)
+    for name in dict.fromkeys(job.model.cls for job in jobs if job.model.kwargs.get("pretrained")):
+        pretrained_weights(name)
 
 
 def check_trainable(jobs: Iterable[Job]) -> None:

@@ -233,7 +233,8 @@ def test_good_arguments_pass_the_check_and_reach_the_model() -> None:
 def test_model_keywords_leave_out_what_a_file_cannot_say() -> None:
     assert model_keywords("MLPCOB") == ("hidden_layers", "activation")
     assert model_keywords("resnet18") == (
-        "zero_init_residual", "groups", "width_per_group", "replace_stride_with_dilation", "stem",
+        "zero_init_residual", "groups", "width_per_group", "replace_stride_with_dilation", "pretrained",
+        "stem",
     )  # fmt: skip
     assert "dropout" in model_keywords("efficientnet_b0")
 
