@@ -55,16 +55,26 @@ class NameType(click.ParamType):  # type: ignore[type-arg]  # subscriptable only
     "--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path),
     help="Also write the table to this file; - writes it to standard output instead of the report.",
 )  # fmt: skip
-def inspect(model: str, dataset: str, image_size: int | None, csv_file: Path | None) -> None:
+@click.option(
+    "--graph", "graph_file", type=click.Path(dir_okay=False, path_type=Path),
+    help="Also draw the layers, their connections and entries into this file: svg, pdf or png.",
+)  # fmt: skip
+def inspect(
+    model: str, dataset: str, image_size: int | None, csv_file: Path | None, graph_file: Path | None
+) -> None:
     """Show what a teleportation does to each parameter of MODEL.
 
     A parameter is teleported, tied (a weight used twice) or untouched, each with the reason. MODEL is `mlp`
     or a torchvision classifier, such as resnet18, vgg16_bn or densenet121.
     """
+    if graph_file is not None:
+        from nteleport.plots.graph import check_suffix
+
+        check_suffix(graph_file)
     name, info = canonical_name(model), dataset_info(dataset)
     channels, height, width = info.input_shape
     shape = (channels, image_size or height, image_size or width)
-    quiver = _analyze(name, shape, info.num_classes)
+    quiver = _analyze(name, shape, info.num_classes, graph_file)
     rows = quiver.report()
     if csv_file is not None:
         _write_csv(rows, csv_file)
@@ -75,14 +85,24 @@ def inspect(model: str, dataset: str, image_size: int | None, csv_file: Path | N
             click.echo(line)
 
 
-def _analyze(model: str, input_shape: tuple[int, int, int], num_classes: int) -> Quiver:
+def _analyze(
+    model: str, input_shape: tuple[int, int, int], num_classes: int, graph_file: Path | None
+) -> Quiver:
     import torch
 
     from nteleport.core.analysis import analyze
     from nteleport.networks.models import build_model
 
     network = build_model(model, input_shape=input_shape, num_classes=num_classes)
-    return analyze(network, torch.zeros(2, *input_shape))
+    images = torch.zeros(2, *input_shape)
+    quiver = analyze(network, images)
+    if graph_file is not None:
+        from nteleport.core.layer_graph import layer_graph
+        from nteleport.plots.graph import write_graph
+
+        graph = layer_graph(network, images, quiver)
+        write_graph(graph_file, graph.edges, graph.ranks(), graph.entries, graph.tied)
+    return quiver
 
 
 def cells(row: ReportRow) -> tuple[str, str, str, str]:

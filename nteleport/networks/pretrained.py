@@ -1,4 +1,4 @@
-"""Weights of torchvision's classifiers after training on ImageNet: `pretrained: true` in an experiment file."""
+"""ImageNet weights of torchvision's classifiers: `pretrained: true` in an experiment file."""
 
 from __future__ import annotations
 
