@@ -11,6 +11,8 @@ from .errors import NTeleportError as NTeleportError
 from .jobs.table import collect as collect
 from .jobs.table import read_results as read_results
 from .plots.report import plot_results as plot_results
+from .studies.activations import ActivationsSettings as ActivationsSettings
+from .studies.activations.compute import neuron_activations as neuron_activations
 from .studies.branches import BranchesSettings as BranchesSettings
 from .studies.branches.compute import branched_training as branched_training
 from .studies.dot_product import DotProductSettings as DotProductSettings

@@ -51,6 +51,7 @@ STUDIES = (
     "landscape",
     "branches",
     "sharpness",
+    "activations",
 )
 """The names of all studies. Each has a package of its name, `-` as `_`, that defines `STUDY`."""
 
