@@ -24,6 +24,7 @@ from nteleport.studies.subject import draw_cob, one_subject
 from nteleport.studies.weight_files import load_weights
 from nteleport.studies.weights import WeightsSettings
 from nteleport.studies.weights.compute import weight_densities
+from nteleport.studies.weights.picture import draw as draw_weights
 
 TINY = Component("mlp", {"hidden_layers": [30, 20]})
 SETTINGS = WeightsSettings(models=(TINY,), per_layer=True, bins=20)
@@ -134,3 +135,24 @@ def test_a_file_without_weights_is_one_message(tmp_path: Path, content: bytes | 
     with pytest.raises(StudyError, match=r"the weights\.pt of a training") as caught:
         load_weights(one_subject(SETTINGS).network, tmp_path / "w.pt")
     assert "\n" not in str(caught.value)
+
+
+def test_a_window_limits_the_bins_and_the_height_of_the_picture() -> None:
+    settings = WeightsSettings(models=(TINY,), bins=20, xlim=(-0.1, 0.3), ylim_max=50.0)
+    table = weight_densities(settings)
+    whole = table[table["view"] == "whole"]
+    assert (whole["left"].min(), whole["right"].max()) == pytest.approx((-0.1, 0.3))
+    panel = draw_weights(table).axes[0]
+    assert panel.get_xlim() == pytest.approx((-0.1, 0.3))
+    inside = (whole["right"] - whole["left"]) * whole["density"]
+    weights = torch.cat(
+        [p.flatten() for n, p in one_subject(settings).network.named_parameters() if "weight" in n]
+    )
+    share = ((weights >= -0.1) & (weights <= 0.3)).double().mean().item()
+    assert inside[whole["weights"] == "before"].sum() == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize("xlim", [(0.1,), (0.3, 0.1), (1.0, 2.0, 3.0)])
+def test_a_window_has_two_sides_in_order(xlim: tuple[float, ...]) -> None:
+    with pytest.raises(StudyError, match="expected two weights, the smaller first"):
+        WeightsSettings(xlim=xlim)

@@ -34,9 +34,10 @@ def weight_densities(settings: WeightsSettings, *, progress: Progress = no_progr
     """Densities of the weights before, after and redrawn.
 
     Returns:
-        One row per bin: `model, dataset, layer, view, weights, left, right, density`. `weights` is
-        `before`, `after` or `same_distr`; the bins of `view` `whole` span all three, those of `zoom` the
-        weights before. A density integrates to 1 over all weights, so to less over the bins of `zoom`.
+        One row per bin: `model, dataset, layer, view, weights, left, right, density`, and `ylim_max` where the
+        settings have one. `weights` is `before`, `after` or `same_distr`; the bins of `view` `whole` span all
+        three or `xlim`, those of `zoom` the weights before. A density integrates to 1 over all weights, so to
+        less over fewer bins.
 
     Raises:
         NTeleportError: invalid settings.
@@ -45,8 +46,8 @@ def weight_densities(settings: WeightsSettings, *, progress: Progress = no_progr
     tables: list[pd.DataFrame] = []
     for done, subject in enumerate(subjects(settings), start=1):
         for layer, values in _by_layer(_three(subject, settings), settings.per_layer):
-            for view, reach in _reaches(values).items():
-                tables.append(_densities(values, reach, settings.bins))
+            for view, (low, high) in _windows(values, settings.xlim).items():
+                tables.append(_densities(values, low, high, settings.bins))
                 origin = {
                     "model": subject.model.label,
                     "dataset": subject.dataset,
@@ -56,7 +57,8 @@ def weight_densities(settings: WeightsSettings, *, progress: Progress = no_progr
                 for position, (column, value) in enumerate(origin.items()):
                     tables[-1].insert(position, column, value)
         progress(done, total)
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    return table if settings.ylim_max is None else table.assign(ylim_max=settings.ylim_max)
 
 
 def _three(subject: Subject, settings: WeightsSettings) -> dict[str, Weights]:
@@ -94,16 +96,16 @@ def _by_layer(three: Mapping[str, Weights], per_layer: bool) -> Iterator[tuple[s
         yield layer, {which: layers[layer].flatten() for which, layers in three.items()}
 
 
-def _reaches(values: Weights) -> dict[str, float]:
-    """How far from 0 the bins of each view extend."""
-    largest = max(float(each.abs().max()) for each in values.values())
-    near = float(values[BEFORE].abs().max())
-    return {WHOLE: largest or 1.0, ZOOM: 1.5 * near or 1.0}
+def _windows(values: Weights, xlim: tuple[float, ...]) -> dict[str, tuple[float, float]]:
+    """Between which weights the bins of each view lie."""
+    largest = max(float(each.abs().max()) for each in values.values()) or 1.0
+    near = 1.5 * float(values[BEFORE].abs().max()) or 1.0
+    return {WHOLE: (xlim[0], xlim[1]) if xlim else (-largest, largest), ZOOM: (-near, near)}
 
 
-def _densities(values: Weights, reach: float, bins: int) -> pd.DataFrame:
+def _densities(values: Weights, low: float, high: float, bins: int) -> pd.DataFrame:
     count = len(values[BEFORE])
-    edges = torch.linspace(-reach, reach, max(10, min(bins, math.isqrt(count))) + 1, dtype=torch.float64)
+    edges = torch.linspace(low, high, max(10, min(bins, math.isqrt(count))) + 1, dtype=torch.float64)
     frames = []
     for which, weights in values.items():
         counts = torch.histogram(weights.cpu(), edges).hist

@@ -60,7 +60,8 @@ def _panel(panel: Axes, table: pd.DataFrame, share: float) -> None:
     _curves(panel, whole)
     panel.set_yscale("log")
     low = whole.loc[whole["density"] > 0, "density"].min() / 1.5
-    panel.set_ylim(low, low * (whole["density"].max() / low) ** (1 / share))
+    top = whole["ylim_max"].iloc[0] if "ylim_max" in whole else whole["density"].max()
+    panel.set_ylim(low, low * (max(top, 2 * low) / low) ** (1 / share))
     panel.axvspan(zoom["left"].min(), zoom["right"].max(), color="#EEEEEE", lw=0, zorder=0)
     inset = panel.inset_axes(_INSET)
     _curves(inset, zoom)
