@@ -34,10 +34,10 @@ def weight_densities(settings: WeightsSettings, *, progress: Progress = no_progr
     """Densities of the weights before, after and redrawn.
 
     Returns:
-        One row per bin: `model, dataset, layer, view, weights, left, right, density`, and `ylim_max` where the
-        settings have one. `weights` is `before`, `after` or `same_distr`; the bins of `view` `whole` span all
-        three or `xlim`, those of `zoom` the weights before. A density integrates to 1 over all weights, so to
-        less over fewer bins.
+        One row per bin: `model, dataset, layer, view, weights, left, right, density`, and `ylim_max` where
+        the settings have one. `weights` is `before`, `after` or `same_distr`; the bins of `view` `whole` span
+        all three or `xlim`, those of `zoom` the weights before. A density integrates to 1 over all weights,
+        so to less over fewer bins.
 
     Raises:
         NTeleportError: invalid settings.
