@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,17 @@ def test_output_that_cannot_be_written_is_one_message(arguments: str, tmp_path: 
     done = shell(tmp_path, f"$N {arguments} >/dev/full")
     assert done.returncode == 1
     assert done.stderr == "Error: cannot write the output: No space left on device\n"
+
+
+def test_a_training_outlives_its_terminal(tmp_path: Path) -> None:
+    """SIGHUP is what a process gets when its terminal is closed."""
+    (tmp_path / "e.yml").write_text(EXPERIMENT.replace("epochs: 1", "epochs: 200"))
+    command = [sys.executable, "-m", "nteleport", "train", "e.yml", "--out", "out", "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not list(tmp_path.glob("out/*/checkpoint.pt")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
+    assert len(list(tmp_path.glob("out/*/result.json"))) == 2
+    process.communicate()
