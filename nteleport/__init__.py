@@ -1,7 +1,7 @@
 """Neural teleportation: move a network's weights without changing its function, and train from there.
 
-Any ``nn.Module`` can be teleported as it is. Start with :class:`TeleportableModel`; train at full speed with
-:class:`TeleportedOptimizer`. What ``__init__.pyi`` lists is public; all else may change. The names load on
+Any ``nn.Module`` can be teleported as it is. Start with ``TeleportableModel``; train at full speed with
+``TeleportedOptimizer``. What ``__init__.pyi`` lists is public; all else may change. The names load on
 first use, so that importing the package does not import torch.
 """
 

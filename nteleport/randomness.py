@@ -22,7 +22,7 @@ def seed_of(*purpose: str | int) -> int:
 
 
 def generator_for(*purpose: str | int) -> torch.Generator:
-    """A new CPU generator, seeded by :func:`seed_of`."""
+    """A new CPU generator, seeded by ``seed_of``."""
     return torch.Generator().manual_seed(seed_of(*purpose))
 
 

@@ -1,8 +1,8 @@
 """The vocabulary of an experiment file: networks, initializers, samplings, modes. Imports no torch.
 
 An experiment is checked, listed and unraveled long before anything is trained, so the names are defined here
-and what they do elsewhere: networks in :mod:`nteleport.networks`, samplings in :mod:`nteleport.core.cob`,
-modes in :mod:`nteleport.training.modes`. The name of a network is canonical when it is lower case and carries
+and what they do elsewhere: networks in ``nteleport.networks``, samplings in ``nteleport.core.cob``,
+modes in ``nteleport.training.modes``. The name of a network is canonical when it is lower case and carries
 no suffix ``COB``: the published implementation had a separate class for each teleportable network
 (``MLPCOB``, ``resnet18COB``), while here every network can be teleported as it is.
 """
@@ -38,10 +38,10 @@ vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn
 vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14
 """
 
-#: Every name that :func:`nteleport.networks.models.build_model` knows.
+#: Every name that ``nteleport.networks.models.build_model`` knows.
 MODEL_NAMES: tuple[str, ...] = ("mlp", *_TORCHVISION_NAMES.split())
 
-#: Every type that :func:`nteleport.networks.initializers.initialize` knows.
+#: Every type that ``nteleport.networks.initializers.initialize`` knows.
 INITIALIZERS: tuple[str, ...] = ("none", "normal", "xavier", "xavier_uniform", "kaiming", "orthogonal")
 
 #: The non-linearities whose gain torch knows; an initializer's ``non_linearity`` is one of them.

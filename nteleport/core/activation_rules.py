@@ -298,7 +298,7 @@ def _conjugated_with(labels: Tensor | None, node: Node, walk: Propagation) -> Fl
 
 
 def normalize(node: Node, walk: Propagation) -> Flow | None:
-    """With affine parameters, see :func:`normalization`; without, an elementwise operator. Normalizing a
+    """With affine parameters, see ``normalization``; without, an elementwise operator. Normalizing a
     weight (weight standardization) is part of computing it."""
     name = operator_name(node)
     if not walk.activations(node) and "layer_norm" not in name and "rms_norm" not in name:

@@ -1,7 +1,7 @@
 """Find the quiver of a network: trace it once, walk the graph once.
 
 ``torch.export`` gives a graph of ATen operators in which functional calls, reused modules and reshaped
-tensors are plain nodes. The walk (:mod:`nteleport.core.walk`, :mod:`nteleport.core.rules`) labels every
+tensors are plain nodes. The walk (``nteleport.core.walk``, ``nteleport.core.rules``) labels every
 activation; the uses of the parameters that it records make up the quiver.
 """
 

@@ -19,7 +19,7 @@ from nteleport.errors import TeleportationError
 
 
 def check_cob(quiver: Quiver, cob: Tensor, dtype: torch.dtype | None = None) -> None:
-    """Raise :class:`TeleportationError` unless ``cob`` is a usable CoB of ``quiver`` in ``dtype``.
+    """Raise ``TeleportationError`` unless ``cob`` is a usable CoB of ``quiver`` in ``dtype``.
 
     Usable are finite, non-zero entries whose inverses are finite and non-zero, too; in the dtype of ``cob``
     if ``dtype`` is None. This reads the values, and thus waits for the device: it is meant for entry points,
@@ -48,7 +48,7 @@ def checked_cob(
     """``cob`` in the dtype and on the device of ``like``, checked to be usable for these parameters.
 
     Raises:
-        TeleportationError: see :func:`check_cob` and :func:`check_scales`.
+        TeleportationError: see ``check_cob`` and ``check_scales``.
     """
     check_cob(quiver, cob, like.dtype)
     usable = cob.detach().to(like)
@@ -57,10 +57,10 @@ def checked_cob(
 
 
 def check_scales(quiver: Quiver, cob: Tensor, parameters: Mapping[str, Tensor], power: int = 1) -> None:
-    """Raise :class:`TeleportationError` if a scale, or what it is made of, leaves the range of its dtype.
+    """Raise ``TeleportationError`` if a scale, or what it is made of, leaves the range of its dtype.
 
     That is, if a factor, the product of factors or an inverse of these is zero or not finite: to the power
-    1 in the dtype of the parameter, to the power ``power`` in the dtype of the CoB. Like :func:`check_cob`,
+    1 in the dtype of the parameter, to the power ``power`` in the dtype of the CoB. Like ``check_cob``,
     this waits for the device. Scales are formed only for parameters where the extremes of the CoB leave a
     doubt, which those of sampled CoBs do not in float32.
     """
@@ -79,7 +79,7 @@ def check_scales(quiver: Quiver, cob: Tensor, parameters: Mapping[str, Tensor], 
 def check_move(
     quiver: Quiver, new: Tensor, old: Tensor, parameters: Mapping[str, Tensor], power: int = 1
 ) -> None:
-    """Raise :class:`TeleportationError` if what was moved by ``old`` cannot be moved on to ``new``.
+    """Raise ``TeleportationError`` if what was moved by ``old`` cannot be moved on to ``new``.
 
     Both are usable themselves; what moves is multiplied by the quotient of their scales.
     """
@@ -97,7 +97,7 @@ def check_move(
 
 
 def _check_way(quiver: Quiver, name: str, ratio: Tensor, old: Tensor, narrow: torch.dtype) -> None:
-    """Raise :class:`TeleportationError` if a weight overflows between the factors of its move."""
+    """Raise ``TeleportationError`` if a weight overflows between the factors of its move."""
     scale = scales(quiver, old, expand=False, names=[name]).get(name)
     for factor in factor_scales(quiver, ratio, [name]).get(name, ()):
         scale = factor if scale is None else scale * factor
@@ -109,7 +109,7 @@ def _check_way(quiver: Quiver, name: str, ratio: Tensor, old: Tensor, narrow: to
 
 
 def _check_scale(name: str, factors: tuple[Tensor, ...], narrow: torch.dtype, power: int) -> None:
-    """Raise :class:`TeleportationError` if the scale of one parameter leaves the range of a dtype."""
+    """Raise ``TeleportationError`` if the scale of one parameter leaves the range of a dtype."""
     powers = [each.pow(power) for each in factors]
     wide = factors[0].dtype
     held = [(each, narrow) for each in (*factors, reduce(mul, factors))]
@@ -141,7 +141,7 @@ def _range(dtype: torch.dtype) -> float:
 
 
 def check_network(network: nn.Module, quiver: Quiver, parameters: Mapping[str, Tensor] | None = None) -> None:
-    """Raise :class:`TeleportationError` unless the quiver knows these parameters of a network, by name and
+    """Raise ``TeleportationError`` unless the quiver knows these parameters of a network, by name and
     shape; all of them if None.
 
     A quiver without entries moves nothing, so it fits any network: baselines are trained with one.

@@ -66,6 +66,6 @@ def sample_cob(
 
 
 def _away_from_zero(cob: Tensor, *, negative: bool) -> Tensor:
-    """Move entries within :data:`SMALLEST_ENTRY` of zero out to it, keeping their sign."""
+    """Move entries within ``SMALLEST_ENTRY`` of zero out to it, keeping their sign."""
     sign = torch.where((cob < 0) | ((cob == 0) & negative), -1.0, 1.0)
     return sign * cob.abs().clamp(min=SMALLEST_ENTRY)

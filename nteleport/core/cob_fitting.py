@@ -2,7 +2,7 @@
 
 A teleportation multiplies each weight by a ratio ``r = τ_i / τ_j``, so the distance ``‖s(τ) ⊙ θ − t‖²``
 depends on the weights only through two sums for each pair of CoB entries: ``p = Σ θ²`` and ``q = Σ θ t`` over
-the weights between the two neurons. :class:`Distance` holds these sums, for any quiver (residuals,
+the weights between the two neurons. ``Distance`` holds these sums, for any quiver (residuals,
 normalizations and shared parameters are pairs like all others), in a form without cancellation near the
 minimum: ``Σ p (r − q / p)²`` plus a remainder that no CoB changes.
 
@@ -11,8 +11,8 @@ With all other entries fixed, the distance as a function of one entry is ::
     a τ² − 2 b τ + c / τ² − 2 d / τ + constant
 
 where ``a`` and ``b`` come from the weights and the bias that feed the neuron and ``c`` and ``d`` from those
-that it feeds. Its minimum is a root of a quartic polynomial (:func:`best_entry`). Two entries of one layer
-never appear in the same ratio, so a whole layer is minimized at once, exactly (:class:`LayerwiseFit`).
+that it feeds. Its minimum is a root of a quartic polynomial (``best_entry``). Two entries of one layer
+never appear in the same ratio, so a whole layer is minimized at once, exactly (``LayerwiseFit``).
 """
 
 from __future__ import annotations

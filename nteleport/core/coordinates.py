@@ -2,8 +2,8 @@
 
 The optimizer's step belongs in teleported coordinates, where weights are ``θ' = s ⊙ θ`` and gradients
 ``g / s``. For SGD a step there is a step on the plain weights with gradients multiplied by ``1 / s²``, so
-:class:`PlainCoordinates` need no second copy of the weights. Every other optimizer works on ``θ'`` itself
-(:class:`TeleportedCoordinates`), and after its step ``θ = θ' / s`` is written back.
+``PlainCoordinates`` need no second copy of the weights. Every other optimizer works on ``θ'`` itself
+(``TeleportedCoordinates``), and after its step ``θ = θ' / s`` is written back.
 """
 
 from __future__ import annotations

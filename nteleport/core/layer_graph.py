@@ -45,7 +45,7 @@ def layer_graph(network: nn.Module, example_inputs: ExampleInputs, quiver: Quive
 
     Args:
         network: any module that ``torch.export`` can trace.
-        example_inputs: as for :func:`nteleport.analyze`.
+        example_inputs: as for ``nteleport.analyze``.
         quiver: of the network.
 
     Raises:

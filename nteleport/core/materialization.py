@@ -1,6 +1,6 @@
 """The teleported network made explicit: teleported weights, conjugated activations.
 
-:func:`materialize` executes what the paper describes, operator by operator: linear and convolution layers run
+``materialize`` executes what the paper describes, operator by operator: linear and convolution layers run
 untouched on teleported weights and scaled activations, everything else runs as ``x ↦ τ f(x / τ)``. It never
 divides a teleported weight of such a layer by its scale, so it is an independent check of the quiver: with a
 wrong label its outputs differ from the network's.

@@ -1,9 +1,9 @@
 """A network seen from another point of weight space: the simple, general view.
 
 The teleported network, with weights ``θ' = s ⊙ θ`` and activations ``x ↦ τ f(x / τ)``, computes what the
-unmodified network computes at ``θ' / s``. :class:`TeleportableModel` does exactly that, and so works for any
+unmodified network computes at ``θ' / s``. ``TeleportableModel`` does exactly that, and so works for any
 module, trains with any optimizer, and is differentiable in the change of basis. For training at full speed
-see :class:`nteleport.TeleportedOptimizer`.
+see ``nteleport.TeleportedOptimizer``.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class TeleportableModel(nn.Module):
     Args:
         network: any module that ``torch.export`` can trace; it is wrapped, not copied.
         example_inputs: a tensor, a tuple of positional arguments, a mapping of keyword arguments, or a pair
-            of both; as for :func:`nteleport.analyze`.
-        quiver: from an earlier :func:`nteleport.analyze` of this architecture, to skip the analysis.
+            of both; as for ``nteleport.analyze``.
+        quiver: from an earlier ``nteleport.analyze`` of this architecture, to skip the analysis.
 
     Raises:
         AnalysisError: the network cannot be traced.
@@ -134,8 +134,8 @@ class TeleportableModel(nn.Module):
         """Teleport by a sampled CoB.
 
         Args:
-            cob_range, sampling, center, generator: as for :func:`nteleport.sample_cob`.
-            reset: as for :meth:`teleport`.
+            cob_range, sampling, center, generator: as for ``nteleport.sample_cob``.
+            reset: as for ``teleport``.
 
         Raises:
             TeleportationError: unknown ``sampling``, or one that forbids ``cob_range``.
@@ -160,7 +160,7 @@ class TeleportableModel(nn.Module):
         return parameters_to_vector([p.detach() for p in self.network.parameters()])
 
     def load_weight_vector(self, vector: Tensor) -> None:
-        """Set all teleported parameters from a vector as :meth:`weight_vector` returns it.
+        """Set all teleported parameters from a vector as ``weight_vector`` returns it.
 
         Raises:
             TeleportationError: not a tensor of this length, or of numbers that the parameters cannot hold:
@@ -193,7 +193,7 @@ class TeleportableModel(nn.Module):
         return self.weight_vector(), self.cob.detach().clone()
 
     def load_position(self, weights: Tensor, cob: Tensor) -> None:
-        """Set both as :meth:`position` returns them; nothing is teleported, so the function changes with the
+        """Set both as ``position`` returns them; nothing is teleported, so the function changes with the
         weights.
 
         Raises:
@@ -213,7 +213,7 @@ class TeleportableModel(nn.Module):
             loss_fn: returns a scalar.
 
         Returns:
-            A vector like :meth:`weight_vector`; zero where a parameter is frozen or unused. ``.grad`` is left
+            A vector like ``weight_vector``; zero where a parameter is frozen or unused. ``.grad`` is left
             unchanged.
 
         Raises:

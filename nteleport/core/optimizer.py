@@ -1,7 +1,7 @@
 """Training a teleported network at the speed of the plain one.
 
 The teleported network computes ``f(θ' / s)``, so there is no need to run it: the plain network runs at ``θ =
-θ' / s`` and only the optimizer works in teleported coordinates, see :mod:`nteleport.core.coordinates`.
+θ' / s`` and only the optimizer works in teleported coordinates, see ``nteleport.core.coordinates``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TeleportedOptimizer:
 
     Args:
         network: its parameters that require gradients are trained.
-        quiver: from :func:`nteleport.analyze`.
+        quiver: from ``nteleport.analyze``.
         optimizer_class: any class of ``torch.optim``.
         **hyper_parameters: its keyword arguments. ``fused`` is enabled where torch supports it, unless it,
             ``foreach``, ``capturable`` or ``differentiable`` is given.
@@ -160,10 +160,10 @@ class TeleportedOptimizer:
     def reload_weights(self) -> None:
         """Adopt the network's parameters; call this after writing to them through ``parameter.data``.
 
-        Other writes are noticed by :meth:`step`.
+        Other writes are noticed by ``step``.
 
         Raises:
-            TeleportationError: see :meth:`step`.
+            TeleportationError: see ``step``.
         """
         self._watch.check_kept()
         self._adopt(list(self._parameters))
@@ -195,7 +195,7 @@ class TeleportedOptimizer:
         return {"cob": self.cob, "optimizer": self.optimizer.state_dict(), "teleported_weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
+        """Restore what ``state_dict`` returned.
 
         Raises:
             TeleportationError: it does not fit this network or this optimizer. In that case nothing is

@@ -68,7 +68,7 @@ _FACTORS.update(dict.fromkeys(["AdamW", "NAdam", "RAdam"], _FACTORS["Adam"]))
 
 
 def check_transportable(optimizer: Optimizer) -> None:
-    """Raise :class:`TeleportationError` if the state of ``optimizer`` does not move by elementwise
+    """Raise ``TeleportationError`` if the state of ``optimizer`` does not move by elementwise
     factors."""
     name = type(optimizer).__name__
     if name not in _FACTORS:
@@ -79,7 +79,7 @@ def check_transportable(optimizer: Optimizer) -> None:
 
 
 def check_state(state: Any, trained: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-    """Raise :class:`TeleportationError` unless ``state`` is one that an optimizer like this one saved.
+    """Raise ``TeleportationError`` unless ``state`` is one that an optimizer like this one saved.
 
     Args:
         state: to be loaded into ``TeleportedOptimizer``.
@@ -109,7 +109,7 @@ def transport(optimizer: Optimizer, ratios: Mapping[Tensor, Tensor]) -> None:
     """Move the state of an optimizer that works in teleported coordinates.
 
     Args:
-        optimizer: one that :func:`check_transportable` accepts.
+        optimizer: one that ``check_transportable`` accepts.
         ratios: for each parameter tensor, its new scale over its old one, broadcastable to it.
     """
     factors = _FACTORS[type(optimizer).__name__]

@@ -1,7 +1,7 @@
 """Tensors computed from parameters alone, before a layer uses them as its weights.
 
 A network may reshape, slice, mask, concatenate or normalize its parameters on the way to the layer that uses
-them. A :class:`ParameterView` records which element of which parameter stands at each position, so that
+them. A ``ParameterView`` records which element of which parameter stands at each position, so that
 labels of the weight that a layer sees can be *pulled back* to labels of the parameters.
 """
 

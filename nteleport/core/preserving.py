@@ -2,7 +2,7 @@
 
 Tracing runs ``forward`` on fake tensors, and whatever ``forward`` keeps (a buffer it registers, a mask in a
 dict, an activation for later, a result behind ``functools.lru_cache``) would keep them too. Therefore
-:func:`preserved` records beforehand what every attribute, plain container and plain object reachable from the
+``preserved`` records beforehand what every attribute, plain container and plain object reachable from the
 network holds, and restores what has changed. Only references are copied, and never the parameters and
 buffers, which ``torch.export`` replaces while it traces; the few other reachable tensors are cloned, because
 ``torch.export`` actually runs in-place operators on them.

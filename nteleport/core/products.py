@@ -1,6 +1,6 @@
 """Products of two operands, as sums over axes that both share: linear layers, convolutions, ``einsum``.
 
-The rule of weights (:mod:`nteleport.core.weight_rules`) needs to know which axes of a weight are its input
+The rule of weights (``nteleport.core.weight_rules``) needs to know which axes of a weight are its input
 side and which its output side. Each multiplying operator declares this by giving its axes letters, as
 ``torch.einsum`` does.
 """

@@ -3,9 +3,9 @@
 A teleportation gives every hidden neuron ``i`` a non-zero scalar ``τ_i``; the weight on the edge ``j → i``
 becomes ``w_ij · τ_i / τ_j`` (Armenta et al., *Neural Teleportation*, arXiv 2012.01118, section 3). For each
 parameter, the scale is a product of entries of the change of basis (CoB), one per axis, each with power +1
-(the side of the neurons that the parameter feeds) or −1 (the side of those it reads). A :class:`Quiver`
-records which entries those are. It is found once, by :func:`nteleport.analyze`, and from then on only
-applied, by :func:`scales`.
+(the side of the neurons that the parameter feeds) or −1 (the side of those it reads). A ``Quiver``
+records which entries those are. It is found once, by ``nteleport.analyze``, and from then on only
+applied, by ``scales``.
 
 Entry 0 of the *extended* CoB is the constant 1: neurons that point to it (inputs and outputs of the network)
 are *pinned*. Entry ``k + 1`` of the extended CoB is entry ``k`` of the CoB.
@@ -72,7 +72,7 @@ class Layer:
 
 
 class ReportRow(NamedTuple):
-    """One parameter in :meth:`Quiver.report`."""
+    """One parameter in ``Quiver.report``."""
 
     name: str
     shape: tuple[int, ...]
@@ -120,7 +120,7 @@ def cob_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
 
 
 def check_form(quiver: Quiver, cob: object) -> None:
-    """Raise :class:`TeleportationError` unless ``cob`` is a tensor of the shape of a CoB, and of numbers.
+    """Raise ``TeleportationError`` unless ``cob`` is a tensor of the shape of a CoB, and of numbers.
 
     Reads no value.
     """
@@ -165,7 +165,7 @@ def scales(
     """The vector ``s(τ)`` that multiplies the parameters, ``θ' = s ⊙ θ`` (section 3 of the paper).
 
     Args:
-        quiver: from :func:`nteleport.analyze`.
+        quiver: from ``nteleport.analyze``.
         cob: shape ``(quiver.cob_size,)``, floating point. Gradients flow to it.
         expand: to the shape of each parameter. Otherwise axes along which a scale is constant keep size 1,
             and parameters that the CoB does not reach have no entry.
@@ -195,7 +195,7 @@ def teleported(
 
     Args:
         parameters: by the names of the quiver, all or some of them.
-        quiver: from :func:`nteleport.analyze`.
+        quiver: from ``nteleport.analyze``.
         cob: shape ``(quiver.cob_size,)``, on the device of the parameters.
         power: of the scales; gradients of plain weights take −1, second moments ∓2.
 

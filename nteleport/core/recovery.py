@@ -1,6 +1,6 @@
 """Find the change of basis that carries one set of weights closest to another.
 
-Two networks may be the same up to a teleportation. :func:`solve_cob` finds it: the CoB ``τ`` that minimizes
+Two networks may be the same up to a teleportation. ``solve_cob`` finds it: the CoB ``τ`` that minimizes
 ``‖s(τ) ⊙ θ − t‖²``. An exact teleportation is found exactly; otherwise the result is the nearest point that
 descent from the closed form reaches.
 """
@@ -45,7 +45,7 @@ def solve_cob(
 
     Args:
         model: the network to teleport. It is left unchanged.
-        target_weights: a vector as :meth:`TeleportableModel.weight_vector` returns it, or parameters by name.
+        target_weights: a vector as ``TeleportableModel.weight_vector`` returns it, or parameters by name.
         method: ``least_squares`` or ``gradient``.
         max_iterations: sweeps, or steps of L-BFGS.
         tolerance: stop when an iteration reduces the part of the squared distance that depends on the CoB by

@@ -18,7 +18,7 @@ def multiply(tensors: Mapping[str, Tensor], factors: Mapping[str, list[Tensor]])
     """Multiply tensors in place, each by its factors if it has any, in one call.
 
     Args:
-        factors: by the name of a tensor, from :func:`fast_factors`.
+        factors: by the name of a tensor, from ``fast_factors``.
     """
     pieces, operands = _pairs(tensors, factors)
     if operands:
@@ -26,7 +26,7 @@ def multiply(tensors: Mapping[str, Tensor], factors: Mapping[str, list[Tensor]])
 
 
 def divide(tensors: Mapping[str, Tensor], factors: Mapping[str, list[Tensor]]) -> None:
-    """Undo :func:`multiply` by the same factors, with one rounding per factor."""
+    """Undo ``multiply`` by the same factors, with one rounding per factor."""
     pieces, operands = _pairs(tensors, factors)
     if operands:
         torch._foreach_div_(pieces, operands)

@@ -29,7 +29,7 @@ def as_call(example_inputs: ExampleInputs) -> tuple[tuple[object, ...], dict[str
     """Example inputs as the positional and keyword arguments of a call.
 
     Raises:
-        AnalysisError: they have none of the forms of :data:`ExampleInputs`.
+        AnalysisError: they have none of the forms of ``ExampleInputs``.
     """
     match example_inputs:
         case Tensor():

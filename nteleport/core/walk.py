@@ -1,13 +1,13 @@
 """State of one walk over an exported graph: labels of activations, uses of parameters.
 
 The walk goes through the graph once, in execution order. For each operator a rule
-(:mod:`nteleport.core.rules`) returns a :class:`Flow`: which labels the operands must carry, which labels the
+(``nteleport.core.rules``) returns a ``Flow``: which labels the operands must carry, which labels the
 result carries, and whether the operator runs unchanged on scaled operands or must be conjugated,
 ``x ↦ τ f(x / τ)``. The first operator that has a rule for a parameter fixes its scale: that is its
-:class:`Use`.
+``Use``.
 
-The same rules serve two purposes. :func:`nteleport.analyze` lets every use take fresh labels and reads the
-quiver off the uses. :func:`nteleport.materialize` takes the labels of uses from a quiver and executes the
+The same rules serve two purposes. ``nteleport.analyze`` lets every use take fresh labels and reads the
+quiver off the uses. ``nteleport.materialize`` takes the labels of uses from a quiver and executes the
 flows.
 """
 
@@ -205,7 +205,7 @@ class Propagation:
         self.labels[node] = labels
 
     def begin(self) -> None:
-        """Start a new operator: :meth:`forget` reverts what is recorded from now on."""
+        """Start a new operator: ``forget`` reverts what is recorded from now on."""
         self._recent_uses.clear()
         self._stand_ins.clear()
 
@@ -297,7 +297,7 @@ def result_shapes(node: Any) -> Any:
 
 
 def pinned_like(shapes: Any) -> Labels:
-    """Pinned labels for results of these shapes, as :func:`result_shapes` gives them."""
+    """Pinned labels for results of these shapes, as ``result_shapes`` gives them."""
     if isinstance(shapes, list):
         return [pinned_like(s) for s in shapes]
     return None if shapes is None else pinned(shapes)

@@ -44,7 +44,7 @@ class Watch:
         self._writes = self._writes_now()
 
     def changed(self, *, written: bool) -> list[str]:
-        """Names of the parameters that lie somewhere else since :meth:`note`; with ``written``, of those
+        """Names of the parameters that lie somewhere else since ``note``; with ``written``, of those
         whose values were written to as well."""
         places = self._places_now()
         writes = self._writes_now() if written else self._writes
@@ -60,7 +60,7 @@ class Watch:
         return [p._version for p in self._parameters.values()]
 
     def check_kinds(self) -> None:
-        """Raise :class:`TeleportationError` if a parameter has another dtype or device, or another shape,
+        """Raise ``TeleportationError`` if a parameter has another dtype or device, or another shape,
         than at first."""
         for name, parameter in self._parameters.items():
             if _kind(parameter) != self._kinds[name]:
@@ -70,7 +70,7 @@ class Watch:
                 )
 
     def check_owner(self) -> None:
-        """Raise :class:`TeleportationError` if the network no longer has these parameters."""
+        """Raise ``TeleportationError`` if the network no longer has these parameters."""
         current = dict(self._network.named_parameters())
         for name, parameter in self._parameters.items():
             if current.get(name) is not parameter:

@@ -33,7 +33,7 @@ _STRETCH_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
 def num_batches(
     split: Split | int, *, batch_size: int, drop_last: bool = False, max_batch: int | None = None
 ) -> int:
-    """How many batches :func:`batches` yields, for a split or a number of images.
+    """How many batches ``batches`` yields, for a split or a number of images.
 
     Args:
         split: the split, or how many images it has.

@@ -33,7 +33,7 @@ def load_batch(content: bytes) -> dict[str, Any]:
         content: of the file.
 
     Returns:
-        Its entries: lists, numbers and strings, and :class:`PickledArray` in place of arrays. Entries that do
+        Its entries: lists, numbers and strings, and ``PickledArray`` in place of arrays. Entries that do
         not have a string as their key are left out.
 
     Raises:

@@ -6,7 +6,7 @@ evaluation: the auxiliary heads of GoogLeNet and Inception, which return tuples 
 
 Images are those of the data set. Classifiers that torchvision made for 224×224 color images are fitted to
 small images and to other channels (see ``stems``); a few cannot take 32×32 and report it
-(:func:`size_problem`).
+(``size_problem``).
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def build_model(
 ) -> nn.Module:
     """Make a network with random weights, on the CPU (or under an active ``torch.device`` context).
 
-    The weights come from torch's default generator; see :func:`seeded_model`.
+    The weights come from torch's default generator; see ``seeded_model``.
 
     Args:
         name: ``mlp`` or a torchvision classifier, in any case, with or without a suffix ``COB``.
         input_shape: (channels, height, width) of an image.
         num_classes: size of the output.
-        kwargs: arguments of the model, as in an experiment file: of :class:`MLP`, or of torchvision's class.
+        kwargs: arguments of the model, as in an experiment file: of ``MLP``, or of torchvision's class.
 
     Returns:
         The network in training mode; its output is ``[B, num_classes]``.
@@ -206,7 +206,7 @@ def check_model(
 
 
 def _without_reserved(canonical: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``kwargs``, refusing arguments that :func:`build_model` gets from the data set."""
+    """``kwargs``, refusing arguments that ``build_model`` gets from the data set."""
     for reserved in ("name", "input_shape", "num_classes"):
         if reserved in kwargs:
             raise ModelError(f"model {canonical!r} takes no argument {reserved!r}: the data set gives it")
@@ -229,11 +229,11 @@ def seeded_model(
     stay as they were.
 
     Args:
-        name, kwargs: as for :func:`build_model`.
+        name, kwargs: as for ``build_model``.
         input_shape: (channels, height, width).
         num_classes: size of the output.
         seed: usually the job's seed.
-        initializer, initializer_kwargs: as for :func:`nteleport.networks.initializers.initialize`.
+        initializer, initializer_kwargs: as for ``nteleport.networks.initializers.initialize``.
 
     Raises:
         UnknownNameError: no model or initializer has this name.

@@ -186,7 +186,7 @@ def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Inter
 def t_quantile(probability: float, degrees: int) -> float:
     """The quantile of Student's t distribution with `degrees` degrees of freedom at `probability`.
 
-    Computed by bisection of :func:`t_probability`.
+    Computed by bisection of ``t_probability``.
 
     Raises:
         ValueError: a probability outside (0, 1), or less than one degree of freedom.

@@ -1,6 +1,6 @@
 """Scores of one network at many points of its weight space.
 
-:class:`PointScorer` evaluates several points in each pass over the data where memory allows: their weights
+``PointScorer`` evaluates several points in each pass over the data where memory allows: their weights
 are stacked and the network runs on all of them at once (``torch.func.vmap`` over ``functional_call``). If the
 network does not support this, or the device does not benefit from it (a CPU), the points are evaluated one
 after another. The scores are the same.

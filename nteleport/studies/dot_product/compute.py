@@ -1,6 +1,6 @@
 """How far a teleportation rotates the weights: cosine and angle between W and T(W), against the range.
 
-Both follow from norms that :mod:`nteleport.core.norms` computes for all teleportations at once. For a CoB
+Both follow from norms that ``nteleport.core.norms`` computes for all teleportations at once. For a CoB
 drawn from U[1−σ, 1+σ] the expectations per weight, E[s] and E[s²], predict the cosine (see the tests).
 """
 

@@ -2,7 +2,7 @@
 
 Two questions: how much the normalized gradient ‖dW‖/‖W‖ differs from ‖dTW‖/‖TW‖, and the angle between dTW
 and dW. Neither requires an actual teleportation: the gradient at the teleported weights is `g / s`, so
-:mod:`nteleport.core.norms` computes the norms of all teleportations of a batch from a single backward pass.
+``nteleport.core.norms`` computes the norms of all teleportations of a batch from a single backward pass.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A point of weight space, teleported weights θ' with their change of basis τ, computes the same function as the
 plain network at ``θ' / s(τ)``. So the line between two such points, which moves weights *and* CoB, is a
-curve of plain weights, ``θ'_α / s(τ_α)``, and costs no more to evaluate than any other (:class:`Line`).
+curve of plain weights, ``θ'_α / s(τ_α)``, and costs no more to evaluate than any other (``Line``).
 
 Two consequences. With the same CoB at both ends the curve is the plain one: teleportation is linear in the
 weights, and the loss along the line does not change. With different CoBs, an entry may approach zero or cross

@@ -2,7 +2,7 @@
 
 The surface of a teleported network along a direction ``d'`` of its weights is the surface of the plain
 network along ``d' / s(τ)``. So drawing it requires no teleportation: both surfaces are planes through the
-same plain weights (:mod:`nteleport.studies.landscape.surface`).
+same plain weights (``nteleport.studies.landscape.surface``).
 
 - Along random directions, filter-normalized in the coordinates of each network from the same raw draw.
 - Along the first two principal components of the training path. In the coordinates of the plain network a
