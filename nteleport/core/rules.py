@@ -1,8 +1,8 @@
 """Rules: how each ATen operator acts on a scaling of its operands.
 
-A table keyed by operator name and grouped by algebraic property (section 2 of the design). An operator
-without a rule, or with arguments that its rule does not cover, is safe: its result is pinned and the
-parameters it reads stay untouched, so a missing rule makes a teleportation less general, never wrong.
+A table keyed by operator name and grouped by algebraic property. An operator without a rule, or with
+arguments that its rule does not cover, is safe: its result is pinned and the parameters it reads stay
+untouched, so a missing rule makes a teleportation less general, never wrong.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -95,7 +96,7 @@ def _database(out: Path) -> str:
     """
     place = (out / "mlflow.db").absolute()
     if not place.exists():
-        draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        draft = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
         MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments()
         with suppress(FileExistsError):
             os.link(draft, place)  # unlike a rename, it never replaces an existing database

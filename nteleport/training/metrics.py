@@ -2,7 +2,8 @@
 
 Logits and labels of a few batches are kept on the device, turned into sums there, and the sums are read by
 the host once per epoch (`ScoreSums.read`). A top-k hit means that fewer than k classes rank before the
-correct one; among equal logits the lower class ranks first, and a logit that is not finite is never a hit.
+correct one; among equal logits the lower class ranks first. An image with a logit that is not finite is never
+a hit.
 
 `grad_norm` and `weight_norm` of a row of metrics are the Euclidean norms of the *teleported* gradient `g / s`
 and the *teleported* weights `s ⊙ θ` at the first batch of the epoch, before its step: the point where a
