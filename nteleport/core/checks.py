@@ -21,9 +21,9 @@ from nteleport.errors import TeleportationError
 def check_cob(quiver: Quiver, cob: Tensor, dtype: torch.dtype | None = None) -> None:
     """Raise ``TeleportationError`` unless ``cob`` is a usable CoB of ``quiver`` in ``dtype``.
 
-    Usable are finite, non-zero entries whose inverses are finite and non-zero, too; in the dtype of ``cob``
-    if ``dtype`` is None. This reads the values, and thus waits for the device: it is meant for entry points,
-    not for hot loops.
+    Usable are finite, non-zero entries that the quiver admits and whose inverses are finite and non-zero,
+    too; in the dtype of ``cob`` if ``dtype`` is None. This reads the values, and thus waits for the device:
+    it is meant for entry points, not for hot loops.
     """
     check_form(quiver, cob)
     if cob.is_meta:
@@ -36,6 +36,17 @@ def check_cob(quiver: Quiver, cob: Tensor, dtype: torch.dtype | None = None) -> 
             f"entry {position} of the change of basis is {cob[position].item()}; "
             f"every entry and its inverse must be finite and non-zero in {used.dtype}"
         )
+    for word, holds in (("positive", used > 0), ("sign", used.abs() == 1)):
+        if word not in quiver.admits:
+            continue
+        refused = torch.tensor([each == word for each in quiver.admits], device=used.device) & ~holds
+        if bool(refused.any()):
+            position = int(refused.nonzero()[0])
+            expected = "a positive number" if word == "positive" else "1 or -1"
+            raise TeleportationError(
+                f"entry {position} of the change of basis is {cob[position].item()}; "
+                f"with activations kept this network admits {expected} there"
+            )
 
 
 def _in_range(values: Tensor) -> Tensor:

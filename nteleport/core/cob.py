@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nteleport.core.quiver import Quiver, check_form
 from nteleport.errors import TeleportationError
 from nteleport.vocabulary import Sampling, sampling_problem
 
@@ -63,6 +64,24 @@ def sample_cob(
             flipped = torch.rand(size, generator=generator) < 0.5
             cob = torch.where(flipped, -cob, cob)
     return _away_from_zero(cob, negative=sampling == "negative")
+
+
+def admitted_cob(quiver: Quiver, drawn: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A drawn CoB, made one that ``quiver`` admits: ``|τ|`` where an entry is positive; a fair coin, 1 or
+    −1, where it admits nothing else.
+
+    Args:
+        drawn: shape ``(quiver.cob_size,)``, on the CPU, as from ``sample_cob``.
+        generator: tosses the coins; it is not used where no entry admits ±1 only.
+    """
+    check_form(quiver, drawn)
+    positive = torch.tensor([word == "positive" for word in quiver.admits], dtype=torch.bool)
+    sign = torch.tensor([word == "sign" for word in quiver.admits], dtype=torch.bool)
+    cob = torch.where(positive, drawn.abs(), drawn)
+    if not bool(sign.any()):
+        return cob
+    coins = 1 - 2 * torch.randint(2, (quiver.cob_size,), generator=generator)
+    return torch.where(sign, coins.to(cob.dtype), cob)
 
 
 def _away_from_zero(cob: Tensor, *, negative: bool) -> Tensor:

@@ -26,6 +26,13 @@ from nteleport.errors import TeleportationError
 
 Status = Literal["teleported", "tied", "untouched"]
 
+Activations = Literal["conjugated", "kept"]
+"""``conjugated``: activations become ``x ↦ τ f(x / τ)``, as in the paper. ``kept``: nothing but weights
+changes, so that teleported weights load into the unmodified network."""
+
+Admitted = Literal["nonzero", "positive", "sign"]
+"""Which numbers an entry of a CoB may be: any but 0, those above 0, or 1 and −1."""
+
 
 @dataclass(frozen=True, eq=False)
 class Factor:
@@ -90,12 +97,20 @@ class Quiver:
         layers: which layer owns which entries of the CoB, in execution order.
         training: whether the network was traced in training mode. A network that wires itself differently in
             evaluation mode has a different quiver there; both keep its function in both modes.
+        activations: whether teleported weights need conjugated activations, or the network as it is.
+        admits: what each entry may be, ``cob_size`` words; all ``nonzero`` where activations are conjugated.
     """
 
     cob_size: int
     parameters: Mapping[str, ParameterScaling]
     layers: tuple[Layer, ...]
     training: bool = True
+    activations: Activations = "conjugated"
+    admits: tuple[Admitted, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.admits:
+            object.__setattr__(self, "admits", ("nonzero",) * self.cob_size)
 
     def report(self) -> list[ReportRow]:
         """Every parameter as teleported, tied or untouched, each with the reason."""
