@@ -11,6 +11,7 @@ prints it and exits with code 2, without a traceback.
     ├── ExpressionError      a formula in an experiment file that is refused          (also a ValueError)
     ├── UnknownNameError     an unknown model, data set or initializer                (also a LookupError)
     ├── ModelError           arguments or images that a model cannot take             (also a ValueError)
+    ├── CheckpointError      a file of weights that cannot be read or written, or does not fit its network
     ├── DatasetError         a data set that is neither present nor downloadable
     ├── JobError             a job that cannot be started or continued
     ├── ResultsError         results on disk that are missing or cannot be read
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "AnalysisError",
+    "CheckpointError",
     "DatasetError",
     "ExperimentError",
     "ExpressionError",
@@ -100,6 +102,10 @@ class UnknownNameError(NTeleportError, LookupError):
 
 class ModelError(NTeleportError, ValueError):
     """A model or an initializer that cannot be built: unknown arguments, or images of a wrong size."""
+
+
+class CheckpointError(NTeleportError):
+    """A file of weights that cannot be read or written, or whose names or shapes do not fit the network."""
 
 
 class DatasetError(NTeleportError):
