@@ -82,8 +82,8 @@ def _stored(network: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
         "has, beyond the model,": [n for n in stored if n not in own],
         "has": [
             f"{n} of shape {_shape(stored[n])}, in the model {_shape(own[n])}"
-            for n in stored.keys() & own.keys()
-            if stored[n].shape != own[n].shape
+            for n in stored
+            if n in own and stored[n].shape != own[n].shape
         ],
     }
     found = [f"{verb} {_listed(names)}" for verb, names in problems.items() if names]

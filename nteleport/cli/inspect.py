@@ -92,7 +92,7 @@ def inspect(
         _print_table(rows)
         click.echo()
         if quiver.activations == "kept":
-            for line in free_entries(quiver):
+            for line in [*free_entries(quiver), "", *lost_entries(quiver)]:
                 click.echo(line)
             click.echo()
         for line in summary(quiver, rows):
@@ -133,6 +133,7 @@ def plain(quiver: Quiver, rows: Sequence[ReportRow]) -> dict[str, object]:
             {"name": layer.name, "start": layer.start, "size": layer.size, "admits": words}
             for layer, words in _admitted(quiver)
         ],
+        "lost": [lost._asdict() for lost in quiver.lost],
         "parameters": [row._asdict() for row in rows],
         "axes": quiver.axes(),
     }
@@ -141,10 +142,22 @@ def plain(quiver: Quiver, rows: Sequence[ReportRow]) -> dict[str, object]:
 def free_entries(quiver: Quiver) -> list[str]:
     """How many entries each layer has and what they may be, one line each."""
     width = max((len(layer.name) for layer in quiver.layers), default=0)
-    return [
+    lines = [
         f"{layer.name:{width}}  {', '.join(f'{count:,} {word}' for word, count in words.items())}"
         for layer, words in _admitted(quiver)
-    ] or ["no entry is free"]
+    ]
+    return ["free entries", *(lines or ["none"])]
+
+
+def lost_entries(quiver: Quiver) -> list[str]:
+    """How many entries of the paper's change of basis each layer lacks, and which operator forbids them, one
+    line each."""
+    width = max((len(lost.layer) for lost in quiver.lost), default=0)
+    lines = [
+        f"{lost.layer:{width}}  {lost.size:,} {'pinned' if lost.pinned else 'tied to others'} by {lost.operator}"
+        for lost in quiver.lost
+    ]
+    return ["entries of the paper's form that are lost", *(lines or ["none"])]
 
 
 def _admitted(quiver: Quiver) -> list[tuple[Layer, dict[str, int]]]:

@@ -88,11 +88,14 @@ def teleport(
 def described(certificate: Certificate) -> list[str]:
     """A certificate in a few lines."""
     words = ", ".join(f"{count:,} {word}" for word, count in certificate.admitted.items() if count)
+    change = f"{certificate.relative:.1e} of the largest, {certificate.absolute:.1e} at most"
     lines = [
         f"entries      {certificate.entries:,}{f' ({words})' if words else ': nothing can be teleported'}",
         f"condition    {certificate.condition:.3g}",
-        f"outputs      changed by {certificate.relative:.1e} of the largest, at most {certificate.absolute:.1e}",
+        f"outputs      changed by {change}",
     ]
-    lines += [f"             {change.relative:.1e} in {name}" for name, change in certificate.further.items()]
-    lines += [f"             not compared in {name}: {why}" for name, why in certificate.skipped.items()]
+    for name, further in certificate.further.items():
+        lines.append(f"             {further.relative:.1e} in {name}")
+    for name, reason in certificate.skipped.items():
+        lines.append(f"             not compared in {name}: {reason}")
     return lines
