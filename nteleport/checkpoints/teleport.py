@@ -11,11 +11,14 @@ from torch.utils._pytree import tree_map
 
 from nteleport.checkpoints.files import check_free, check_writable, read_checkpoint, write_checkpoint
 from nteleport.checkpoints.fitting import load_into, write_back
+from nteleport.core.analysis import analyze
 from nteleport.core.certificate import Certificate
+from nteleport.core.choosing import choose_cob
 from nteleport.core.in_place import teleport_
 from nteleport.core.tracing import ExampleInputs
 from nteleport.errors import CheckpointError
 from nteleport.jobs.atomic import write_json_atomic
+from nteleport.vocabulary import Objective
 
 
 def certificate_path(out: Path) -> Path:
@@ -30,8 +33,9 @@ def teleport_checkpoint(
     out: Path,
     *,
     overwrite: bool = False,
+    cob_range: float = 0.9,
+    objective: Objective | None = None,
     generator: torch.Generator | None = None,
-    **move: Any,
 ) -> Certificate:
     """Read weights, teleport them with activations kept, and write them with their certificate.
 
@@ -45,8 +49,8 @@ def teleport_checkpoint(
             the weights. The certificate compares outputs on them.
         out: the file to write; ``.safetensors`` or torch's format, by the suffix.
         overwrite: whether ``out`` and its certificate may exist.
-        generator: of the change of basis.
-        move: the change of basis, as for ``teleport_``: ``cob_range``, ``objective`` or ``cob``.
+        cob_range, generator: of the change of basis, as for ``teleport_``.
+        objective: choose the change of basis instead: one of ``choose_cob`` that needs no labels.
 
     Returns:
         The certificate, as written to ``certificate_path(out)``.
@@ -59,8 +63,13 @@ def teleport_checkpoint(
     check_writable(checkpoint, out, overwrite=overwrite)
     check_free(certificate_path(out), overwrite=overwrite)
     load_into(network, checkpoint)
-    inputs = _in_dtype_of(network, example_inputs)
-    done = teleport_(network.eval(), inputs, generator=generator, certificate="full", **move)
+    inputs = _in_dtype_of(network.eval(), example_inputs)
+    quiver, cob = analyze(network, inputs, activations="kept"), None
+    if objective is not None:
+        cob = choose_cob(quiver, network, objective, batches=[(inputs, None)], generator=generator).cob
+    done = teleport_(
+        network, inputs, cob_range=cob_range, cob=cob, quiver=quiver, generator=generator, certificate="full"
+    )
     write_back(network, checkpoint)
     write_checkpoint(checkpoint, out)
     assert done.certificate is not None

@@ -102,9 +102,9 @@ def inspect(
 def _analyze(
     choice: NetworkChoice, checkpoint: Path | None, activations: Activations, graph_file: Path | None
 ) -> Quiver:
-    import torch
-
     from nteleport.core.analysis import analyze
+    from nteleport.networks.chosen import random_inputs
+    from nteleport.randomness import generator_for
 
     network = choice.build()
     if checkpoint is not None:
@@ -113,7 +113,7 @@ def _analyze(
 
         load_into(network, read_checkpoint(checkpoint))
         network.float()  # for the inputs below
-    inputs = torch.zeros(2, *choice.input_shape)
+    inputs = random_inputs(choice.input_shape, generator_for("inputs"))
     quiver = analyze(network, inputs, activations=activations)
     if graph_file is not None:
         from nteleport.core.layer_graph import layer_graph
@@ -153,10 +153,10 @@ def lost_entries(quiver: Quiver) -> list[str]:
     """How many entries of the paper's change of basis each layer lacks, and which operator forbids them, one
     line each."""
     width = max((len(lost.layer) for lost in quiver.lost), default=0)
-    lines = [
-        f"{lost.layer:{width}}  {lost.size:,} {'pinned' if lost.pinned else 'tied to others'} by {lost.operator}"
-        for lost in quiver.lost
-    ]
+    lines = []
+    for lost in quiver.lost:
+        how = "pinned" if lost.pinned else "tied to others"
+        lines.append(f"{lost.layer:{width}}  {lost.size:,} {how} by {lost.operator}")
     return ["entries of the paper's form that are lost", *(lines or ["none"])]
 
 

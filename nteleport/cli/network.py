@@ -17,7 +17,7 @@ from nteleport.vocabulary import MODEL_NAMES, canonical_name
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NetworkChoice", "model_type", "network_choice", "network_options"]
+__all__ = ["NameType", "NetworkChoice", "model_type", "network_choice", "network_options"]
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 

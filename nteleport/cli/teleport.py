@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from nteleport.cli.network import model_type, network_choice, network_options
+from nteleport.cli.network import NameType, model_type, network_choice, network_options
 from nteleport.cli.options import Command, NamedPath
+from nteleport.vocabulary import OBJECTIVES
 
 if TYPE_CHECKING:
     from nteleport.core.certificate import Certificate
+    from nteleport.vocabulary import Objective
 
 __all__ = ["teleport"]
 
 _FILE = NamedPath(path_type=Path)
 _RANGE = 0.9
-_EXAMPLES = 2  # inputs of the certificate: more would compare more outputs, not other weights
 
 
 @click.command(cls=Command)
@@ -35,7 +36,11 @@ _EXAMPLES = 2  # inputs of the certificate: more would compare more outputs, not
     metavar="R",
     help=f"Draw the change of basis from [1 - R, 1 + R], R at most 1.  [default: {_RANGE}]",
 )
-@click.option("--objective", metavar="NAME", help="Choose the change of basis instead, such as balance.")
+@click.option(
+    "--objective",
+    type=NameType("name", OBJECTIVES),
+    help="Choose the change of basis instead: balance, path_conditioning, or activation_range on random inputs.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the change of basis.")
 @click.option("-o", "--out", type=_FILE, required=True, help="The file to write: .pt or .safetensors.")
 @click.option("--force", is_flag=True, help="Overwrite OUT and its certificate.")
@@ -47,7 +52,7 @@ def teleport(
     input_shape: tuple[int, ...],
     image_size: int | None,
     cob_range: float | None,
-    objective: str | None,
+    objective: Objective | None,
     seed: int,
     out: Path,
     force: bool,
@@ -68,16 +73,15 @@ def teleport(
         )
     choice = network_choice(model, model_args, dataset, input_shape, image_size)
 
-    import torch
-
     from nteleport.checkpoints.teleport import certificate_path, teleport_checkpoint
+    from nteleport.networks.chosen import random_inputs
     from nteleport.randomness import generator_for
 
-    move: dict[str, Any] = {"objective": objective} if objective else {"cob_range": cob_range or _RANGE}
-    inputs = torch.randn(_EXAMPLES, *choice.input_shape, generator=generator_for("inputs", seed))
+    inputs = random_inputs(choice.input_shape, generator_for("inputs", seed))
     certificate = teleport_checkpoint(
         checkpoint, choice.build(), inputs, out,
-        overwrite=force, generator=generator_for("change of basis", seed), **move,
+        overwrite=force, cob_range=_RANGE if cob_range is None else cob_range,
+        objective=objective, generator=generator_for("change of basis", seed),
     )  # fmt: skip
     for line in described(certificate):
         click.echo(line)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from nteleport.errors import ModelError, nearest
 from nteleport.networks.models import build_model
@@ -41,6 +42,18 @@ def chosen_network(
     channels, height, width = input_shape
     settings = {"num_classes": num_classes, **arguments}
     return build_model(model, input_shape=(channels, height, width), **settings)
+
+
+def random_inputs(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Two normal inputs of ``shape``, float32: ``(2, *shape)``.
+
+    Raises:
+        ModelError: they need more memory than there is.
+    """
+    try:
+        return torch.randn(2, *shape, generator=generator)
+    except RuntimeError as error:
+        raise ModelError(f"inputs of {'x'.join(map(str, shape))} need more memory than there is") from error
 
 
 def _from_file(path: Path, name: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -59,7 +59,7 @@ class OddNetwork(nn.Module):
 def test_what_is_untouched_is_reported_with_the_operator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nteleport.networks.models.build_model", lambda *args, **kwargs: OddNetwork())
+    monkeypatch.setattr("nteleport.networks.chosen.build_model", lambda *args, **kwargs: OddNetwork())
     _, out, _ = inspect("mlp", "--csv", str(tmp_path / "table.csv"))
     odd = next(row for row in read(tmp_path / "table.csv") if row["parameter"] == "odd")
     assert odd["status"] == "untouched"
