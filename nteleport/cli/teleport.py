@@ -39,7 +39,8 @@ _RANGE = 0.9
 @click.option(
     "--objective",
     type=NameType("name", OBJECTIVES),
-    help="Choose the change of basis instead: balance, path_conditioning, or activation_range on random inputs.",
+    help="Choose the change of basis instead: balance, path_conditioning, or activation_range (on random "
+    "inputs).",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the change of basis.")
 @click.option("-o", "--out", type=_FILE, required=True, help="The file to write: .pt or .safetensors.")

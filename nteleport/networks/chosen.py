@@ -41,7 +41,10 @@ def chosen_network(
         raise ModelError(f"model {model!r} takes images of channels, height, width; got {input_shape}")
     channels, height, width = input_shape
     settings = {"num_classes": num_classes, **arguments}
-    return build_model(model, input_shape=(channels, height, width), **settings)
+    try:
+        return build_model(model, input_shape=(channels, height, width), **settings)
+    except (TypeError, RuntimeError) as error:  # values of another kind, or more weights than memory
+        raise ModelError(f"model {model!r} cannot be made: {_line(error)}") from error
 
 
 def random_inputs(shape: Sequence[int], generator: torch.Generator) -> Tensor:
