@@ -85,7 +85,7 @@ class Certificate:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, where numbers that are not finite become None."""
         further = {name: change._asdict() for name, change in self.further.items()}
-        return _finite({**asdict(self), "further": further})
+        return {key: _finite(value) for key, value in {**asdict(self), "further": further}.items()}
 
 
 class Snapshot:
@@ -186,7 +186,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().flatten()
         if flat.numel():
-            digest.update(memoryview(flat.view(torch.uint8).numpy()))
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
