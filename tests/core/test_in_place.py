@@ -383,6 +383,43 @@ def test_without_a_change_of_basis_an_admitted_one_is_drawn() -> None:
     assert torch.equal(done.cob, drawn.abs().double())
 
 
+def test_the_network_is_analyzed_where_no_quiver_is_given() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    x = torch.randn(6, 3)
+    outputs, before = network(x), weights(network)
+    done = teleport_(network, x, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network(x), outputs, rtol=1e-12, atol=1e-12)
+    signs = weights(network)["0.weight"] / before["0.weight"]
+    torch.testing.assert_close(signs.abs(), torch.ones(4, 3))
+    assert set(signs.sign().unique().tolist()) == {1.0, -1.0}
+    assert done.certificate is not None
+    assert done.certificate.admitted == {"nonzero": 0, "positive": 5, "sign": 4}
+    assert done.quiver.activations == "kept"
+
+
+@pytest.mark.parametrize("objective", ["balance", "path_conditioning", "activation_range"])
+def test_an_objective_chooses_the_change_of_basis(objective: Any) -> None:
+    problem = Problem()
+    outputs, squares = problem.network(problem.x), sum_of_squares(problem.network)
+    done = problem.teleport(cob=None, objective=objective)
+    torch.testing.assert_close(problem.network(problem.x), outputs, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(done.cob, torch.ones(()))
+    if objective == "balance":
+        assert sum_of_squares(problem.network) < squares
+
+
+def sum_of_squares(network: nn.Module) -> float:
+    return sum(p.detach().square().sum().item() for p in network.parameters())
+
+
+def test_objectives_that_need_labels_or_are_unknown_are_refused() -> None:
+    problem = Problem()
+    for objective, message in (("grad_norm", "labels"), ("balanced", "did you mean 'balance'")):
+        with pytest.raises(TeleportationError, match=message):
+            problem.teleport(cob=None, objective=objective)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lower_precision_stays_within_the_tolerance_of_its_dtype(dtype: torch.dtype) -> None:
     problem = Problem()
