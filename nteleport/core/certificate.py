@@ -12,7 +12,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple, get_args
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from nteleport.core.preserving import preserved
+from nteleport.core.preserving import keeping_buffers, preserved
 from nteleport.core.quiver import Admitted, Quiver
 from nteleport.core.tracing import ExampleInputs, as_call, set_mode
 from nteleport.errors import TeleportationError
@@ -85,7 +84,7 @@ class Certificate:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, where numbers that are not finite become None."""
         further = {name: change._asdict() for name, change in self.further.items()}
-        return _finite({**asdict(self), "further": further})
+        return {key: _finite(value) for key, value in {**asdict(self), "further": further}.items()}
 
 
 class Snapshot:
@@ -186,7 +185,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().flatten()
         if flat.numel():
-            digest.update(memoryview(flat.view(torch.uint8).numpy()))
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -207,7 +206,7 @@ class _Run:
     def _forward(self) -> list[Tensor]:
         with (
             preserved(self._network, self._call),
-            _keeping_buffers(self._network),
+            keeping_buffers(self._network),
             torch.inference_mode(False),
             torch.no_grad(),
         ):
@@ -215,20 +214,6 @@ class _Run:
             if self._training is not None:
                 set_mode(self._network, self._training)
             return [tensor.detach().clone() for tensor in _tensors(self._network(*args, **kwargs))]
-
-
-@contextmanager
-def _keeping_buffers(network: nn.Module) -> Iterator[None]:
-    """Restore the values of buffers that the block writes to, as running statistics."""
-    written = [buffer for buffer in network.buffers() if not buffer.is_inference()]
-    before = [(buffer, buffer.detach().clone()) for buffer in written]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, values in before:  # batch norms write without a new version
-                if not torch.equal(buffer, values):
-                    buffer.detach().copy_(values)
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:

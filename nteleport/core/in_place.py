@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,15 @@ from torch.optim import Optimizer
 from nteleport.core.analysis import analyze
 from nteleport.core.certificate import Certificate, Snapshot
 from nteleport.core.checks import check_network, checked_cob
+from nteleport.core.choosing import choose_cob
 from nteleport.core.cob import admitted_cob, sample_cob
+from nteleport.core.objectives import UserFunction
 from nteleport.core.optimizer_state import check_transportable, transport
 from nteleport.core.quiver import Activations, Quiver, cob_dtype, factor_scales, scales
 from nteleport.core.scaling import divide, fast_factors, multiply, multiply_sparse
-from nteleport.core.tracing import ExampleInputs
+from nteleport.core.tracing import ExampleInputs, as_call
 from nteleport.errors import TeleportationError, nearest
-from nteleport.vocabulary import OPTIMIZER_STATES, OptimizerState, Sampling
+from nteleport.vocabulary import OPTIMIZER_STATES, Objective, OptimizerState, Sampling
 
 
 class Teleported:
@@ -65,7 +67,7 @@ def teleport_(
     *,
     cob_range: float = 0.9,
     sampling: Sampling = "intra_landscape",
-    objective: Any = None,
+    objective: Objective | UserFunction | None = None,
     cob: Tensor | None = None,
     quiver: Quiver | None = None,
     generator: torch.Generator | None = None,
@@ -86,7 +88,9 @@ def teleport_(
         example_inputs: as for ``nteleport.analyze``. The certificate compares outputs on them.
         cob_range, sampling, generator: of the change of basis, as for ``nteleport.sample_cob``. Entries that
             admit positive numbers only take ``|τ|``, those that admit 1 and −1 only a fair coin.
-        objective: choose the change of basis instead, by this objective of ``nteleport.choose_cob``.
+        objective: choose the change of basis instead, by this objective of ``nteleport.choose_cob`` and on
+            the example inputs. For objectives that need labels or options, call ``choose_cob`` yourself and
+            give its ``cob``.
         cob: the change of basis itself, shape ``(quiver.cob_size,)``.
         quiver: from ``nteleport.analyze`` of this architecture with activations kept, to skip the analysis.
         optimizer: trains ``network``; its state follows.
@@ -122,9 +126,8 @@ def teleport_(
     parameters = dict(network.named_parameters())
     _check_parameters(parameters)
     if objective is not None:
-        from nteleport.core.choosing import choose_cob
-
-        cob = choose_cob(quiver, network, objective, generator=generator).cob
+        batches = [(as_call(example_inputs), None)]
+        cob = choose_cob(quiver, network, objective, batches=batches, generator=generator).cob
     elif cob is None:
         cob = admitted_cob(
             quiver, sample_cob(quiver.cob_size, cob_range, sampling, generator=generator), generator
