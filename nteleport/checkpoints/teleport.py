@@ -11,9 +11,7 @@ from torch.utils._pytree import tree_map
 
 from nteleport.checkpoints.files import check_free, check_writable, read_checkpoint, write_checkpoint
 from nteleport.checkpoints.fitting import load_into, write_back
-from nteleport.core.analysis import analyze
 from nteleport.core.certificate import Certificate
-from nteleport.core.choosing import choose_cob
 from nteleport.core.in_place import teleport_
 from nteleport.core.tracing import ExampleInputs
 from nteleport.errors import CheckpointError
@@ -64,11 +62,8 @@ def teleport_checkpoint(
     check_free(certificate_path(out), overwrite=overwrite)
     load_into(network, checkpoint)
     inputs = _in_dtype_of(network.eval(), example_inputs)
-    quiver, cob = analyze(network, inputs, activations="kept"), None
-    if objective is not None:
-        cob = choose_cob(quiver, network, objective, batches=[(inputs, None)], generator=generator).cob
     done = teleport_(
-        network, inputs, cob_range=cob_range, cob=cob, quiver=quiver, generator=generator, certificate="full"
+        network, inputs, cob_range=cob_range, objective=objective, generator=generator, certificate="full"
     )
     write_back(network, checkpoint)
     write_checkpoint(checkpoint, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -62,8 +62,7 @@ class Perceptron(nn.Module):
 
 
 def test_a_perceptron_has_the_specification_written_by_hand() -> None:
-    kept = replace(analyze(Perceptron(), torch.zeros(2, 7)), activations="kept", admits=("positive",) * 9)
-    axes = kept.axes()
+    axes = analyze(Perceptron(), torch.zeros(2, 7), activations="kept").axes()
     assert axes["groups"] == {
         "fc1": {"start": 0, "size": 5, "admits": "positive"},
         "fc2": {"start": 5, "size": 4, "admits": "positive"},
@@ -115,50 +114,74 @@ class ResNet20(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def conv(name: str, reads: str | None) -> Specification:
-    """It feeds neurons of its own, and reads those of ``reads``."""
-    return {f"{name}.weight": [(0, name, 1), *([(1, reads, -1)] if reads else [])]}
+def conv(name: str, reads: str | None, feeds: str | None) -> Specification:
+    sides = ((0, feeds, 1), (1, reads, -1))
+    return {f"{name}.weight": [(axis, group, power) for axis, group, power in sides if group]}
 
 
-def norm(name: str) -> Specification:
-    return {f"{name}.weight": [(0, name, 1)], f"{name}.bias": [(0, name, 1)]}
+def norm(name: str, group: str) -> Specification:
+    return {f"{name}.weight": [(0, group, 1)], f"{name}.bias": [(0, group, 1)]}
 
 
-def block(name: str, reads: str) -> Specification:
+def conjugated(name: str, reads: str) -> Specification:
+    """A block in which every layer has neurons of its own."""
     return {
-        **conv(f"{name}.conv1", reads), **norm(f"{name}.bn1"),
-        **conv(f"{name}.conv2", f"{name}.bn1"), **norm(f"{name}.bn2"),
+        **conv(f"{name}.conv1", reads, f"{name}.conv1"), **norm(f"{name}.bn1", f"{name}.bn1"),
+        **conv(f"{name}.conv2", f"{name}.bn1", f"{name}.conv2"), **norm(f"{name}.bn2", f"{name}.bn2"),
     }  # fmt: skip
 
 
-def shortcut(name: str, reads: str) -> Specification:
-    return {**conv(f"{name}.shortcut.0", reads), **norm(f"{name}.shortcut.1")}
+def projection(name: str, reads: str) -> Specification:
+    name = f"{name}.shortcut"
+    return {**conv(f"{name}.0", reads, f"{name}.0"), **norm(f"{name}.1", f"{name}.1")}
 
 
 # A sum is scaled as the operand that is computed first: the stream where it is passed on, the block where it
 # is projected.
-RESNET20: Specification = {
-    **conv("conv1", None), **norm("bn1"),
-    **block("layer1.0", "bn1"), **block("layer1.1", "bn1"), **block("layer1.2", "bn1"),
-    **block("layer2.0", "bn1"), **shortcut("layer2.0", "bn1"),
-    **block("layer2.1", "layer2.0.bn2"), **block("layer2.2", "layer2.0.bn2"),
-    **block("layer3.0", "layer2.0.bn2"), **shortcut("layer3.0", "layer2.0.bn2"),
-    **block("layer3.1", "layer3.0.bn2"), **block("layer3.2", "layer3.0.bn2"),
+CONJUGATED: Specification = {
+    **conv("conv1", None, "conv1"), **norm("bn1", "bn1"),
+    **conjugated("layer1.0", "bn1"), **conjugated("layer1.1", "bn1"), **conjugated("layer1.2", "bn1"),
+    **conjugated("layer2.0", "bn1"), **projection("layer2.0", "bn1"),
+    **conjugated("layer2.1", "layer2.0.bn2"), **conjugated("layer2.2", "layer2.0.bn2"),
+    **conjugated("layer3.0", "layer2.0.bn2"), **projection("layer3.0", "layer2.0.bn2"),
+    **conjugated("layer3.1", "layer3.0.bn2"), **conjugated("layer3.2", "layer3.0.bn2"),
     "fc.weight": [(1, "layer3.0.bn2", -1)], "fc.bias": [],
 }  # fmt: skip
 
 
-def test_a_resnet_20_has_the_specification_written_by_hand() -> None:
-    quiver = analyze(ResNet20(), torch.zeros(2, 3, 32, 32))
+def kept(name: str, reads: str, feeds: str) -> Specification:
+    """A block that adds to the stream ``feeds``; norms undo the scale of what they read."""
+    return {
+        **conv(f"{name}.conv1", reads, None), **norm(f"{name}.bn1", f"{name}.bn1"),
+        **conv(f"{name}.conv2", f"{name}.bn1", None), **norm(f"{name}.bn2", feeds),
+    }  # fmt: skip
+
+
+FIRST, SECOND, THIRD = "bn1", "layer2.0.bn2", "layer3.0.bn2"  # the streams, by their first owners
+KEPT: Specification = {
+    **conv("conv1", None, None), **norm("bn1", FIRST),
+    **kept("layer1.0", FIRST, FIRST), **kept("layer1.1", FIRST, FIRST), **kept("layer1.2", FIRST, FIRST),
+    **kept("layer2.0", FIRST, SECOND),
+    **conv("layer2.0.shortcut.0", FIRST, None), **norm("layer2.0.shortcut.1", SECOND),
+    **kept("layer2.1", SECOND, SECOND), **kept("layer2.2", SECOND, SECOND),
+    **kept("layer3.0", SECOND, THIRD),
+    **conv("layer3.0.shortcut.0", SECOND, None), **norm("layer3.0.shortcut.1", THIRD),
+    **kept("layer3.1", THIRD, THIRD), **kept("layer3.2", THIRD, THIRD),
+    "fc.weight": [(1, THIRD, -1)], "fc.bias": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("activations", "expected"), [("conjugated", CONJUGATED), ("kept", KEPT)])
+def test_a_resnet_20_has_the_specification_written_by_hand(
+    activations: Literal["conjugated", "kept"], expected: Specification
+) -> None:
+    network = ResNet20()
+    quiver = analyze(network, torch.zeros(2, 3, 32, 32), activations=activations)
     axes = quiver.axes()
-    assert simple(axes) == RESNET20
-    sizes = {name: group["size"] for name, group in axes["groups"].items()}
-    shapes = dict(ResNet20().named_parameters())
-    assert sizes == {
-        name.removesuffix(".weight"): shapes[name].shape[0]
-        for name in RESNET20
-        if name.endswith("weight") and name != "fc.weight"
-    }
+    assert simple(axes) == expected
+    shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
+    sizes = {group: shapes[name][axis] for name, parts in expected.items() for axis, group, _ in parts}
+    assert {name: group["size"] for name, group in axes["groups"].items()} == sizes
     assert sum(sizes.values()) == quiver.cob_size
 
 
@@ -221,13 +244,15 @@ def test_a_channel_shuffle_is_a_step() -> None:
     ]
 
 
-NETWORKS = ["densenet121", "mobilenet_v2", "regnet_y_400mf", "resnet18", "shufflenet_v2_x1_0", "swin_t"]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("densenet121", "swin_t")]
+NETWORKS = ["mobilenet_v2", "regnet_y_400mf", "resnet18", "shufflenet_v2_x1_0", *SLOW]
 
 
+@pytest.mark.parametrize("activations", ["conjugated", "kept"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_axes_say_all_that_scales_need(name: str) -> None:
+def test_axes_say_all_that_scales_need(name: str, activations: Literal["conjugated", "kept"]) -> None:
     network = getattr(models, name)()
-    quiver = analyze(network, torch.zeros(2, 3, 64, 64))
+    quiver = analyze(network, torch.zeros(2, 3, 64, 64), activations=activations)
     shapes = {parameter: p.shape for parameter, p in network.named_parameters()}
     cob = random_cob(quiver)
     found = rebuilt(json.loads(json.dumps(quiver.axes())), shapes, cob)
