@@ -15,7 +15,7 @@ prints it and exits with code 2, without a traceback.
     ├── DatasetError         a data set that is neither present nor downloadable
     ├── JobError             a job that cannot be started or continued
     ├── ResultsError         results on disk that are missing or cannot be read
-    ├── StudyError           a study that cannot run with its settings, or weights that do not fit
+    ├── StudyError           a study that cannot run with its settings
     ├── MissingExtraError    a package that only an extra of nteleport installs        (also an ImportError)
     └── SlurmError           a SLURM cluster that is unavailable or refuses a job
 """
@@ -121,7 +121,7 @@ class ResultsError(NTeleportError):
 
 
 class StudyError(NTeleportError):
-    """Settings of a study that do not go together, or weights that do not fit its model."""
+    """Settings of a study that do not go together."""
 
 
 class MissingExtraError(NTeleportError, ImportError):

@@ -16,10 +16,15 @@ _ADDED_LATER = "num_batches_tracked"
 _NAMES_SHOWN = 4
 
 
-def load_into(network: nn.Module, checkpoint: Checkpoint) -> None:
-    """Give a network the numbers of a checkpoint, in the dtypes of the checkpoint.
+def load_into(network: nn.Module, checkpoint: Checkpoint, *, as_stored: bool = False) -> None:
+    """Give a network the numbers of a checkpoint.
 
     A prefix that all names of the checkpoint share, as wrappers add it (``module.``), is ignored.
+
+    Args:
+        network: with the names and shapes of the checkpoint. Its tensors stay the same objects.
+        checkpoint: from ``read_checkpoint``.
+        as_stored: change the dtypes of the network to those of the checkpoint.
 
     Raises:
         CheckpointError: names or shapes differ, numbers are not finite, or two names of one tensor of the
@@ -33,7 +38,10 @@ def load_into(network: nn.Module, checkpoint: Checkpoint) -> None:
     for name, tensor in stored.items():
         first = given.setdefault(id(own[name]), name)
         if first == name:
-            own[name].data = tensor.detach().clone()
+            with torch.no_grad():
+                if as_stored:
+                    own[name].data = torch.empty_like(own[name], dtype=tensor.dtype)
+                own[name].copy_(tensor)
         elif not _same(stored[first], tensor):
             raise CheckpointError(
                 f"{checkpoint.path}: {first} and {name} are one tensor in the model, but differ in the file"

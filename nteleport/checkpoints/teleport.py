@@ -60,7 +60,7 @@ def teleport_checkpoint(
     checkpoint = read_checkpoint(path)
     check_writable(checkpoint, out, overwrite=overwrite)
     check_free(certificate_path(out), overwrite=overwrite)
-    load_into(network, checkpoint)
+    load_into(network, checkpoint, as_stored=True)
     inputs = _in_dtype_of(network.eval(), example_inputs)
     done = teleport_(
         network, inputs, cob_range=cob_range, objective=objective, generator=generator, certificate="full"

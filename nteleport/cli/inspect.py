@@ -112,7 +112,6 @@ def _analyze(
         from nteleport.checkpoints.fitting import load_into
 
         load_into(network, read_checkpoint(checkpoint))
-        network.float()  # for the inputs below
     inputs = random_inputs(choice.input_shape, generator_for("inputs"))
     quiver = analyze(network, inputs, activations=activations)
     if graph_file is not None:

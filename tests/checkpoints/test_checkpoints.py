@@ -163,14 +163,20 @@ def test_memory_shared_in_the_file_alone_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out.pt").exists()
 
 
-def test_a_checkpoint_in_memory_is_loaded_into_the_network_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("as_stored", [False, True])
+def test_a_network_gets_the_numbers_in_its_dtypes_or_those_of_the_file(
+    tmp_path: Path, as_stored: bool
+) -> None:
     network = trained(dtype=torch.float64)
     torch.save(network.state_dict(), tmp_path / "w.pt")
     loaded = Small()
-    load_into(loaded, read_checkpoint(tmp_path / "w.pt"))
-    for name, tensor in network.state_dict().items():
-        assert loaded.state_dict()[name].dtype == tensor.dtype
-        assert torch.equal(loaded.state_dict()[name], tensor)
+    objects = list(loaded.parameters())
+    load_into(loaded, read_checkpoint(tmp_path / "w.pt"), as_stored=as_stored)
+    assert all(mine is before for mine, before in zip(loaded.parameters(), objects, strict=True))
+    expected = (network if as_stored else network.float()).state_dict()
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == expected[name].dtype
+        assert torch.equal(tensor, expected[name])
 
 
 def test_balancing_gives_each_neuron_equal_norms_on_both_sides(tmp_path: Path) -> None:
@@ -271,6 +277,7 @@ def unusable(name: str, tensor: Tensor) -> Any:
         ([1, 2], "holds list; expected tensors by name"),
         ({"epoch": 1, "net": {"a": torch.zeros(1)}}, "holds 'epoch', 'net'; expected tensors by name"),
         ({1: torch.zeros(1)}, "holds 1; expected tensors by name"),
+        ({"weights": {**trained().state_dict(), "out.bias": 1.0}}, "holds 'weights'; expected tensors by"),
         ({"state_dict": {"w": "text"}}, "holds 'state_dict'; expected tensors by name"),
     ],
 )
@@ -311,6 +318,14 @@ def test_a_header_that_announces_more_than_the_file_is_refused(tmp_path: Path) -
     (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_checkpoint(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK half a file"])
+def test_a_damaged_file_is_one_message(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read") as caught:
+        read_checkpoint(tmp_path / "w.pt")
+    assert "\n" not in str(caught.value)
 
 
 def test_paths_that_are_no_files_are_refused(tmp_path: Path) -> None:
