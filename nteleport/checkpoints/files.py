@@ -148,7 +148,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
                 _write_safetensors(checkpoint, temporary)
             else:
                 torch.save(checkpoint.content, temporary)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except Exception as error:  # both libraries report a full disk in their own ways
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: cannot be written ({reason})") from error
 
