@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from nteleport.checkpoints.files import Checkpoint
 from nteleport.errors import CheckpointError
@@ -72,6 +73,9 @@ def write_back(network: nn.Module, checkpoint: Checkpoint) -> None:
 def _own(network: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by all their names: one object under several names is tied."""
     state = network.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        if is_lazy(tensor):
+            raise CheckpointError(f"{name} has no shape in the model before its first input: run it once")
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 

@@ -80,6 +80,8 @@ def inspect(
         from nteleport.plots.graph import check_suffix
 
         check_suffix(graph_file)
+    if model is None and ".py" not in subject and Path(subject).is_file():
+        raise click.UsageError(f"{subject} is a file of weights: --model says which network they belong to")
     choice = network_choice(model or subject, model_args, dataset, input_shape, image_size)
     checkpoint = Path(subject) if model else None
     quiver = _analyze(choice, checkpoint, activations or ("kept" if model else "conjugated"), graph_file)

@@ -252,6 +252,12 @@ def test_what_does_not_fit_is_named_with_its_shape(tmp_path: Path) -> None:
     )
 
 
+def test_a_lazy_network_is_refused(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="weight has no shape in the model before its first input"):
+        load_into(nn.LazyLinear(2), read_checkpoint(tmp_path / "w.pt"))
+
+
 def test_batch_norms_of_old_checkpoints_fit(tmp_path: Path) -> None:
     """They have no num_batches_tracked."""
     state = {n: t for n, t in trained().state_dict().items() if not n.endswith("num_batches_tracked")}
@@ -435,6 +441,11 @@ class TestCommand:
         assert code == 0
         free = out.partition("free entries\n")[2].partition("\n\n")[0].splitlines()
         assert free == ["layers.0  3 positive", "layers.2  3 positive"]
+
+    def test_inspect_asks_for_the_network_of_a_checkpoint(self, tmp_path: Path, file: Path) -> None:
+        code, out, err = self.run("inspect", tmp_path / "w.pt")
+        assert (code, out) == (2, "")
+        assert "--model says which network they belong to" in err
 
     @pytest.mark.parametrize(
         ("model", "arguments", "message"),
