@@ -500,6 +500,13 @@ def test_optimizers_whose_state_has_no_rule_are_refused_unless_reset_or_kept() -
     assert all(not entry for entry in optimizer.state.values())
 
 
+@pytest.mark.parametrize("wrapper", [nn.DataParallel, AveragedModel])
+def test_wrappers_of_networks_are_refused(wrapper: Any) -> None:
+    problem = Problem()
+    with pytest.raises(TeleportationError, match=f"{wrapper.__name__} wraps a network"):
+        teleport_(wrapper(problem.network), problem.x)
+
+
 def test_things_that_are_no_network_and_weights_without_memory_are_refused() -> None:
     refuse: Callable[..., Any] = teleport_
     with pytest.raises(TeleportationError, match=r"expected a torch\.nn\.Module, got dict"):
