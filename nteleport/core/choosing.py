@@ -116,6 +116,8 @@ def choose_cob(
         if bound is None and search.unbounded:
             raise TeleportationError(f"{name} needs a bound, max_log_range: {search.unbounded}")
         logarithm, values = _solve(_restricted(search, task), task, bound, steps)
+        if not math.isfinite(values[0]):
+            raise TeleportationError(f"{name} is {values[0]} for this network on these batches")
         error = None if search.standard_error is None else search.standard_error(logarithm)
     cob = task.cob(logarithm)
     cob = cob if search.signs is None else cob * search.signs.to(cob)

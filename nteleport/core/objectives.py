@@ -80,8 +80,7 @@ def grad_norm(task: Task) -> Search:
     Source: the first-order criterion of *Symmetry Teleportation for Accelerated Optimization* (Zhao et al.,
     arXiv 2205.10637), on the orbit of a quiver.
     """
-    coefficients = {name: _wide(g).square() for name, g in task.gradients().items()}
-    return _root(_extreme(PowerSum(task.quiver, coefficients, -2), largest=True))
+    return _root(_extreme(PowerSum(task.quiver, task.gradients(), -2, torch.square), largest=True))
 
 
 def weighted_grad_norm(task: Task) -> Search:
@@ -90,11 +89,11 @@ def weighted_grad_norm(task: Task) -> Search:
     Source: the metric of the same name of the published implementation of *Neural Teleportation* (Armenta et
     al., arXiv 2012.01118).
     """
-    coefficients = {}
-    for name, g in task.gradients().items():
-        weight = _wide(task.parameters[name])
-        coefficients[name] = torch.where(weight == 0, 0, _wide(g) / weight).square()
-    return _root(_extreme(PowerSum(task.quiver, coefficients, -4), largest=True))
+    ratios = {}
+    for name, gradient in task.gradients().items():
+        weight = task.parameters[name]
+        ratios[name] = torch.where(weight == 0, 0, gradient / weight)
+    return _root(_extreme(PowerSum(task.quiver, ratios, -4, torch.square), largest=True))
 
 
 def lookahead(task: Task, *, optimizer: Callable[..., Optimizer]) -> Search:
@@ -142,8 +141,8 @@ def balance(task: Task, *, p: int = 2) -> Search:
     """
     if isinstance(p, bool) or p not in (1, 2):
         raise TeleportationError(f"balance has p = 1 or 2, got {p!r}")
-    coefficients = {name: _wide(task.parameters[name]).abs().pow(p) for name in task.reached}
-    sums = PowerSum(task.quiver, coefficients, p)
+    weights = {name: task.parameters[name] for name in task.reached}
+    sums = PowerSum(task.quiver, weights, p, torch.abs if p == 1 else torch.square)
     movable = _two_sided(sums.at(task.start()))
     return replace(_extreme(sums), movable=movable, convex=True, unbounded="", bound=None)
 
@@ -161,7 +160,7 @@ def path_conditioning(task: Task) -> Search:
     """
     found = path_slopes(task)
     sums = PowerSum(task.quiver, found, -2)
-    counts = PowerSum(task.quiver, {name: _wide(g > 0) for name, g in found.items()}, 1)
+    counts = PowerSum(task.quiver, found, 1, torch.sign)
     number, entering, leaving = counts.at(task.start())
     count = max(1.0, float(number))
     logs = sum(float(_wide(g[g > 0]).log().sum()) for g in found.values())
