@@ -26,6 +26,7 @@ from nteleport.core.objectives import OBJECTIVES, Search
 from nteleport.core.quiver import Quiver
 from nteleport.core.task import Batch, Task
 from nteleport.data.splits import load_dataset
+from nteleport.randomness import seed_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "chosen.md"
 IMAGES = 256
@@ -64,10 +65,10 @@ digits. {machine}.
 
 {rows}
 
-Numbers are the gradient norm; ‖g/(s²θ)‖; the loss after one step of SGD at learning rate 0.1; Σ|θ|ᵖ; the ratio
-of the arithmetic to the geometric mean of `G / s²` (1 is perfect); the largest over the geometric mean of the
-activation ranges of a layer (1 is perfect); and the trace of the Hessian. The search for the latter uses the
-estimate that is reported, so its value at the end is optimistic. *To the end* is until no step above 0.001
+Numbers are the gradient norm; ‖g/(s²θ)‖; the loss after one step of SGD at learning rate 0.1; Σ|θ|ᵖ; the
+ratio of the arithmetic to the geometric mean of `G / s²` (1 is perfect); the largest over the geometric mean
+of the activation ranges of a layer (1 is perfect); and the trace of the Hessian, as the search estimates it:
+selected on the same probes, the value at the end is optimistic. *To the end* is until no step above 0.001
 helps, or {patience:.0f} s (marked +).
 
 {conclusion}
@@ -136,7 +137,7 @@ def compare(name: str, objective: str, options: dict[str, Any], batch: Batch) ->
     choose = partial(choose_cob, quiver, network, objective, batches=[batch], **options)  # type: ignore[arg-type]
     choose()  # the first call loads what torch loads late
     chosen = choose()
-    task = Task(quiver, network, [batch], 0, objective)
+    task = Task(quiver, network, [batch], seed_of("choose"), objective)  # the probes of choose_cob
     with task.preserved():
         began = time.perf_counter()
         search = OBJECTIVES[objective](task, **options)  # type: ignore[index]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -196,13 +196,26 @@ def _solve(search: Search, task: Task, bound: float | None, steps: int) -> tuple
         solution = search.solution(bound)
         return solution, [float(search.evaluate(each)[0]) for each in (start, solution)]
     groups = None if search.sums is None else search.sums.independent(_runs(task.quiver))
-    values: list[float] = []
-    if groups is None or not search.convex:
-        start, values = minimize(search.evaluate, start, bound, _SWEEPS if search.convex else steps)
     if search.step is None or groups is None:
-        return start, values
-    point, more = _sweep(search.evaluate, search.step, groups, start, bound)
-    return point, values + more[len(values) > 0 :]
+        return minimize(search.evaluate, start, bound, _SWEEPS if search.convex else steps)
+    if search.convex:
+        return _sweep(search.evaluate, search.step, groups, start, bound)
+    descended, values = minimize(search.evaluate, start, bound, steps)
+    ways = [(values[:-1], descended), ([], start)]
+    ways += [([values[0]], drawn) for drawn in _other_starts(search, task, bound)]
+    results = []
+    for before, point in ways:
+        swept, after = _sweep(search.evaluate, search.step, groups, point, bound)
+        results.append((swept, [*before, *after]))
+    return min(results, key=lambda result: result[1][-1])
+
+
+def _other_starts(search: Search, task: Task, bound: float | None) -> Iterator[Tensor]:
+    """Points drawn between the bounds."""
+    random = torch.Generator().manual_seed(task.seed)
+    for _ in range(search.restarts):
+        drawn = (2 * torch.rand(task.quiver.cob_size, generator=random) - 1) * (bound or 1.0)
+        yield torch.where(task.scalable, drawn.to(task.start()), 0)
 
 
 def _sweep(

@@ -31,6 +31,9 @@ from nteleport.vocabulary import Objective
 _NEGLIGIBLE = 1e-13
 """A relative gain that is left to rounding."""
 
+_RESTARTS = 16
+"""Of the search for the sharpness, which has many local minima; a restart costs little beside a probe."""
+
 UserFunction = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
 """``(scales, parameters, gradients) -> Tensor``: a number to be minimized, differentiable in the scales. All
 three are by parameter name and of the shape of each parameter; parameters and gradients are those at the CoB
@@ -51,7 +54,9 @@ class Search:
         movable: mask of the entries to choose; the others stay 1. None: all.
         step: closed form of the minimum over each entry, of the function or of a bound that touches it.
         sums: the power sum that ``step`` is made of: entries that share no term of it move at once.
-        convex: whether sweeps of ``step`` find the minimum; otherwise they come after the descent.
+        convex: whether sweeps of ``step`` find the minimum; otherwise they come after the descent, and
+            from ones too, and the best is taken.
+        restarts: from how many drawn points sweeps begin as well.
         solution: ``log|τ|`` at the minimum for a bound, in closed form.
         start: where to begin; None for ones.
         signs: of the entries; None for +1.
@@ -66,6 +71,7 @@ class Search:
     step: Step | None = None
     sums: PowerSum | None = None
     convex: bool = False
+    restarts: int = 0
     solution: Callable[[float | None], Tensor] | None = None
     start: Tensor | None = None
     signs: Tensor | None = None
@@ -246,7 +252,7 @@ def sharpness(task: Task, *, goal: str = "minimum", probes: int = 16) -> Search:
         return float(values.std() / math.sqrt(probes))
 
     search = _extreme(PowerSum(task.quiver, total, -2), largest=goal == "maximum")
-    return replace(search, standard_error=standard_error)
+    return replace(search, restarts=_RESTARTS, standard_error=standard_error)
 
 
 def nearest(task: Task, *, target: Any) -> Search:
