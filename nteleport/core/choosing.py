@@ -61,20 +61,17 @@ def choose_cob(
 ) -> Chosen:
     """Choose the change of basis that is best for an objective.
 
-    ==================  ========================================  =========================  ===========
-    objective           is best where                             options                    needs
-    ==================  ========================================  =========================  ===========
-    grad_norm           the gradient norm ‖g/s‖ is largest                                   labels
-    weighted_grad_norm  ‖g/(s²θ)‖ is largest                                                 labels
-    lookahead           the loss after one step is lowest         optimizer                  labels
-    balance             Σ ‖W‖ₚᵖ is least                          p = 2                      nothing
-    path_conditioning   the path kernel is best conditioned                                  inputs
-    activation_range    activations spread least                                             inputs
-    sharpness           the trace of the Hessian is least         goal = "minimum",          labels
-                                                                  probes = 16
-    nearest             weights are nearest to ``target``         target                     nothing
-    a function          it is least: ``(scales, parameters, gradients) -> Tensor``           labels, if any
-    ==================  ========================================  =========================  ===========
+    | objective | is best where | options | batches need |
+    |---|---|---|---|
+    | ``grad_norm`` | the gradient norm ‖g/s‖ is largest | | labels |
+    | ``weighted_grad_norm`` | ‖g/(s²θ)‖ is largest | | labels |
+    | ``lookahead`` | the loss after one step is lowest | ``optimizer`` | labels |
+    | ``balance`` | Σ ‖W‖ₚᵖ is least | ``p=2`` | none needed |
+    | ``path_conditioning`` | the path kernel is best conditioned | | inputs |
+    | ``activation_range`` | activations spread least | | inputs |
+    | ``sharpness`` | the trace of the Hessian is least | ``goal="minimum"``, ``probes=16`` | labels |
+    | ``nearest`` | weights are nearest to a target | ``target`` | none needed |
+    | a function | it is least | | labels, if it reads gradients |
 
     Formulas and sources are in ``nteleport.core.objectives``. The search is over ``log|τ|``, from a CoB of
     ones, and its result is never worse. Signs are left alone: entries that admit only a sign stay 1, all
@@ -85,9 +82,10 @@ def choose_cob(
         quiver: of the network, with activations conjugated or kept.
         network: at the CoB of ones; it is left unchanged, and measured in its present mode. The loss is the
             cross-entropy.
-        objective: a name of the table, or a function to minimize. It takes scales, parameters and gradients
-            by name, each of the shape of the parameter, and returns a number that is differentiable in the
-            scales.
+        objective: a name of the table, or a function to minimize, ``(scales, parameters, gradients) ->
+            Tensor``. All three are by parameter name, in the shape of each parameter; parameters and
+            gradients are those before the move, and gradients are empty without batches. The result is one
+            number, differentiable in the scales.
         batches: pairs of inputs and labels; labels may be None where none are needed. Of
             ``path_conditioning`` only the shape of the first inputs matters.
         steps: of the descent, at most. Closed forms sweep until they converge.
@@ -95,7 +93,10 @@ def choose_cob(
             By default 1, and none for ``balance``, ``path_conditioning``, ``activation_range`` and
             ``nearest``.
         generator: source of the randomness of dropout and probes; always the same if None.
-        **options: of the objective.
+        **options: of the objective. ``optimizer`` makes a torch optimizer of a list of tensors, such as
+            ``partial(torch.optim.SGD, lr=0.1)``, and accepts ``differentiable=True``; ``p`` is 1 or 2;
+            ``goal`` is ``minimum`` or ``maximum``; ``probes`` counts those of Hutchinson's estimate;
+            ``target`` is as for ``nteleport.solve_cob``.
 
     Raises:
         TeleportationError: the quiver of another network, an unknown objective or option, batches that are

@@ -265,15 +265,22 @@ def nearest(task: Task, *, target: Any) -> Search:
     model = TeleportableModel(task.network, (), quiver=task.quiver)
     goal = {name: t.to(task.device) for name, t in named_weights(model, target).items()}
     solved = solve_cob(model, target).to(task.start())
+    if _distance(task, goal, solved) > _distance(task, goal, torch.ones_like(solved)):
+        solved = torch.ones_like(solved)
     nonzero = torch.tensor([word == "nonzero" for word in task.quiver.admits], device=solved.device)
     signs = torch.where(nonzero.bool(), solved.sign(), 1.0)
 
     def distance(logarithm: Tensor) -> Tensor:
-        moved = teleported(task.parameters, task.quiver, signs * logarithm.exp())
-        return torch.stack([(moved[name] - goal[name]).square().sum() for name in moved]).sum()
+        return _distance(task, goal, signs * logarithm.exp())
 
     return Search(differentiated(distance), lambda value: math.sqrt(max(value, 0.0)),
                   start=solved.abs().log(), signs=signs)  # fmt: skip
+
+
+def _distance(task: Task, goal: Mapping[str, Tensor], cob: Tensor) -> Tensor:
+    """``‖s θ − t‖²``."""
+    moved = teleported(task.parameters, task.quiver, cob)
+    return torch.stack([(moved[name] - goal[name]).abs().square().sum() for name in moved]).sum()
 
 
 OBJECTIVES: dict[Objective, Callable[..., Search]] = {

@@ -65,8 +65,8 @@ class PowerSum:
         self._matrices: list[tuple[Tensor, Tensor, Tensor]] = []
         self._terms: list[tuple[Tensor, list[tuple[Tensor, int]]]] = []
         for name, each in values.items():
-            if quiver.parameters[name].factors:
-                self._add(quiver.parameters[name], each)
+            if name in quiver.parameters and quiver.parameters[name].factors:
+                self._add(quiver.parameters[name], each.abs() if each.is_complex() else each)
 
     def at(self, logarithm: Tensor) -> Slopes:
         """The sum and its two sides at ``log|τ|``, a tensor of shape ``(cob_size,)``."""
