@@ -55,6 +55,13 @@ def test_the_training_of_the_readme_trains_at_teleported_weights(names: dict[str
     assert not torch.allclose(teleported[first], names["network"].get_parameter(first))
 
 
+def test_the_ordinary_network_of_the_readme_keeps_its_outputs(names: dict[str, Any]) -> None:
+    certificate = names["done"].certificate
+    assert len(names["done"].cob) == 2880
+    assert 0 < certificate.relative < 1e-4
+    assert certificate.weights_before != certificate.weights_after
+
+
 def test_teleporting_takes_ten_lines() -> None:
     lines = [line for line in blocks("python")[0].splitlines() if line.strip() and "import" not in line]
     assert len(lines) <= 10
