@@ -26,7 +26,7 @@ def pretrained_weights(name: str) -> Mapping[str, Tensor]:
         raise ModelError(f"torchvision has no pretrained weights of {name!r}") from error
     try:
         with torch.random.fork_rng(devices=[]):  # torchvision's own network knows the names of old files
-            return models.get_model(name, weights=weights, progress=False).state_dict()
+            network: nn.Module = models.get_model(name, weights=weights, progress=False)
     except (OSError, RuntimeError, EOFError) as error:  # offline, or a damaged file
         file = os.path.basename(weights.url)
         folder = os.path.join(torch.hub.get_dir(), "checkpoints")
@@ -34,6 +34,7 @@ def pretrained_weights(name: str) -> Mapping[str, Tensor]:
             f"pretrained weights of {name!r} cannot be had ({error}): download {weights.url} elsewhere and "
             f"put {file} into {folder}"
         ) from error
+    return network.state_dict()
 
 
 def load_where_shapes_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
