@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
+from typing import Literal
 
 import torch
 
@@ -20,10 +22,11 @@ from nteleport.core.preserving import keeping_random_states, random_states, rest
 from nteleport.data.splits import Split
 from nteleport.jobs.atomic import replacing
 from nteleport.jobs.events import EpochFinished, Report, Resumed, Warned, ignore
-from nteleport.jobs.job import Job, teleports_at
+from nteleport.jobs.job import Job
 from nteleport.jobs.options import RunOptions
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import MetricRow, TrainingResult, log_line, write_metrics, write_result
+from nteleport.jobs.schedule import teleports_at, teleports_before
 from nteleport.randomness import generator_for
 from nteleport.training.assembly import Assembly, assemble
 from nteleport.training.checkpoint import (
@@ -135,7 +138,7 @@ class _BegunEpoch:
     """
 
     lr: float
-    teleported: bool
+    teleported: int
     seconds: float
     progress: EpochProgress
 
@@ -216,6 +219,7 @@ class _Training:
             train_epoch(
                 self.assembly.learner,
                 self.assembly.training_batches(self.job.seed, epoch),
+                step_starts=partial(self._step_starts, begun, epoch),
                 step_finished=self.assembly.learning_rate.step_finished,
                 stop_requested=stop_requested,
                 progress=begun.progress,
@@ -238,7 +242,7 @@ class _Training:
             val_loss=val.loss,
             val_accuracy=val.accuracy,
             val_accuracy_top5=val.accuracy_top5,
-            teleported=int(begun.teleported),
+            teleported=begun.teleported,
             grad_norm=grad_norm,
             weight_norm=weight_norm,
             seconds=self.clock.seconds() - started,
@@ -246,23 +250,26 @@ class _Training:
 
     def _begin(self, epoch: int) -> _BegunEpoch:
         started, rate = self.clock.seconds(), self.assembly.learning_rate.current
-        moved = self._teleport(epoch)
-        return _BegunEpoch(rate, moved, self.clock.seconds() - started, EpochProgress())
+        due = teleports_at(epoch, self.job.teleportation, self.job.training.epochs, self.rows)
+        moved = due and self._teleport("epoch", epoch)
+        return _BegunEpoch(rate, int(moved), self.clock.seconds() - started, EpochProgress())
 
-    def _teleport(self, epoch: int) -> bool:
+    def _step_starts(self, begun: _BegunEpoch, epoch: int, step: int) -> None:
+        step += epoch * self.assembly.steps_per_epoch
+        if teleports_before(step, self.job.teleportation):
+            begun.teleported += self._teleport("step", step)
+
+    def _teleport(self, unit: Literal["epoch", "step"], number: int) -> bool:
         job = self.job
-        if not teleports_at(epoch, job.teleportation, job.training.epochs):
-            return False
-        mode = job.teleportation.mode
-        seed = teleport_seed(job.seed, mode)
-        if mode == "same_distr":
+        seed = teleport_seed(job.seed, job.teleportation.mode, unit)
+        if job.teleportation.mode == "same_distr":
             self.log(f"redraws weights from a histogram per {job.teleportation.histogram}")
         return teleport(
             self.assembly.learner,
             job.teleportation,
             job.training.optimizer_state,
-            generator_for(seed, epoch),
-            lambda count: self.assembly.training_batches(seed, epoch, count),
+            generator_for(seed, number),
+            lambda count: self.assembly.training_batches(seed, number, count),
         )
 
     def _test_scores(self) -> dict[str, float]:

@@ -11,11 +11,12 @@ import pytest
 from nteleport.jobs.job import (
     Component,
     Job,
+    Plateau,
     Scheduler,
     Teleportation,
     TrainingParams,
 )
-from nteleport.vocabulary import MODES, SAMPLINGS, sampling_problem
+from nteleport.vocabulary import MODES, SAMPLINGS, SCHEDULES, sampling_problem
 
 BASELINE = Job(
     dataset="digits",
@@ -197,8 +198,55 @@ def test_a_baseline_has_no_hyper_parameters_of_teleportation() -> None:
 
 def test_each_mode_keeps_the_options_that_act_in_it() -> None:
     for mode, about in MODES.items():
-        chosen = Teleportation(mode, cob_sampling="centered").settings()
-        assert set(chosen) == {"mode", *about.options}
+        chosen = Teleportation(mode, cob_sampling="centered", activations="kept").settings()
+        assert set(chosen) == {"mode", *about.options} - {"epochs", "every_n_steps", "on_plateau"}
+
+
+SCHEDULED = {
+    "epochs": ({"epochs": (20, 0, 10, 0)}, {"epochs": [0, 10, 20]}, "random, at 0 10 20, intra 0.5"),
+    "steps": (
+        {"every_n_steps": 7},
+        {"every_n_steps": 7, "teleport_only_once": False},
+        "random, every 7 steps, intra 0.5",
+    ),
+    "one step": (
+        {"every_n_steps": 7, "teleport_only_once": True},
+        {"every_n_steps": 7, "teleport_only_once": True},
+        "random, once at step 7, intra 0.5",
+    ),
+    "plateau": (
+        {"on_plateau": Plateau(3)},
+        {"on_plateau": {"patience": 3}, "teleport_only_once": False},
+        "random, plateaus of val_accuracy after 3, intra 0.5",
+    ),
+    "first plateau": (
+        {"on_plateau": Plateau(3, "val_loss"), "teleport_only_once": True},
+        {"on_plateau": {"patience": 3, "monitor": "val_loss"}, "teleport_only_once": True},
+        "random, first plateau of val_loss after 3, intra 0.5",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SCHEDULED)
+def test_a_schedule_is_one_of_its_options_in_files_and_labels(case: str) -> None:
+    options, settings, label = SCHEDULED[case]
+    teleportation = Teleportation("random", **options)
+
+    chosen = teleportation.settings()
+
+    schedule = {key: chosen[key] for key in (*SCHEDULES, "teleport_only_once") if key in chosen}
+    assert schedule == settings
+    assert teleportation.label == label
+
+
+def test_activations_are_named_where_they_are_kept() -> None:
+    kept = changed_teleportation(TELEPORTED, activations="kept")
+
+    assert "teleport.activations" not in TELEPORTED.hparams()
+    assert kept.hparams()["teleport.activations"] == "kept"
+    assert kept.teleportation.label == "random, once at 0, inter 0.9, activations kept"
+    assert kept.digest != TELEPORTED.digest
+    assert kept.seed == TELEPORTED.seed
 
 
 @pytest.mark.parametrize(
