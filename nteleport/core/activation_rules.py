@@ -5,6 +5,7 @@ A rule returns None when the operator must be treated as unknown.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def elementwise(node: Node, walk: Propagation) -> Flow | None:
     labels = walk.labels_of(scalable[0])
     assert labels is not None
     shape = result_shapes(node)
-    result: Labels = labels.expand(shape) if isinstance(shape, torch.Size) else _first(labels, shape)
+    result = as_result(labels, shape)
     return Flow(result, walk.unscaled(operands), conjugated=True)
 
 
@@ -73,9 +74,12 @@ def affine(node: Node, walk: Propagation) -> Flow | None:
     return add_product(node, walk) or elementwise(node, walk)
 
 
-def _first(labels: Tensor, shapes: list[Any]) -> list[Labels]:
-    """Labels of several results: only the first is scaled; the others are masks and indices."""
-    return [labels.expand(shapes[0]), *(pinned_like(s) for s in shapes[1:])]
+def as_result(labels: Tensor, shape: Any) -> Labels:
+    """Labels of a result of this shape. Of several results the first is scaled; the others are masks and
+    indices."""
+    if not isinstance(shape, list):
+        return labels.expand(shape)
+    return [labels.expand(shape[0]), *(pinned_like(s) for s in shape[1:])]
 
 
 def is_scalable(node: Node) -> bool:
@@ -221,7 +225,7 @@ def pool(node: Node, walk: Propagation) -> Flow | None:
     for axis in spatial:
         labels = labels.narrow(axis, 0, 1)
     shape = result_shapes(node)
-    result: Labels = _first(labels, shape) if isinstance(shape, list) else labels.expand(shape)
+    result = as_result(labels, shape)
     return Flow(result, walk.unscaled(walk.activations(node)), conjugated=True)
 
 
@@ -237,18 +241,21 @@ def reduce_axes(node: Node, walk: Propagation) -> Flow | None:
     axes = [axes] if isinstance(axes, int) else list(axes or range(labels.dim()))
     if not all(is_constant(labels, int(axis)) for axis in axes):
         return None
+    labels = reduced_shape(labels, axes, shape)
+    every = operator_name(node) in ("std_mean", "var_mean", "aminmax")
+    result: Labels = [labels.expand(s) for s in shape] if every else as_result(labels, shape)
+    return Flow(result, walk.unscaled(walk.activations(node)), conjugated=True)
+
+
+def reduced_shape(labels: Tensor, axes: Sequence[int], shape: Any) -> Tensor:
+    """Labels that are constant along ``axes``, broadcastable to the (first) result of a reduction."""
     for axis in axes:
         labels = labels.narrow(int(axis), 0, min(1, labels.shape[int(axis)]))
     first = shape[0] if isinstance(shape, list) else shape
     if first is None or len(first) < labels.dim():
         for axis in sorted((int(axis) % labels.dim() for axis in axes), reverse=True):
             labels = labels.select(axis, 0)
-    result: Labels = labels.expand(first)
-    if operator_name(node) in ("std_mean", "var_mean", "aminmax"):
-        result = [labels.expand(s) for s in shape]
-    elif isinstance(shape, list):
-        result = _first(labels, shape)
-    return Flow(result, walk.unscaled(walk.activations(node)), conjugated=True)
+    return labels
 
 
 def gated(node: Node, walk: Propagation) -> Flow | None:

@@ -10,24 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.fx import Graph, Node
 
+from nteleport.core.kept import asks_for_its_mode, lost_entries, resolved_factors, tie_walks
 from nteleport.core.labels import collapse, is_pinned, pinned
 from nteleport.core.mutations import region
-from nteleport.core.network_graph import canonical_names, trace_functional, unscalable
+from nteleport.core.network_graph import Traced, canonical_names, trace_functional, unscalable
 from nteleport.core.parameter_views import whole
-from nteleport.core.quiver import Factor, Layer, ParameterScaling, Quiver
+from nteleport.core.quiver import Activations, Factor, Layer, ParameterScaling, Quiver
 from nteleport.core.rules import LARGEST_CONSTANT, propagate
+from nteleport.core.ties import Ties
 from nteleport.core.tracing import ExampleInputs, as_call
 from nteleport.core.walk import (
     NETWORK_INPUT,
     Flow,
-    FreshLabels,
     Labels,
     Propagation,
     Use,
@@ -36,8 +37,18 @@ from nteleport.core.walk import (
 from nteleport.errors import AnalysisError
 
 
-def analyze(network: nn.Module, example_inputs: ExampleInputs, *, training: bool | None = None) -> Quiver:
+def analyze(
+    network: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    training: bool | None = None,
+    activations: Activations = "conjugated",
+) -> Quiver:
     """Find how a change of basis acts on ``network``.
+
+    With ``activations="kept"`` it finds the changes of basis that the unmodified network allows: teleported
+    weights load into it, and its outputs are the same in training and evaluation mode. The quiver has fewer
+    entries then, ``Quiver.admits`` says what each may be, and ``Quiver.lost`` which operators forbid others.
 
     The network is left unchanged: its mode, buffers, attributes, random states and device stay as they were.
 
@@ -48,17 +59,48 @@ def analyze(network: nn.Module, example_inputs: ExampleInputs, *, training: bool
         training: whether to trace the network in training mode. None: in training mode, so that heads used
             only in training are seen too, or in evaluation mode where that is not possible (BatchNorm on a
             single value per channel).
+        activations: ``conjugated``, as in the paper, or ``kept``.
 
     Returns:
-        The quiver, its CoB entries numbered in execution order.
+        The quiver, its CoB entries numbered in execution order. Without any where nothing can move.
 
     Raises:
-        AnalysisError: the network cannot be traced.
+        AnalysisError: the network cannot be traced; unknown ``activations``.
     """
     if not isinstance(network, nn.Module):
         raise AnalysisError(f"expected a torch.nn.Module, got {type(network).__name__}")
-    traced = trace_functional(network, *as_call(example_inputs), training=training)
+    if activations not in get_args(Activations):
+        expected = " or ".join(get_args(Activations))
+        raise AnalysisError(f"activations are {expected}, got {activations!r}")
+    args, kwargs = as_call(example_inputs)
+    traced = trace_functional(network, args, kwargs, training=training)
     fixed = unscalable(network, traced.changed)
+    if activations == "conjugated":
+        runs = Runs()
+        walk = Propagation(runs.fresh)
+        at_outputs = _walk_traced(network, traced, fixed, walk)
+        return _build_quiver(network, walk, runs, at_outputs, fixed, traced.training)
+    ties = Ties()
+    runs = Runs(ties)
+    walks = [_kept_walk(network, traced, fixed, runs, ties)]
+    if asks_for_its_mode(network):
+        other = trace_functional(network, args, kwargs, training=not traced.training)
+        later = Runs(ties, start=runs.count)
+        walks.append(_kept_walk(network, other, fixed, later, ties))
+    tie_walks(walks, ties)
+    return _build_quiver(network, walks[0], runs, pinned((1,)), fixed, traced.training)
+
+
+def _kept_walk(
+    network: nn.Module, traced: Traced, fixed: Mapping[str, str], runs: Runs, ties: Ties
+) -> Propagation:
+    walk = Propagation(runs.fresh, ties)
+    ties.pin(_walk_traced(network, traced, fixed, walk), "output")
+    return walk
+
+
+def _walk_traced(network: nn.Module, traced: Traced, fixed: Mapping[str, str], walk: Propagation) -> Tensor:
+    """Label every activation of a traced network; returns the labels that reach its outputs."""
     graph, sources = traced.program.graph, Sources({}, [], {})
     names = canonical_names(network)
     kinds = {spec.arg.name: spec for spec in traced.program.graph_signature.input_specs}
@@ -71,9 +113,8 @@ def analyze(network: nn.Module, example_inputs: ExampleInputs, *, training: bool
             sources.parameters[node] = names[str(spec.target)]
         elif spec.target not in traced.changed:
             sources.add_constant(node, values.get(str(spec.target)))
-    runs = _Runs()
-    walk = walk_graph(graph, sources, runs.fresh)
-    return _build_quiver(network, walk, runs, _output_labels(graph, walk), fixed, traced.training)
+    walk_graph(graph, sources, walk)
+    return _output_labels(graph, walk)
 
 
 class Sources(NamedTuple):
@@ -89,9 +130,9 @@ class Sources(NamedTuple):
             self.constants[node] = value.detach().cpu()
 
 
-def walk_graph(graph: Graph, sources: Sources, fresh: FreshLabels) -> Propagation:
+def walk_graph(graph: Graph, sources: Sources, walk: Propagation) -> None:
     """Label every activation of an exported graph."""
-    walk = Propagation(fresh, constants=dict(sources.constants))
+    walk.constants.update(sources.constants)
     for node in sources.inputs:
         shapes = result_shapes(node)
         walk.labels[node] = pinned(shapes) if isinstance(shapes, torch.Size) else None
@@ -99,7 +140,6 @@ def walk_graph(graph: Graph, sources: Sources, fresh: FreshLabels) -> Propagatio
     for node, name in sources.parameters.items():
         walk.parameters[node] = whole(name, result_shapes(node))
     _walk(graph, walk)
-    return walk
 
 
 def _walk(graph: Graph, walk: Propagation) -> None:
@@ -129,24 +169,23 @@ def _walk_region(node: Node, graph: Graph, operands: Sequence[Any], walk: Propag
     walk.flows[node] = Flow(walk.labels[node], moves_parameters=True)
 
 
-class _Runs:
-    """Numbers labels from 1 in the order of the uses, and records which layer owns them."""
+class Runs:
+    """Numbers labels from ``start`` in the order of the uses, and records which layer owns them."""
 
-    def __init__(self) -> None:
+    def __init__(self, ties: Ties | None = None, start: int = 1) -> None:
         self.layers: list[Layer] = []
         self.by_parameter: dict[str, list[Tensor]] = {}
-        self._next = 1
+        self.count = start
+        self.ties = ties
 
     def fresh(self, parameter: str, size: int) -> Tensor:
-        labels = torch.arange(self._next, self._next + size)
-        self.layers.append(Layer(parameter.rpartition(".")[0] or parameter, self._next, size))
+        labels = torch.arange(self.count, self.count + size)
+        self.layers.append(Layer(parameter.rpartition(".")[0] or parameter, self.count, size))
         self.by_parameter.setdefault(parameter, []).append(labels)
-        self._next += size
+        self.count += size
+        if self.ties is not None:
+            self.ties.grow(self.count)
         return labels
-
-    @property
-    def count(self) -> int:
-        return self._next
 
 
 def _output_labels(graph: Graph, walk: Propagation) -> Tensor:
@@ -166,13 +205,16 @@ def _output_labels(graph: Graph, walk: Propagation) -> Tensor:
 def _build_quiver(
     network: nn.Module,
     walk: Propagation,
-    runs: _Runs,
+    runs: Runs,
     at_outputs: Tensor,
     fixed: Mapping[str, str],
     training: bool,
 ) -> Quiver:
     """Pin the labels at the outputs, number the others without gaps and turn uses into scalings."""
+    ties = runs.ties
     factors = {name: used_factors(uses, name) for name, uses in walk.uses.items()}
+    if ties is not None:
+        factors = {name: resolved_factors(each, ties) for name, each in factors.items()}
     kept = torch.zeros(runs.count, dtype=torch.int64)
     for each in factors.values():
         for factor in each:
@@ -197,10 +239,18 @@ def _build_quiver(
             tuple(factor for factor in moved if bool(factor.index.any())),
             "untouched",
             fixed.get(name, ""),
-            tuple(renumbered[labels] for labels in runs.by_parameter.get(name, ())),
+            tuple(renumbered[_roots(labels, ties)] for labels in runs.by_parameter.get(name, ())),
         )
         parameters[name] = scaling if name in fixed else _explained(scaling, name, walk, aliases[name])
-    return Quiver(int(kept.sum()), parameters, tuple(layers), training)
+    quiver = Quiver(int(kept.sum()), parameters, tuple(layers), training)
+    if ties is None:
+        return quiver
+    admits = tuple(ties.admitted(label) for label in kept.nonzero().flatten().tolist())
+    return replace(quiver, activations="kept", admits=admits, lost=lost_entries(runs.layers, kept, ties))
+
+
+def _roots(labels: Tensor, ties: Ties | None) -> Tensor:
+    return labels if ties is None else ties.resolve(labels).abs()
 
 
 def used_factors(uses: Sequence[Use], name: str) -> tuple[Factor, ...]:

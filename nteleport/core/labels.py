@@ -79,6 +79,11 @@ def moved(operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return [_expanded(r) for r in result] if isinstance(result, (tuple, list)) else _expanded(result)
 
 
+def mapped(function: Callable[[Tensor], Tensor], labels: Tensor) -> Tensor:
+    """An elementwise function of labels, computed once where they are expanded."""
+    return function(_strip_expanded(labels)).expand(labels.shape)
+
+
 def reshape(labels: Tensor, shape: Sequence[int]) -> Tensor:
     """``labels.reshape(shape)`` without materializing axes along which labels are constant."""
     if labels.numel() == 0 or labels.numel() != math.prod(shape):

@@ -58,7 +58,8 @@ def materialize(model: TeleportableModel) -> GraphModule:
     _separate_memory(module)
     _remove_checks(module)
     sources = _sources(module, names, unscalable(network, traced.changed), traced.changed)
-    walk = walk_graph(module.graph, sources, _labels_from(quiver))
+    walk = Propagation(_labels_from(quiver))
+    walk_graph(module.graph, sources, walk)
     otherwise_wired = (
         {n for n, p in quiver.parameters.items() if not _agrees(p, n, walk)}
         if traced.training != quiver.training

@@ -75,6 +75,22 @@ class Layer:
     size: int
 
 
+class Lost(NamedTuple):
+    """Entries of the paper's quiver that a layer loses where activations are kept.
+
+    Attributes:
+        layer: that owns them in the paper's quiver.
+        size: how many they are.
+        operator: that pins them, or ties them to other entries.
+        pinned: whether they are 1; otherwise they are tied.
+    """
+
+    layer: str
+    size: int
+    operator: str
+    pinned: bool
+
+
 class ReportRow(NamedTuple):
     """One parameter in ``Quiver.report``."""
 
@@ -96,6 +112,7 @@ class Quiver:
             evaluation mode has a different quiver there; both keep its function in both modes.
         activations: whether teleported weights need conjugated activations, or the network as it is.
         admits: what each entry may be, ``cob_size`` words; all ``nonzero`` where activations are conjugated.
+        lost: the entries that the paper's quiver has besides, where activations are kept.
     """
 
     cob_size: int
@@ -104,6 +121,7 @@ class Quiver:
     training: bool = True
     activations: Activations = "conjugated"
     admits: tuple[Admitted, ...] = ()
+    lost: tuple[Lost, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.admits:

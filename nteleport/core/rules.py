@@ -33,6 +33,7 @@ from nteleport.core.activation_rules import (
     reshape_data,
     unknown,
 )
+from nteleport.core.kept_rules import KEPT_RULES
 from nteleport.core.labels import is_constant
 from nteleport.core.parameter_rules import view_of
 from nteleport.core.products import PRODUCTS
@@ -127,8 +128,10 @@ def propagate(node: Node, walk: Propagation) -> None:
     walk.begin()
     try:
         _evaluate_constant(node, walk)
-        flow = _rule_for(node)(node, walk)
+        flow = _rule_for(node, walk)(node, walk)
         if flow is not None and not _fits(node, flow):
+            flow = None
+        if flow is not None and flow.conjugated and walk.ties is not None:
             flow = None
     except _RULE_ERRORS:
         flow = None
@@ -165,8 +168,10 @@ def _fits(node: Node, flow: Flow) -> bool:
     return all(is_constant(flow.result, axis) for axis in axes_of_unknown_size(node))
 
 
-def _rule_for(node: Node) -> Rule:
+def _rule_for(node: Node, walk: Propagation) -> Rule:
     name = operator_name(node)
+    if walk.ties is not None and name in KEPT_RULES:
+        return KEPT_RULES[name]
     if name in LOOKUPS or name in PRODUCTS or name in NORMALIZATIONS or name in RECURRENT:
         return RULES[name]
     value = node.meta.get("val")

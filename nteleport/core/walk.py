@@ -9,6 +9,9 @@ result carries, and whether the operator runs unchanged on scaled operands or mu
 The same rules serve two purposes. ``nteleport.analyze`` lets every use take fresh labels and reads the
 quiver off the uses. ``nteleport.materialize`` takes the labels of uses from a quiver and executes the
 flows.
+
+Where activations are kept, nothing can be conjugated: labels that do not match are tied
+(``nteleport.core.ties``), and operators have rules of their own (``nteleport.core.kept_rules``).
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from nteleport.core.labels import is_pinned, pinned
+from nteleport.core.labels import collapse, is_constant, is_pinned, pinned, reduce_to
 from nteleport.core.parameter_views import ParameterView
 from nteleport.core.quiver import Factor
+from nteleport.core.ties import Ties
 
 Labels = Tensor | list[Any] | None
 """Labels of a tensor or of several results; None if the value does not depend on the network's inputs."""
@@ -96,9 +100,11 @@ class Propagation:
         plain_reads: by name of a parameter, the first operator that reads it unscaled.
         ended_by: for a node without scaling, the operator that ended it.
         flows: of every operator.
+        ties: which labels agree, where activations are kept.
     """
 
     fresh: FreshLabels
+    ties: Ties | None = None
     labels: dict[Node, Labels] = field(default_factory=dict)
     parameters: dict[Node, ParameterView] = field(default_factory=dict)
     parameter_lists: dict[Node, list[ParameterView]] = field(default_factory=dict)
@@ -109,11 +115,30 @@ class Propagation:
     flows: dict[Node, Flow] = field(default_factory=dict)
     _recent_uses: list[Use] = field(default_factory=list)
     _stand_ins: dict[Node, ParameterView | None] = field(default_factory=dict)
+    _known_ties: Any = None
 
     def labels_of(self, node: object) -> Tensor | None:
         """Labels of one activation; None for constants and anything that is not a tensor."""
         labels = self.labels.get(node) if isinstance(node, Node) else None
-        return labels if isinstance(labels, Tensor) else None
+        if not isinstance(labels, Tensor):
+            return None
+        return labels if self.ties is None else self.ties.resolve(labels)
+
+    def constant_along(self, labels: Tensor, axes: Iterable[int], operator: str) -> Tensor | None:
+        """The labels, if they are constant along ``axes`` or can be tied so; None if not."""
+        changing = [axis for axis in axes if not is_constant(labels, axis)]
+        if not changing:
+            return labels
+        return None if self.ties is None else self.ties.tie_along(labels, changing, operator)
+
+    def reduced_to(self, labels: Tensor, shape: Sequence[int], operator: str) -> Tensor | None:
+        """As ``labels.reduce_to``; axes that ``shape`` lacks are tied where activations are kept."""
+        missing = labels.dim() - len(shape)
+        if missing >= 0 and self.ties is not None:
+            sizes = [1] * missing + list(shape)
+            lacking = [a for a, n in enumerate(sizes) if n == 1 < labels.shape[a]]
+            labels = self.ties.tie_along(labels, lacking, operator)
+        return reduce_to(labels, shape)
 
     def parameter(self, node: object) -> ParameterView | None:
         """The view of parameters that ``node`` holds, if it holds one."""
@@ -194,10 +219,41 @@ class Propagation:
         if known is not None:
             known.count += 1
             return known
-        outputs = self.fresh_labels(view, sizes) if self.is_free(view) else None
+        free = self.is_free(view)
+        outputs = self.fresh_labels(view, sizes) if free or self.ties is not None else None
         if outputs is None:
             return None
+        if not free:
+            return self.tied_use(view, kind, operator, outputs=outputs, inputs=inputs)
         return self.use(view, kind, operator, outputs=outputs, inputs=inputs, ended_by=ended_by)
+
+    def tied_use(
+        self,
+        view: ParameterView,
+        kind: Hashable,
+        operator: str,
+        *,
+        outputs: Tensor | None = None,
+        inputs: Tensor | None = None,
+    ) -> Use | None:
+        """Another use of parameters that have a scale already: the labels are tied so that it is the same.
+
+        None where activations are conjugated, or where uses read different parts of a parameter.
+        """
+        if self.ties is None:
+            return None
+        earlier = list(dict.fromkeys(use for name in view.names for use in self.uses.get(name, ())))
+        if not all(_covers(view.names, each) for each in (view, *(use.view for use in earlier))):
+            return None
+        again = self.use(view, kind, operator, outputs=outputs, inputs=inputs)
+        if again is None:
+            return None
+        for name in view.names:
+            self.uses[name].remove(again)
+            tie_factors(self.ties, earlier[0].factors[name], again.factors[name], operator)
+        self._recent_uses.remove(again)
+        earlier[0].count += 1
+        return again
 
     def let_stand_for_activation(self, node: Node, labels: Tensor) -> None:
         """Give labels to a node that does not depend on the network's inputs."""
@@ -208,9 +264,12 @@ class Propagation:
         """Start a new operator: ``forget`` reverts what is recorded from now on."""
         self._recent_uses.clear()
         self._stand_ins.clear()
+        self._known_ties = self.ties.saved() if self.ties else None
 
     def forget(self) -> None:
         """Revert what was recorded for the current operator: its rule failed."""
+        if self.ties is not None:
+            self.ties.restore(self._known_ties)
         for use in reversed(self._recent_uses):
             for name in use.view.names:
                 self.uses[name].remove(use)
@@ -221,6 +280,12 @@ class Propagation:
 
     def finish(self, node: Node, flow: Flow) -> None:
         """Record the flow of ``node``, which parameters it reads unscaled and where a scaling ends."""
+        if self.ties is not None:
+            for operand, demanded in flow.operands.items():
+                carried = self.labels_of(operand)
+                if carried is not None:
+                    self.ties.tie(carried, demanded, operator_name(node))
+            self._drop_computed(node)
         self.flows[node] = flow
         self.labels[node] = flow.result
         if flow.result is not None:
@@ -240,6 +305,13 @@ class Propagation:
             for name in view.names if view else ():
                 self.plain_reads.setdefault(name, "output")
 
+    def _drop_computed(self, node: Node) -> None:
+        """Forget views that do not scale with their parameters: nothing can scale them later."""
+        if node in self.parameters and not self.parameters[node].exact:
+            del self.parameters[node]
+        if any(not view.exact for view in self.parameter_lists.get(node, ())):
+            del self.parameter_lists[node]
+
     def _passed_on(self, node: Node) -> set[str]:
         """Names of the parameters whose elements ``node`` passes on."""
         views = self.parameter_lists.get(node, [self.parameters[node]] if node in self.parameters else [])
@@ -257,6 +329,32 @@ class Propagation:
         """The requirement that each of ``nodes`` arrive without scaling."""
         found = ((n, self.labels_of(n)) for n in nodes)
         return {n: pinned(labels.shape) for n, labels in found if labels is not None}
+
+
+def _covers(names: Sequence[str], view: ParameterView) -> bool:
+    """Whether a view holds all elements of these parameters, and nothing else."""
+    found = view.pull(torch.ones((), dtype=torch.int64)) or {}
+    return found.keys() == set(names) and all(bool(index.all()) for index in found.values())
+
+
+def tie_factors(ties: Ties, first: Sequence[Factor], second: Sequence[Factor], operator: str) -> None:
+    """Tie labels so that two products of factors agree: those that vary along the same axes are tied to
+    each other, and what is left over is pinned."""
+    left = [_term(ties, factor.index * factor.power) for factor in second]
+    for axes, labels in (_term(ties, factor.index * factor.power) for factor in first):
+        partners = [position for position, (other, _) in enumerate(left) if other == axes]
+        if partners:
+            ties.tie(labels, left.pop(partners[0])[1], operator)
+        else:
+            ties.pin(labels, operator)
+    for _, labels in left:
+        ties.pin(labels, operator)
+
+
+def _term(ties: Ties, labels: Tensor) -> tuple[tuple[int, ...], Tensor]:
+    """Labels, and the axes along which they vary."""
+    labels = collapse(ties.resolve(labels))
+    return tuple(axis for axis, size in enumerate(labels.shape) if size > 1), labels
 
 
 def operator_name(node: Node) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from nteleport.core.labels import is_constant, pinned, reduce_to, reshape, spread
+from nteleport.core.labels import pinned, reduce_to, reshape, spread
 from nteleport.core.parameter_views import ParameterView
 from nteleport.core.products import Letters, Product
 from nteleport.core.walk import Flow, Propagation, Use, arguments, operator_name, pinned_like, result_shapes
@@ -56,24 +56,27 @@ def weighted(product: Product, node: Node, walk: Propagation) -> Flow | None:
 def _weight_use(product: Product, view: ParameterView, node: Node, walk: Propagation) -> Use | None:
     axes, source_axes = product.right_axes, product.left_axes
     kind = ("product", tuple((a in source_axes, a in product.result_axes) for a in axes))
-    known = walk.known_use(view, kind)
+    known, operator = walk.known_use(view, kind), operator_name(node)
     if known:
         known.count += 1
         return known
-    if not walk.is_free(view):
+    free = walk.is_free(view)
+    if not free and walk.ties is None:
         return None
     carried = walk.labels_of(product.left)
     assert carried is not None
     labels = reshape(carried, product.left_shape or carried.shape)
-    inputs = None
-    if all(a in axes or is_constant(labels, position) for position, a in enumerate(source_axes)):
-        inputs = arranged(labels, source_axes, axes)
+    absent = [position for position, a in enumerate(source_axes) if a not in axes]
+    constant = walk.constant_along(labels, absent, operator)
+    inputs = None if constant is None else arranged(constant, source_axes, axes)
     sizes = [n if a in product.result_axes else 1 for a, n in zip(axes, view.shape, strict=True)]
     outputs = walk.fresh_labels(view, sizes)
     if outputs is None:
         return None
+    if not free:
+        return walk.tied_use(view, kind, operator, outputs=outputs, inputs=inputs)
     ended_by = walk.ended_by.get(product.left)
-    return walk.use(view, kind, operator_name(node), outputs=outputs, inputs=inputs, ended_by=ended_by)
+    return walk.use(view, kind, operator, outputs=outputs, inputs=inputs, ended_by=ended_by)
 
 
 def arranged(labels: Tensor | None, axes: Letters, wanted: Letters) -> Tensor:
@@ -129,11 +132,12 @@ def _tokens(view: ParameterView, walk: Propagation, axis: int) -> Tensor | None:
 def _join_bias(product: Product, result: Tensor, node: Node, walk: Propagation) -> Use | None:
     shape = result_shapes(product.bias)
     if product.bias_axis is None:
-        return join(walk, product.bias, reduce_to(result, shape), operator_name(node), None)
+        labels = walk.reduced_to(result, shape, operator_name(node))
+        return join(walk, product.bias, labels, operator_name(node), None)
     along = [1] * result.dim()
     along[product.bias_axis] = shape.numel()
-    labels = reduce_to(result, along)
-    labels = labels.reshape(shape) if labels is not None else None
+    found = reduce_to(result, along)
+    labels = found.reshape(shape) if found is not None else None
     return join(walk, product.bias, labels, operator_name(node), None)
 
 
@@ -149,7 +153,7 @@ def join(
         known.count += 1
         return known
     if not walk.is_free(view):
-        return None
+        return walk.tied_use(view, "joined", operator, outputs=labels)
     return walk.use(view, "joined", operator, outputs=labels, ended_by=ended_by)
 
 
@@ -263,7 +267,7 @@ def add_parameter(node: Node, walk: Propagation, activation: Node, parameter: No
     labels = walk.labels_of(activation)
     assert labels is not None
     result = labels.expand(result_shapes(node))
-    index = reduce_to(result, result_shapes(parameter))
+    index = walk.reduced_to(result, result_shapes(parameter), operator_name(node))
     use = join(walk, parameter, index, operator_name(node), walk.ended_by.get(activation))
     return Flow(result, {}, {parameter: use}) if use else None
 

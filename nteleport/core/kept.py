@@ -1,0 +1,89 @@
+"""From tied labels to the quiver of a network whose activations are kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from types import CodeType
+
+import torch
+from torch import Tensor, nn
+
+from nteleport.core.labels import collapse
+from nteleport.core.quiver import Factor, Layer, Lost
+from nteleport.core.ties import Ties
+from nteleport.core.walk import Propagation, tie_factors
+
+
+def asks_for_its_mode(network: nn.Module) -> bool:
+    """Whether the network's own code reads ``training``, so that it may be wired otherwise in the other mode.
+
+    Layers of torch compute the same function in both, as far as scaling goes.
+    """
+    kinds = {type(module) for module in network.modules()}
+    return any(
+        "training" in _names_in(method.__code__)
+        for kind in kinds
+        if not kind.__module__.startswith("torch.nn.")
+        for method in vars(kind).values()
+        if hasattr(method, "__code__")
+    )
+
+
+def _names_in(code: CodeType) -> set[str]:
+    nested = [each for each in code.co_consts if isinstance(each, CodeType)]
+    return set(code.co_names).union(*map(_names_in, nested))
+
+
+def tie_walks(walks: Sequence[Propagation], ties: Ties) -> None:
+    """Let every parameter have one scale in all walks, and none where one of them reads it unscaled."""
+    first = walks[0]
+    for walk in walks[1:]:
+        for name in walk.uses:
+            known = _whole(first, name) if name in first.uses else []
+            tie_factors(ties, known, _whole(walk, name), "training or evaluation mode")
+    for walk in walks:
+        for name, operator in walk.plain_reads.items():
+            for factor in _whole(first, name):
+                ties.pin(factor.index, operator)
+
+
+def _whole(walk: Propagation, name: str) -> list[Factor]:
+    """The factors of all parts of a parameter, which do not overlap."""
+    found: dict[int, Tensor] = {}
+    for factor in (f for use in walk.uses.get(name, ()) for f in use.factors[name]):
+        known = found.get(factor.power)
+        found[factor.power] = factor.index if known is None else known + factor.index
+    return [Factor(index, power) for power, index in found.items()]
+
+
+def resolved_factors(factors: Iterable[Factor], ties: Ties) -> tuple[Factor, ...]:
+    """Factors over the labels that stand for others: inverse labels as factors of the other power, without
+    those that cancel."""
+    found: dict[int, list[Tensor]] = {1: [], -1: []}
+    for factor in factors:
+        index = collapse(ties.resolve(factor.index))
+        for power in (1, -1):
+            part = (index * power * factor.power).clamp(min=0)
+            if bool(part.any()):
+                found[power].append(part)
+    for a, above in enumerate(found[1]):
+        for b, below in enumerate(found[-1]):
+            if above.shape == below.shape:
+                same = above == below
+                above, found[-1][b] = (part.masked_fill(same, 0) for part in (above, below))
+        found[1][a] = above
+    return tuple(Factor(part, power) for power, parts in found.items() for part in parts if bool(part.any()))
+
+
+def lost_entries(layers: Iterable[Layer], kept: Tensor, ties: Ties) -> tuple[Lost, ...]:
+    """Labels that do not stand for themselves, by layer and by what ended them."""
+    found: Counter[tuple[str, str, bool]] = Counter()
+    for layer in layers:
+        labels = torch.arange(layer.start, layer.start + layer.size)
+        labels = labels[kept[labels] == 0]
+        pinned = (ties.resolve(labels) == 0).tolist()
+        found.update(zip([layer.name] * len(labels), ties.ended_by(labels), pinned, strict=True))
+    return tuple(
+        Lost(layer, size, by, pinned) for (layer, by, pinned), size in found.items() if by != "output"
+    )
