@@ -1,4 +1,6 @@
 from .core.analysis import analyze as analyze
+from .core.choosing import Chosen as Chosen
+from .core.choosing import choose_cob as choose_cob
 from .core.cob import sample_cob as sample_cob
 from .core.materialization import materialize as materialize
 from .core.model import TeleportableModel as TeleportableModel

@@ -81,6 +81,18 @@ SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 Metric = Literal["weighted_grad_norm", "loss_lookahead_diff"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
+Objective = Literal[
+    "grad_norm",
+    "weighted_grad_norm",
+    "lookahead",
+    "balance",
+    "path_conditioning",
+    "activation_range",
+    "sharpness",
+    "nearest",
+]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+
 OptimizerState = Literal["reset", "transport", "keep"]
 OPTIMIZER_STATES: tuple[OptimizerState, ...] = get_args(OptimizerState)
 

@@ -27,12 +27,12 @@ have the same ``Σ R``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nteleport.core.quiver import Factor, ParameterScaling, Quiver
+from nteleport.core.quiver import ParameterScaling, Quiver
+from nteleport.core.sides import Side, as_matrix, side_of
 from nteleport.errors import TeleportationError
 
 _PIECE_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
@@ -69,7 +69,7 @@ class TeleportedNorms:
         self._extended = torch.cat([cobs.new_ones(len(cobs), 1), cobs], dim=1).to(wide)
         self._scalings = quiver.parameters
         self._sides = {
-            name: [_side(factor, len(p.shape)) for factor in p.factors]
+            name: [side_of(factor, len(p.shape)) for factor in p.factors]
             for name, p in quiver.parameters.items()
         }
         self._excesses: dict[tuple[int, torch.dtype], Tensor] = {}
@@ -114,14 +114,14 @@ class TeleportedNorms:
             case []:
                 total = self._squares([value.reshape(1, -1) for value in values])
                 return self._widened(total).expand(len(self._extended))
-            case [_Side() as side]:
+            case [Side() as side]:
                 return self._linear(values, side, power)
-            case [_Side() as rows, _Side() as columns] if rows.axis != columns.axis:
+            case [Side() as rows, Side() as columns] if rows.axis != columns.axis:
                 return self._bilinear(values, rows, columns, power)
             case _:
                 return self._elementwise(values, self._scalings[name], power)
 
-    def _linear(self, values: _Values, side: _Side, power: int) -> Tensor:
+    def _linear(self, values: _Values, side: Side, power: int) -> Tensor:
         """``R · u``: the scale varies along one axis."""
         matrices = [value.movedim(side.axis, 0).reshape(side.count, -1) for value in values]
         squares = [self._squares([matrix[rows] for matrix in matrices]) for rows in _pieces(matrices[0])]
@@ -129,9 +129,9 @@ class TeleportedNorms:
         result: Tensor = sums.sum() + self._excess(side, power, sums.dtype) @ sums
         return result
 
-    def _bilinear(self, values: _Values, rows: _Side, columns: _Side, power: int) -> Tensor:
+    def _bilinear(self, values: _Values, rows: Side, columns: Side, power: int) -> Tensor:
         """``uᵀ R v``: one factor varies along one axis, the other along another."""
-        matrices = [_as_matrix(value, rows, columns) for value in values]
+        matrices = [as_matrix(value, rows, columns) for value in values]
         total = self._zeros()
         for piece in _pieces(matrices[0]):
             squares = self._squares([matrix[piece] for matrix in matrices])
@@ -172,7 +172,7 @@ class TeleportedNorms:
             else torch.linalg.vector_norm(found, dim=-1).square_()
         )
 
-    def _excess(self, side: _Side, power: int, dtype: torch.dtype) -> Tensor:
+    def _excess(self, side: Side, power: int, dtype: torch.dtype) -> Tensor:
         """The scale of every position of a side, raised to ``power``, minus 1: shape (n, positions)."""
         key = power * side.power, dtype
         if key not in self._excesses:
@@ -186,50 +186,6 @@ class TeleportedNorms:
         return values.to(self._extended.dtype)
 
 
-@dataclass(frozen=True, eq=False)
-class _Side:
-    """A factor that varies along one axis only.
-
-    Attributes:
-        axis: of the parameter.
-        power: +1 or −1.
-        labels: extended CoB entry of each position, one for each run of ``repeats`` equal ones.
-        start, count: the labels are ``start, start + 1, …``; ``start`` is None if they are not.
-        repeats: how many neighbors share a label, as after a flattened convolution.
-    """
-
-    axis: int
-    power: int
-    labels: Tensor
-    start: int | None
-    count: int
-    repeats: int
-
-
-def _side(factor: Factor, ndim: int) -> _Side | None:
-    """The factor as a side, or None if it varies along several axes."""
-    shape = (1,) * (ndim - factor.index.ndim) + tuple(factor.index.shape)
-    varying = [axis for axis, size in enumerate(shape) if size > 1] or [0]
-    if len(varying) > 1:
-        return None
-    labels = factor.index.flatten()
-    repeats = _repeats(labels)
-    labels = labels[::repeats]
-    start = int(labels[0])
-    in_order = torch.equal(labels, torch.arange(start, start + len(labels), device=labels.device))
-    return _Side(varying[0], factor.power, labels, start if in_order else None, len(labels), repeats)
-
-
-def _repeats(labels: Tensor) -> int:
-    """The length of the runs of equal labels, if all have the same; else 1."""
-    changes = (labels[1:] != labels[:-1]).nonzero().flatten() + 1
-    if len(changes) == 0 or len(labels) % int(changes[0]):
-        return 1
-    length = int(changes[0])
-    regular = torch.arange(length, len(labels), length, device=labels.device)
-    return length if torch.equal(changes, regular) else 1
-
-
 def _piece_elements(values: Tensor) -> int:
     return _PIECE_ELEMENTS.get(values.device.type, _PIECE_ELEMENTS["cpu"])
 
@@ -238,11 +194,3 @@ def _pieces(matrix: Tensor) -> Iterator[slice]:
     """The rows of a matrix, one piece at a time."""
     step = max(1, _piece_elements(matrix) * len(matrix) // max(1, matrix.numel()))
     return (slice(start, start + step) for start in range(0, len(matrix), step))
-
-
-def _as_matrix(value: Tensor, rows: _Side, columns: _Side) -> Tensor:
-    """A parameter as [row labels, column labels, the rest]."""
-    matrix: Tensor = value.movedim((rows.axis, columns.axis), (0, 1))
-    matrix = matrix.unflatten(0, (rows.count, rows.repeats)).movedim(1, -1)
-    matrix = matrix.unflatten(1, (columns.count, columns.repeats)).movedim(2, -1).flatten(2)
-    return matrix

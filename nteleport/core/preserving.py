@@ -116,6 +116,18 @@ def keeping_modes(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def keeping_buffers(network: nn.Module) -> Iterator[None]:
+    """Leave the values of buffers, such as running statistics, as they were before the block."""
+    values = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)
+
+
 class _Snapshot:
     """What everything reachable from a network holds."""
 

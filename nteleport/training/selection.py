@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nteleport.core.norms import TeleportedNorms
 from nteleport.core.preserving import (
+    keeping_buffers,
     keeping_modes,
     keeping_random_states,
     random_states,
@@ -108,14 +109,11 @@ def keeping_weights(learner: Learner) -> Iterator[None]:
 @contextmanager
 def keeping_all_but_weights(learner: Learner) -> Iterator[None]:
     """Restore buffers, training mode and random states, and clear the gradients."""
-    buffers = list(learner.network.buffers())
-    values = [buffer.clone() for buffer in buffers]
-    with keeping_random_states(learner.device), keeping_modes(learner.network):
+    network = learner.network
+    with keeping_random_states(learner.device), keeping_modes(network), keeping_buffers(network):
         try:
             yield
         finally:
-            for buffer, value in zip(buffers, values, strict=True):
-                buffer.copy_(value)
             learner.optimizer.zero_grad()
 
 
