@@ -121,7 +121,7 @@ Schedule = Literal["every_n_epochs", "epochs", "every_n_steps", "on_plateau"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 """The options that say when to teleport, of which a teleportation has one; the first by default."""
 
-Mode = Literal["no_teleport", "random", "optim", "pseudo", "same_distr"]
+Mode = Literal["no_teleport", "random", "optim", "optimize", "pseudo", "same_distr"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,11 @@ MODES: dict[Mode, ModeInfo] = {
     "random": ModeInfo((*_DRAWN, "teleport_prob"), "teleported", changes_basis=True),
     "optim": ModeInfo(
         (*_DRAWN, "metric", "num_teleportations", "num_batches"), "optimized teleport", changes_basis=True
+    ),
+    "optimize": ModeInfo(
+        (*_SCHEDULE, "activations", "objective", "steps", "max_log_range", "num_batches"),
+        "chosen teleport",
+        changes_basis=True,
     ),
     "pseudo": ModeInfo(_DRAWN, "pseudo-teleported"),
     "same_distr": ModeInfo((*_DRAWN, "histogram"), "same distribution"),

@@ -170,6 +170,12 @@ def _impossibilities(
     if teleportation.schedule == "epochs" and teleportation.teleport_only_once:
         expected = ", ".join(each for each in SCHEDULES if each != "epochs")
         yield "teleport_only_once", f"teleport_only_once has no effect with epochs, expected {expected}"
+    needs_kept = teleportation.mode == "optimize" and teleportation.objective == "path_conditioning"
+    if needs_kept and teleportation.activations == "conjugated":
+        yield (
+            "objective",
+            "objective: path_conditioning with activations conjugated, expected activations: kept",
+        )
     shortest = min((params.epochs for params in training), default=None)
     if shortest is None:
         return

@@ -35,6 +35,7 @@ from nteleport.vocabulary import (
     METRICS,
     MODES,
     MONITORS,
+    OBJECTIVES,
     OPTIMIZER_STATES,
     PRECISIONS,
     PREPROCESSINGS,
@@ -45,6 +46,7 @@ from nteleport.vocabulary import (
     Metric,
     Mode,
     Monitor,
+    Objective,
     OptimizerState,
     Precision,
     Preprocessing,
@@ -131,6 +133,13 @@ class Teleportation:
     """Teleport before this step, counted from 0 through all epochs, and before its multiples."""
     on_plateau: Plateau | None = None
     """Teleport at the start of the epoch after a plateau."""
+    objective: Objective = option("grad_norm", one_of(*(each for each in OBJECTIVES if each != "nearest")))
+    """What `optimize` chooses by; `nearest` needs a second network, and jobs have none."""
+    steps: int = option(50, whole_number(1))
+    max_log_range: float | None = option(
+        1.0, optional(number("above 0, or null for no bound", lambda value: value > 0))
+    )
+    """Bound of the logarithm of the entries that `optimize` chooses."""
 
     @property
     def schedule(self) -> Schedule:
@@ -163,13 +172,17 @@ class Teleportation:
             return "no teleport"
         chosen = self.settings()
         words = [self.mode, self._schedule_label(bool(chosen.get("teleport_only_once")))]
-        words.append(f"{self.cob_sampling.removesuffix('_landscape')} {self.cob_range:g}")
+        if "cob_range" in chosen:
+            words.append(f"{self.cob_sampling.removesuffix('_landscape')} {self.cob_range:g}")
         if "center" in chosen:
             words[-1] += f" around {self.center:g}"
         if self.mode == "random" and self.teleport_prob != 1:
             words.append(f"prob {self.teleport_prob:g}")
         if self.mode == "optim":
             words.append(f"{self.metric} of {self.num_teleportations} on {self.num_batches}")
+        if self.mode == "optimize":
+            bound = "unbounded" if self.max_log_range is None else f"within {self.max_log_range:g}"
+            words.append(f"{self.objective} in {self.steps} steps {bound} on {self.num_batches}")
         if "activations" in chosen:
             words.append(f"activations {self.activations}")
         return ", ".join(words)

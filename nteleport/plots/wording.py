@@ -199,7 +199,7 @@ def _teleport_phrases(group: Values, differing: Sequence[str]) -> list[str]:
             phrases.append(str(value).removesuffix("_landscape"))
         elif name == "num_teleportations":
             phrases.append(f"best of {number(value)}")
-        elif name in ("metric", "optimizer_state"):
+        elif name in ("metric", "objective", "optimizer_state"):
             phrases.append(str(value).replace("_", " "))
         else:
             phrases.append(f"{name.removeprefix('cob_').replace('_', ' ')} {number(value)}")

@@ -203,10 +203,7 @@ def _architecture(
         network = build_model(
             model.name, input_shape=input_shape, num_classes=num_classes, **json.loads(model.arguments)
         )
-    example = torch.zeros(2, *input_shape)
-    if activations == "kept":
-        return analyze(network, example, activations="kept")  # type: ignore[call-arg]
-    return analyze(network, example)
+    return analyze(network, torch.zeros(2, *input_shape), activations=activations)
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ mode           at the start of an epoch, or before a step, that the schedule nam
 =============  ==========================================================================================
 `random`       with probability `teleport_prob`, move to a random change of basis
 `optim`        move to the best of `num_teleportations` random ones and the current one, by `metric`
+`optimize`     move to the change of basis that is best for `objective`, see `nteleport.choose_cob`
 `pseudo`       control: move each parameter as far as a teleportation would, in a random direction
 `same_distr`   control: redraw every Linear and Conv weight from the distribution of the teleported ones
 =============  ==========================================================================================
@@ -23,13 +24,18 @@ needs no hidden state, and neither the initial weights nor the batches depend on
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from nteleport.core.choosing import choose_cob
 from nteleport.core.cob import admitted_cob, sample_cob
+from nteleport.core.preserving import keeping_modes
 from nteleport.core.quiver import scales
 from nteleport.jobs.job import Teleportation
 from nteleport.randomness import seed_of
@@ -37,6 +43,9 @@ from nteleport.training.controls import displace_at_random, redraw_same_distribu
 from nteleport.training.learner import Batch, Learner
 from nteleport.training.selection import score_candidates
 from nteleport.vocabulary import OptimizerState
+
+_IMPLEMENTATIONS = ("fused", "foreach", "capturable", "differentiable")
+"""Arguments of optimizers that say how a step is computed, and not what it is."""
 
 _Change = Callable[[nn.Module, Mapping[str, Tensor], torch.Generator, Teleportation], None]
 ModeAction = Callable[
@@ -122,6 +131,42 @@ def _best(
     return True
 
 
+def _chosen(
+    learner: Learner,
+    how: Teleportation,
+    optimizer_state: OptimizerState,
+    generator: torch.Generator,
+    batches: Callable[[int], Iterable[Batch]],
+) -> bool:
+    optimizer = learner.optimizer
+    options: dict[str, Any] = {}
+    if how.objective == "lookahead":
+        options["optimizer"] = _fresh(optimizer.optimizer)
+    with keeping_modes(learner.network):
+        learner.network.train()
+        chosen = choose_cob(
+            optimizer.quiver,
+            learner.network,
+            how.objective,
+            batches=batches(how.num_batches),
+            steps=how.steps,
+            max_log_range=how.max_log_range,
+            generator=generator,
+            **options,
+        )
+    if torch.equal(chosen.cob, optimizer.cob):
+        return False
+    optimizer.teleport(chosen.cob, optimizer_state)
+    return True
+
+
+def _fresh(optimizer: Optimizer) -> partial[Optimizer]:
+    """Makes an optimizer of other tensors, with the present hyper-parameters of its first group."""
+    known = inspect.signature(type(optimizer)).parameters.keys() - {"params", *_IMPLEMENTATIONS}
+    group = optimizer.param_groups[0]
+    return partial(type(optimizer), **{key: group[key] for key in known & group.keys()})
+
+
 def _control(change: _Change) -> ModeAction:
     """A mode that modifies the weights with `change` and leaves the change of basis at 1."""
 
@@ -159,6 +204,7 @@ MODE_ACTIONS: dict[str, ModeAction] = {
     "no_teleport": lambda *given: False,
     "random": _random,
     "optim": _best,
+    "optimize": _chosen,
     "pseudo": _control(_displace),
     "same_distr": _control(_redraw),
 }

@@ -165,6 +165,14 @@ def test_the_runs_of_a_cell_share_its_name() -> None:
         (Teleportation("pseudo", every_n_epochs=2), "pseudo, every 2, intra 0.5"),
         (Teleportation("random", teleport_prob=0.25), "random, every 1, intra 0.5, prob 0.25"),
         (
+            Teleportation("optimize", objective="balance", max_log_range=None),
+            "optimize, every 1, balance in 50 steps unbounded on 1",
+        ),
+        (
+            Teleportation("optimize", max_log_range=0.5, steps=7, activations="kept"),
+            "optimize, every 1, grad_norm in 7 steps within 0.5 on 1, activations kept",
+        ),
+        (
             Teleportation("optim", cob_sampling="centered", center=2),
             "optim, every 1, centered 0.5 around 2, weighted_grad_norm of 10 on 1",
         ),

@@ -108,9 +108,9 @@ def test_settings_in_words(panels: Arrange, optimizers: list[Component], expecte
             [
                 "teleported, at epochs 0, 10, 20",
                 "teleported, on plateau (patience 3)",
-                "teleported, every 100 steps",
-                "teleported, at epoch 0",
                 "teleported, at the first plateau (monitor val_loss, patience 3)",
+                "teleported, at epoch 0",
+                "teleported, every 100 steps",
                 "teleported, at step 100",
             ],
         ),
@@ -119,11 +119,25 @@ def test_settings_in_words(panels: Arrange, optimizers: list[Component], expecte
             ["teleported", "teleported, activations kept"],
         ),
         (
+            [replace(TELEPORTED, mode="optimize", objective=name) for name in ("balance", "grad_norm")],
+            ["chosen teleport, balance", "chosen teleport, grad norm"],
+        ),
+        (
             [replace(TELEPORTED, mode="optim", num_teleportations=n) for n in (10, 20)],
             ["optimized teleport, best of 10", "optimized teleport, best of 20"],
         ),
     ],
-    ids=["pair", "modes", "ranges", "samplings", "schedules", "all schedules", "activations", "options"],
+    ids=[
+        "pair",
+        "modes",
+        "ranges",
+        "samplings",
+        "schedules",
+        "all schedules",
+        "activations",
+        "objectives",
+        "options",
+    ],
 )
 def test_teleportations_in_words(panels: Arrange, teleportations: list[object], expected: list[str]) -> None:
     (panel,) = panels(short(teleportations=teleportations), "teleport")

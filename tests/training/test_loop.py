@@ -184,6 +184,9 @@ INTERRUPTED = {
         optimizer_state="transport",
     ),
     "optim every 2 steps": small_job("optim", teleport={"every_n_steps": 2, "num_teleportations": 3}),
+    "chosen every 3 steps": small_job(
+        "optimize", teleport={"every_n_steps": 3, "objective": "weighted_grad_norm", "steps": 3}
+    ),
     "random on plateaus": small_job("random", teleport={"on_plateau": Plateau(0, "val_loss")}, epochs=6),
     "BatchNorm and dropout": small_job(epochs=4),
 }

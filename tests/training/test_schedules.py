@@ -21,6 +21,7 @@ from nteleport.networks.models import seeded_model
 from nteleport.randomness import generator_for
 from nteleport.training import assembly
 from nteleport.training.modes import teleport_seed
+from nteleport.vocabulary import OBJECTIVES
 
 DIGITS = load_dataset("digits", "data", "cpu")
 
@@ -192,6 +193,49 @@ def test_with_activations_kept_a_job_draws_absolute_values(
     (_, drawn), (_, admitted) = moves
     assert bool((drawn < 0).any())
     assert torch.equal(admitted, drawn.abs())
+
+
+@pytest.mark.parametrize("objective", [each for each in OBJECTIVES if each != "nearest"])
+def test_a_chosen_change_of_basis_stays_within_its_bound_whatever_the_objective(
+    objective: str, tmp_path: Path, moves: list[tuple[int, Tensor]]
+) -> None:
+    teleport = {"objective": objective, "steps": 3, "max_log_range": 0.25, "every_n_steps": 5}
+    result = run(small_job("optimize", teleport=teleport, epochs=2), tmp_path)
+
+    ((steps, cob),) = moves
+    assert steps == 5
+    assert [row.teleported for row in result.rows] == [0, 1]
+    assert float(cob.abs().log().abs().max()) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_a_balanced_job_starts_where_each_neuron_has_equal_norms_on_both_sides(
+    tmp_path: Path, moves: list[tuple[int, Tensor]]
+) -> None:
+    """Equi-normalization: Stock et al., arXiv 1902.10416."""
+    job = small_job("optimize", teleport={"objective": "balance", "max_log_range": None}, epochs=1)
+    run(job, tmp_path)
+    ((_, cob),) = moves
+    network = initial_network(job)
+    first, second, third = (module for module in network.modules() if isinstance(module, nn.Linear))
+    one, two = cob[:16], cob[16:]
+
+    def squares(weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        entering = weight.square().sum(1)
+        return entering if bias is None else entering + bias.square()
+
+    middle = second.weight * two[:, None] / one
+    entering = [squares(first.weight * one[:, None], first.bias * one), squares(middle, second.bias * two)]
+    leaving = [squares(middle.T), squares((third.weight / two).T)]
+    for there, here in zip(entering, leaving, strict=True):
+        assert torch.allclose(there, here, rtol=1e-4)
+    assert float((cob - 1).abs().max()) > 0.01
+
+
+def test_a_job_that_chooses_by_gradient_norm_starts_with_a_larger_one(tmp_path: Path) -> None:
+    plain = run(small_job(epochs=1), tmp_path)
+    chosen = run(small_job("optimize", teleport={"objective": "grad_norm"}, epochs=1), tmp_path)
+
+    assert chosen.rows[0].grad_norm > 1.5 * plain.rows[0].grad_norm
 
 
 def test_steps_have_draws_of_their_own() -> None:
