@@ -1,7 +1,12 @@
 from .core.analysis import analyze as analyze
+from .core.certificate import Certificate as Certificate
+from .core.certificate import OutputChange as OutputChange
+from .core.certificate import weights_digest as weights_digest
 from .core.choosing import Chosen as Chosen
 from .core.choosing import choose_cob as choose_cob
 from .core.cob import sample_cob as sample_cob
+from .core.in_place import Teleported as Teleported
+from .core.in_place import teleport_ as teleport_
 from .core.materialization import materialize as materialize
 from .core.model import TeleportableModel as TeleportableModel
 from .core.optimizer import TeleportedOptimizer as TeleportedOptimizer

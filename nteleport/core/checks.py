@@ -153,7 +153,7 @@ def _range(dtype: torch.dtype) -> float:
 
 def check_network(network: nn.Module, quiver: Quiver, parameters: Mapping[str, Tensor] | None = None) -> None:
     """Raise ``TeleportationError`` unless the quiver knows these parameters of a network, by name and
-    shape; all of them if None.
+    shape; all of them, and no others, if None.
 
     A quiver without entries moves nothing, so it fits any network: baselines are trained with one.
     """
@@ -169,3 +169,9 @@ def check_network(network: nn.Module, quiver: Quiver, parameters: Mapping[str, T
                 f"parameter {name} has shape {tuple(parameter.shape)}, in the quiver {found}: "
                 "expected the quiver of this network, from nteleport.analyze"
             )
+    unknown = [name for name in quiver.parameters if name not in named] if parameters is None else []
+    if unknown and quiver.cob_size:
+        raise TeleportationError(
+            f"the quiver has parameter {unknown[0]}, which this network has not: "
+            "expected the quiver of this network, from nteleport.analyze"
+        )

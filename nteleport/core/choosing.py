@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nteleport.core.checks import check_cob, check_network
 from nteleport.core.descent import Evaluate, minimize
-from nteleport.core.objectives import OBJECTIVES, Search, UserFunction, of_user
+from nteleport.core.objectives import OBJECTIVES, Search, Step, UserFunction, of_user
 from nteleport.core.quiver import Quiver
 from nteleport.core.task import Batch, Task, batches_of
 from nteleport.errors import TeleportationError, nearest
@@ -28,8 +28,6 @@ from nteleport.vocabulary import Objective
 
 _SWEEPS = 10_000
 _STILL = 1e-9
-
-Step = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,9 +178,9 @@ def _restricted(search: Search, task: Task) -> Search:
         value, gradient = inner(logarithm)
         return value, torch.where(movable, gradient, 0)
 
-    def step(logarithm: Tensor) -> Tensor:
+    def step(logarithm: Tensor, bound: float | None) -> Tensor:
         assert closed is not None
-        return torch.where(movable, closed(logarithm), 0)
+        return torch.where(movable, closed(logarithm, bound), 0)
 
     start = None if search.start is None else torch.where(movable, search.start, 0)
     return replace(search, evaluate=evaluate, step=closed and step, start=start)
@@ -196,9 +194,13 @@ def _solve(search: Search, task: Task, bound: float | None, steps: int) -> tuple
         solution = search.solution(bound)
         return solution, [float(search.evaluate(each)[0]) for each in (start, solution)]
     groups = None if search.sums is None else search.sums.independent(_runs(task.quiver))
+    values: list[float] = []
+    if groups is None or not search.convex:
+        start, values = minimize(search.evaluate, start, bound, _SWEEPS if search.convex else steps)
     if search.step is None or groups is None:
-        return minimize(search.evaluate, start, bound, steps if search.step is None else _SWEEPS)
-    return _sweep(search.evaluate, search.step, groups, start, bound)
+        return start, values
+    point, more = _sweep(search.evaluate, search.step, groups, start, bound)
+    return point, values + more[len(values) > 0 :]
 
 
 def _sweep(
@@ -209,7 +211,7 @@ def _sweep(
     for _ in range(_SWEEPS if groups else 0):
         before = point
         for group in groups:
-            moved = torch.where(group, point + step(point), point)
+            moved = torch.where(group, point + step(point, bound), point)
             point = moved if bound is None else moved.clamp(-bound, bound)
         values.append(float(evaluate(point)[0]))
         if float((point - before).abs().max()) <= _STILL:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,10 +28,17 @@ from nteleport.errors import TeleportationError
 from nteleport.randomness import wide_dtype
 from nteleport.vocabulary import Objective
 
+_NEGLIGIBLE = 1e-13
+"""A relative gain that is left to rounding."""
+
 UserFunction = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
 """``(scales, parameters, gradients) -> Tensor``: a number to be minimized, differentiable in the scales. All
 three are by parameter name and of the shape of each parameter; parameters and gradients are those at the CoB
 of ones, and gradients are empty where no batches are given."""
+
+
+Step = Callable[[Tensor, float | None], Tensor]
+"""For every entry how far from ``log|τ|`` the best point between the bounds lies while all others stay."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +49,9 @@ class Search:
         evaluate: its value and gradient.
         reported: what the history shows for a value: the objective in its own units.
         movable: mask of the entries to choose; the others stay 1. None: all.
-        step: for every entry, how far a minimum over it (or of a bound of the function that touches it here)
-            lies from ``log|τ|``, in closed form.
-        sums: the power sum that ``step`` is made of: entries that it does not couple move at once.
+        step: closed form of the minimum over each entry, of the function or of a bound that touches it.
+        sums: the power sum that ``step`` is made of: entries that share no term of it move at once.
+        convex: whether sweeps of ``step`` find the minimum; otherwise they come after the descent.
         solution: ``log|τ|`` at the minimum for a bound, in closed form.
         start: where to begin; None for ones.
         signs: of the entries; None for +1.
@@ -56,8 +63,9 @@ class Search:
     evaluate: Evaluate
     reported: Callable[[float], float] = field(default=float)
     movable: Tensor | None = None
-    step: Callable[[Tensor], Tensor] | None = None
+    step: Step | None = None
     sums: PowerSum | None = None
+    convex: bool = False
     solution: Callable[[float | None], Tensor] | None = None
     start: Tensor | None = None
     signs: Tensor | None = None
@@ -73,7 +81,7 @@ def grad_norm(task: Task) -> Search:
     arXiv 2205.10637), on the orbit of a quiver.
     """
     coefficients = {name: _wide(g).square() for name, g in task.gradients().items()}
-    return _largest(PowerSum(task.quiver, coefficients, -2), "the gradient norm grows without end")
+    return _root(_extreme(PowerSum(task.quiver, coefficients, -2), largest=True))
 
 
 def weighted_grad_norm(task: Task) -> Search:
@@ -86,7 +94,7 @@ def weighted_grad_norm(task: Task) -> Search:
     for name, g in task.gradients().items():
         weight = _wide(task.parameters[name])
         coefficients[name] = torch.where(weight == 0, 0, _wide(g) / weight).square()
-    return _largest(PowerSum(task.quiver, coefficients, -4), "the weighted norm grows without end")
+    return _root(_extreme(PowerSum(task.quiver, coefficients, -4), largest=True))
 
 
 def lookahead(task: Task, *, optimizer: Callable[..., Optimizer]) -> Search:
@@ -137,13 +145,7 @@ def balance(task: Task, *, p: int = 2) -> Search:
     coefficients = {name: _wide(task.parameters[name]).abs().pow(p) for name in task.reached}
     sums = PowerSum(task.quiver, coefficients, p)
     movable = _two_sided(sums.at(task.start()))
-
-    def step(logarithm: Tensor) -> Tensor:
-        slopes = sums.at(logarithm)
-        ratio = torch.where(movable, slopes.leaving, 1) / torch.where(movable, slopes.entering, 1)
-        return ratio.log() / (2 * p)
-
-    return Search(_of_sums(sums), movable=movable, step=step, sums=sums)
+    return replace(_extreme(sums), movable=movable, convex=True, unbounded="", bound=None)
 
 
 def path_conditioning(task: Task) -> Search:
@@ -171,7 +173,7 @@ def path_conditioning(task: Task) -> Search:
         value = count * slopes.value.log() - 2 * (excess @ logarithm)
         return value, count * sums.gradient(slopes) / slopes.value - 2 * excess
 
-    def step(logarithm: Tensor) -> Tensor:
+    def step(logarithm: Tensor, _bound: float | None) -> Tensor:
         slopes = sums.at(logarithm)
         above = count * torch.where(movable, slopes.entering, 1) / slopes.value
         below = count * torch.where(movable, slopes.leaving, 1) / slopes.value
@@ -183,7 +185,7 @@ def path_conditioning(task: Task) -> Search:
     def reported(value: float) -> float:
         return math.exp((value - count * math.log(count) - logs) / count)
 
-    return Search(evaluate, reported, movable, step, sums)
+    return Search(evaluate, reported, movable, step, sums, convex=True)
 
 
 def activation_range(task: Task) -> Search:
@@ -234,23 +236,18 @@ def sharpness(task: Task, *, goal: str = "minimum", probes: int = 16) -> Search:
         raise TeleportationError(f"sharpness has the goal 'minimum' or 'maximum', got {goal!r}")
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 2:
         raise TeleportationError(f"sharpness needs at least 2 probes, got {probes!r}")
-    sign = 1 if goal == "minimum" else -1
-    estimates = [PowerSum(task.quiver, found, -2) for found in _hessian_probes(task, probes)]
-
-    def evaluate(logarithm: Tensor) -> tuple[Tensor, Tensor]:
-        found = [(slopes.value, sums.gradient(slopes)) for sums, slopes in
-                 ((sums, sums.at(logarithm)) for sums in estimates)]  # fmt: skip
-        value, gradient = (torch.stack(each).mean(0) for each in zip(*found, strict=True))
-        return sign * value, sign * gradient
+    total: dict[str, Tensor] = {}
+    estimates = []
+    for found in _hessian_probes(task, probes):
+        estimates.append(PowerSum(task.quiver, found, -2))
+        total = {name: _wide(value) / probes + total.get(name, 0) for name, value in found.items()}
 
     def standard_error(logarithm: Tensor) -> float:
         values = torch.stack([sums.at(logarithm).value for sums in estimates])
         return float(values.std() / math.sqrt(probes))
 
-    return Search(
-        evaluate, lambda value: sign * value, unbounded="the trace of the Hessian has no bound on the orbit",
-        bound=1.0, standard_error=standard_error,
-    )  # fmt: skip
+    search = _extreme(PowerSum(task.quiver, total, -2), largest=goal == "maximum")
+    return replace(search, standard_error=standard_error)
 
 
 def nearest(task: Task, *, target: Any) -> Search:
@@ -315,22 +312,40 @@ def differentiated(function: Callable[[Tensor], Tensor]) -> Evaluate:
     return evaluate
 
 
-def _largest(sums: PowerSum, unbounded: str) -> Search:
-    """The search for the largest root of a power sum."""
+def _extreme(sums: PowerSum, *, largest: bool = False) -> Search:
+    """The search for the least or largest value of a power sum between bounds.
+
+    As a function of the change ``d`` of one entry it is ``a e^(kd) + b e^(−kd)`` plus what does not depend on
+    it, so its minimum is at a bound, or where ``e^(2kd) = b / a``.
+    """
+    sign = -1 if largest else 1
 
     def evaluate(logarithm: Tensor) -> tuple[Tensor, Tensor]:
         slopes = sums.at(logarithm)
-        return -slopes.value, -sums.gradient(slopes)
+        return sign * slopes.value, sign * sums.gradient(slopes)
 
-    return Search(evaluate, lambda value: math.sqrt(max(-value, 0.0)), unbounded=unbounded, bound=1.0)
-
-
-def _of_sums(sums: PowerSum) -> Evaluate:
-    def evaluate(logarithm: Tensor) -> tuple[Tensor, Tensor]:
+    def step(logarithm: Tensor, bound: float | None) -> Tensor:
         slopes = sums.at(logarithm)
-        return slopes.value, sums.gradient(slopes)
+        a, b = sign * slopes.entering, sign * slopes.leaving
+        curved = (a > 0) & (b > 0)
+        bottom = (torch.where(curved, b, 1) / torch.where(curved, a, 1)).log() / (2 * sums.power)
+        if bound is None:
+            return bottom
+        moves = torch.stack([torch.zeros_like(bottom), bottom, -bound - logarithm, bound - logarithm])
+        moves = torch.minimum(torch.maximum(moves, -bound - logarithm), bound - logarithm)
+        values = a * (sums.power * moves).exp() + b * (-sums.power * moves).exp()
+        least, which = values.min(0)
+        better = least < values[0] - _NEGLIGIBLE * values[0].abs()
+        return torch.where(better, moves.gather(0, which[None])[0], 0)
 
-    return evaluate
+    unbounded = "without one, its sums of powers of the change of basis have no extreme value"
+    return Search(evaluate, lambda value: sign * value, step=step, sums=sums, unbounded=unbounded, bound=1.0)
+
+
+def _root(search: Search) -> Search:
+    """The same search, which reports the root of its value."""
+    reported = search.reported
+    return replace(search, reported=lambda value: math.sqrt(max(reported(value), 0.0)))
 
 
 def _two_sided(slopes: Slopes) -> Tensor:

@@ -96,7 +96,7 @@ def _trace_in_mode(
         )
     try:
         with preserved(network, (args, kwargs)), quiet():
-            _set_mode(network, training)
+            set_mode(network, training)
             _register_dataclasses((args, kwargs))
             network.register_forward_hook(lambda _module, _args, outputs: _register_dataclasses(outputs))
             training = network.training
@@ -105,13 +105,13 @@ def _trace_in_mode(
         raise AnalysisError(explanation(network, error)) from error
 
 
-def _set_mode(module: nn.Module, training: bool) -> None:
+def set_mode(module: nn.Module, training: bool) -> None:
     """Like ``module.train(training)``, but skips inner modules that refuse it, as exported modules do."""
     try:
         module.train(training)
     except NotImplementedError:
         for child in module.children():
-            _set_mode(child, training)
+            set_mode(child, training)
 
 
 def _register_dataclasses(values: object) -> None:
