@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,12 @@ from support.training_jobs import run, small_job
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nteleport import Quiver, TeleportedOptimizer, analyze
+from nteleport import TeleportedOptimizer
 from nteleport.data.batching import batches
 from nteleport.data.splits import load_dataset
 from nteleport.jobs.job import Component, Job, Plateau
 from nteleport.networks.models import seeded_model
 from nteleport.randomness import generator_for
-from nteleport.training import assembly
 from nteleport.training.modes import teleport_seed
 from nteleport.vocabulary import OBJECTIVES
 
@@ -96,25 +93,6 @@ def test_the_start_of_a_schedule_in_steps_is_a_plain_training(tmp_path: Path) ->
     assert late.rows[2] != plain.rows[2]
 
 
-def kept(network: nn.Module, example: Tensor) -> Quiver:
-    """What an MLP of ReLUs admits with its activations kept: every positive change of basis."""
-    quiver = analyze(network, example)
-    return replace(quiver, activations="kept", admits=("positive",) * quiver.cob_size)
-
-
-@pytest.fixture
-def kept_quivers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Jobs that keep activations get the quiver above."""
-
-    def analyzed(network: nn.Module, example: Tensor, activations: str = "conjugated") -> Quiver:
-        return kept(network, example) if activations == "kept" else analyze(network, example)
-
-    monkeypatch.setattr(assembly, "analyze", analyzed)
-    assembly._architecture.cache_clear()
-    yield
-    assembly._architecture.cache_clear()
-
-
 def initial_network(job: Job) -> nn.Module:
     return seeded_model(
         job.model.cls, job.model.kwargs, input_shape=(1, 32, 32), num_classes=10, seed=job.seed
@@ -132,7 +110,7 @@ OPTIMIZERS: dict[str, tuple[Component, Any]] = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_job_with_activations_kept_is_a_training_of_the_unmodified_network_from_moved_weights(
-    name: str, tmp_path: Path, kept_quivers: None, moves: list[tuple[int, Tensor]]
+    name: str, tmp_path: Path, moves: list[tuple[int, Tensor]]
 ) -> None:
     component, torch_optimizer = OPTIMIZERS[name]
     job = small_job("random", teleport={"activations": "kept"}, optimizer=component, epochs=1, max_batch=10)
@@ -173,9 +151,7 @@ def test_a_job_with_activations_kept_is_a_training_of_the_unmodified_network_fro
 
 
 @pytest.mark.parametrize("mode", ["random", "optim", "pseudo", "same_distr"])
-def test_with_positive_draws_keeping_activations_changes_nothing(
-    mode: str, tmp_path: Path, kept_quivers: None
-) -> None:
+def test_with_positive_draws_keeping_activations_changes_nothing(mode: str, tmp_path: Path) -> None:
     """An intra-landscape draw is admitted as it is, so that both jobs are at the same place."""
     teleport = {"cob_sampling": "intra_landscape", "every_n_epochs": 1, "num_batches": 1}
     conjugated = run(small_job(mode, teleport=teleport), tmp_path)
@@ -185,7 +161,7 @@ def test_with_positive_draws_keeping_activations_changes_nothing(
 
 
 def test_with_activations_kept_a_job_draws_absolute_values(
-    tmp_path: Path, kept_quivers: None, moves: list[tuple[int, Tensor]]
+    tmp_path: Path, moves: list[tuple[int, Tensor]]
 ) -> None:
     run(small_job("random", teleport={"epochs": (0,)}), tmp_path)
     run(small_job("random", teleport={"epochs": (0,), "activations": "kept"}), tmp_path)
@@ -200,6 +176,7 @@ def test_a_chosen_change_of_basis_stays_within_its_bound_whatever_the_objective(
     objective: str, tmp_path: Path, moves: list[tuple[int, Tensor]]
 ) -> None:
     teleport = {"objective": objective, "steps": 3, "max_log_range": 0.25, "every_n_steps": 5}
+    teleport["activations"] = "kept" if objective == "path_conditioning" else "conjugated"
     result = run(small_job("optimize", teleport=teleport, epochs=2), tmp_path)
 
     ((steps, cob),) = moves
