@@ -79,6 +79,8 @@ class TrainingParams:
     compile: bool = option(False, boolean)
     channels_last: bool = option(False, boolean)
     fused: Literal["auto"] | bool = option("auto", boolean_or("auto"))
+    certificates: bool = option(True, boolean)
+    """Whether each teleportation is certified; one that changes outputs is then rolled back."""
 
 
 def _epochs(node: Node) -> tuple[int, ...]:
@@ -327,6 +329,8 @@ class Job:
         chosen = {each.name: getattr(self.training, each.name) for each in fields(TrainingParams)}
         if not self._teleports:  # nothing ever happens to the optimizer's state
             del chosen["optimizer_state"]
+        if self.training.certificates or not self._teleports:  # left out, as from earlier jobs
+            del chosen["certificates"]
         return chosen
 
     @cached_property

@@ -107,6 +107,14 @@ def write_metrics(paths: JobPaths, rows: Sequence[MetricRow]) -> None:
     write_text_atomic(paths.metrics, metrics_csv(rows))
 
 
+def write_certificates(paths: JobPaths, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace `certificates.json`; without a row there is none."""
+    if rows:
+        write_json_atomic(paths.certificates, rows)
+    else:
+        paths.certificates.unlink(missing_ok=True)
+
+
 def write_result(paths: JobPaths, result: TrainingResult, digest: str | None = None) -> None:
     """Write `result.json` of the job with this digest: from now on the job is over."""
     write_json_atomic(paths.result, result.as_json(digest), durable=True)

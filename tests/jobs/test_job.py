@@ -247,6 +247,16 @@ def test_a_schedule_is_one_of_its_options_in_files_and_labels(case: str) -> None
     assert teleportation.label == label
 
 
+def test_certificates_are_named_where_they_are_switched_off() -> None:
+    without = replace(TELEPORTED, training=replace(TELEPORTED.training, certificates=False))
+    plain = replace(BASELINE, training=replace(BASELINE.training, certificates=False))
+
+    assert "training.certificates" not in TELEPORTED.hparams()
+    assert without.hparams()["training.certificates"] is False
+    assert without.digest != TELEPORTED.digest
+    assert plain.digest == BASELINE.digest
+
+
 def test_activations_are_named_where_they_are_kept() -> None:
     kept = changed_teleportation(TELEPORTED, activations="kept")
 

@@ -187,6 +187,9 @@ INTERRUPTED = {
     "chosen every 3 steps": small_job(
         "optimize", teleport={"every_n_steps": 3, "objective": "weighted_grad_norm", "steps": 3}
     ),
+    "random every 3 steps, activations kept": small_job(
+        "random", teleport={"every_n_steps": 3, "activations": "kept"}, optimizer_state="transport"
+    ),
     "random on plateaus": small_job("random", teleport={"on_plateau": Plateau(0, "val_loss")}, epochs=6),
     "BatchNorm and dropout": small_job(epochs=4),
 }
@@ -223,6 +226,8 @@ def test_an_interrupted_job_ends_byte_for_byte_as_an_uninterrupted_one(
     assert final.state == "finished"
     assert parts.metrics.read_bytes() == whole.metrics.read_bytes()
     assert parts.weights.read_bytes() == whole.weights.read_bytes()
+    if whole.certificates.exists():
+        assert parts.certificates.read_bytes() == whole.certificates.read_bytes()
     assert parts.result.read_bytes() == whole.result.read_bytes()
 
 

@@ -109,12 +109,13 @@ def start() -> Iterator[Start]:
         process.join()
 
 
-def files(job: Job, out: Path) -> tuple[list[list[str]], bytes, str]:
+def files(job: Job, out: Path) -> tuple[list[list[str]], bytes, str, str]:
     """All that a job leaves for people, without the times."""
     paths = JobPaths(out, job.name)
     rows = [line.split(",")[:-1] for line in paths.metrics.read_text().splitlines()]
     result = paths.result.read_text().partition('"seconds"')[0]
-    return rows, paths.weights.read_bytes(), result
+    certificates = paths.certificates.read_text() if paths.certificates.exists() else ""
+    return rows, paths.weights.read_bytes(), result, certificates
 
 
 @pytest.mark.parametrize("mode", MODES)
