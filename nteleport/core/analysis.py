@@ -8,6 +8,7 @@ activation; the uses of the parameters that it records make up the quiver.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from typing import Any, NamedTuple, get_args
@@ -49,6 +50,7 @@ def analyze(
     With ``activations="kept"`` it finds the changes of basis that the unmodified network allows: teleported
     weights load into it, and its outputs are the same in training and evaluation mode. The quiver has fewer
     entries then, ``Quiver.admits`` says what each may be, and ``Quiver.lost`` which operators forbid others.
+    A network whose own code asks for its mode is traced in both, where it runs in both.
 
     The network is left unchanged: its mode, buffers, attributes, random states and device stay as they were.
 
@@ -84,9 +86,9 @@ def analyze(
     runs = Runs(ties)
     walks = [_kept_walk(network, traced, fixed, runs, ties)]
     if asks_for_its_mode(network):
-        other = trace_functional(network, args, kwargs, training=not traced.training)
-        later = Runs(ties, start=runs.count)
-        walks.append(_kept_walk(network, other, fixed, later, ties))
+        with suppress(AnalysisError):  # a network may not run in the other mode at all
+            other = trace_functional(network, args, kwargs, training=not traced.training)
+            walks.append(_kept_walk(network, other, fixed, Runs(ties, start=runs.count), ties))
     tie_walks(walks, ties)
     return _build_quiver(network, walks[0], runs, pinned((1,)), fixed, traced.training)
 

@@ -20,14 +20,29 @@ def asks_for_its_mode(network: nn.Module) -> bool:
 
     Layers of torch compute the same function in both, as far as scaling goes.
     """
-    kinds = {type(module) for module in network.modules()}
-    return any(
-        "training" in _names_in(method.__code__)
-        for kind in kinds
-        if not kind.__module__.startswith("torch.nn.")
-        for method in vars(kind).values()
-        if hasattr(method, "__code__")
-    )
+    seen: set[CodeType] = set()
+    for module in network.modules():
+        parts = [*vars(module).values()]
+        parts += vars(type(module)).values() if not _is_of_torch(type(module)) else []
+        if any(_reads_training(part, seen) for part in parts):
+            return True
+    return False
+
+
+def _is_of_torch(made: object) -> bool:
+    return str(getattr(made, "__module__", "")).partition(".")[0] == "torch"
+
+
+def _reads_training(function: object, seen: set[CodeType]) -> bool:
+    """Whether a function, or one that it calls by name, reads an attribute ``training``."""
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType) or code in seen or _is_of_torch(function):
+        return False
+    seen.add(code)
+    names = _names_in(code)
+    called = [getattr(function, "__globals__", {}).get(name) for name in names]
+    called += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    return "training" in names or any(_reads_training(each, seen) for each in called)
 
 
 def _names_in(code: CodeType) -> set[str]:

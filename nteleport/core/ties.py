@@ -128,7 +128,7 @@ class Ties:
             if left == right:
                 continue
             if left == -right:
-                bits[right] |= _BITS["sign"]
+                bits[abs(right)] |= _BITS["sign"]
             elif left == 0:
                 parents[abs(right)] = 0
             else:
