@@ -55,7 +55,7 @@ def _observable(task: Task) -> Iterator[tuple[nn.Module, Callable[[Tensor], int]
     for module in task.network.modules():
         axis = _neuron_axis(module)
         weight = module._parameters.get("weight")
-        if axis is None or weight is None:
+        if axis is None or weight is None or names[id(weight)] not in task.quiver.parameters:
             continue
         for factor in task.quiver.parameters[names[id(weight)]].factors:
             side = side_of(factor, weight.dim()) if factor.power == 1 else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -61,20 +61,17 @@ def choose_cob(
 ) -> Chosen:
     """Choose the change of basis that is best for an objective.
 
-    ==================  ========================================  =========================  ===========
-    objective           is best where                             options                    needs
-    ==================  ========================================  =========================  ===========
-    grad_norm           the gradient norm ‖g/s‖ is largest                                   labels
-    weighted_grad_norm  ‖g/(s²θ)‖ is largest                                                 labels
-    lookahead           the loss after one step is lowest         optimizer                  labels
-    balance             Σ ‖W‖ₚᵖ is least                          p = 2                      nothing
-    path_conditioning   the path kernel is best conditioned                                  inputs
-    activation_range    activations spread least                                             inputs
-    sharpness           the trace of the Hessian is least         goal = "minimum",          labels
-                                                                  probes = 16
-    nearest             weights are nearest to ``target``         target                     nothing
-    a function          it is least: ``(scales, parameters, gradients) -> Tensor``           labels, if any
-    ==================  ========================================  =========================  ===========
+    | objective | is best where | options | batches need |
+    |---|---|---|---|
+    | ``grad_norm`` | the gradient norm ‖g/s‖ is largest | | labels |
+    | ``weighted_grad_norm`` | ‖g/(s²θ)‖ is largest | | labels |
+    | ``lookahead`` | the loss after one step is lowest | ``optimizer`` | labels |
+    | ``balance`` | Σ ‖W‖ₚᵖ is least | ``p=2`` | none needed |
+    | ``path_conditioning`` | the path kernel is best conditioned | | inputs |
+    | ``activation_range`` | activations spread least | | inputs |
+    | ``sharpness`` | the trace of the Hessian is least | ``goal="minimum"``, ``probes=16`` | labels |
+    | ``nearest`` | weights are nearest to a target | ``target`` | none needed |
+    | a function | it is least | | labels, if it reads gradients |
 
     Formulas and sources are in ``nteleport.core.objectives``. The search is over ``log|τ|``, from a CoB of
     ones, and its result is never worse. Signs are left alone: entries that admit only a sign stay 1, all
@@ -85,9 +82,10 @@ def choose_cob(
         quiver: of the network, with activations conjugated or kept.
         network: at the CoB of ones; it is left unchanged, and measured in its present mode. The loss is the
             cross-entropy.
-        objective: a name of the table, or a function to minimize. It takes scales, parameters and gradients
-            by name, each of the shape of the parameter, and returns a number that is differentiable in the
-            scales.
+        objective: a name of the table, or a function to minimize, ``(scales, parameters, gradients) ->
+            Tensor``. All three are by parameter name, in the shape of each parameter; parameters and
+            gradients are those before the move, and gradients are empty without batches. The result is one
+            number, differentiable in the scales.
         batches: pairs of inputs and labels; labels may be None where none are needed. Of
             ``path_conditioning`` only the shape of the first inputs matters.
         steps: of the descent, at most. Closed forms sweep until they converge.
@@ -95,7 +93,10 @@ def choose_cob(
             By default 1, and none for ``balance``, ``path_conditioning``, ``activation_range`` and
             ``nearest``.
         generator: source of the randomness of dropout and probes; always the same if None.
-        **options: of the objective.
+        **options: of the objective. ``optimizer`` makes a torch optimizer of a list of tensors, such as
+            ``partial(torch.optim.SGD, lr=0.1)``, and accepts ``differentiable=True``; ``p`` is 1 or 2;
+            ``goal`` is ``minimum`` or ``maximum``; ``probes`` counts those of Hutchinson's estimate;
+            ``target`` is as for ``nteleport.solve_cob``.
 
     Raises:
         TeleportationError: the quiver of another network, an unknown objective or option, batches that are
@@ -116,6 +117,8 @@ def choose_cob(
         if bound is None and search.unbounded:
             raise TeleportationError(f"{name} needs a bound, max_log_range: {search.unbounded}")
         logarithm, values = _solve(_restricted(search, task), task, bound, steps)
+        if not math.isfinite(values[0]):
+            raise TeleportationError(f"{name} is {values[0]} for this network on these batches")
         error = None if search.standard_error is None else search.standard_error(logarithm)
     cob = task.cob(logarithm)
     cob = cob if search.signs is None else cob * search.signs.to(cob)
@@ -194,13 +197,26 @@ def _solve(search: Search, task: Task, bound: float | None, steps: int) -> tuple
         solution = search.solution(bound)
         return solution, [float(search.evaluate(each)[0]) for each in (start, solution)]
     groups = None if search.sums is None else search.sums.independent(_runs(task.quiver))
-    values: list[float] = []
-    if groups is None or not search.convex:
-        start, values = minimize(search.evaluate, start, bound, _SWEEPS if search.convex else steps)
     if search.step is None or groups is None:
-        return start, values
-    point, more = _sweep(search.evaluate, search.step, groups, start, bound)
-    return point, values + more[len(values) > 0 :]
+        return minimize(search.evaluate, start, bound, _SWEEPS if search.convex else steps)
+    if search.convex:
+        return _sweep(search.evaluate, search.step, groups, start, bound)
+    descended, values = minimize(search.evaluate, start, bound, steps)
+    ways = [(values[:-1], descended), ([], start)]
+    ways += [([values[0]], drawn) for drawn in _other_starts(search, task, bound)]
+    results = []
+    for before, point in ways:
+        swept, after = _sweep(search.evaluate, search.step, groups, point, bound)
+        results.append((swept, [*before, *after]))
+    return min(results, key=lambda result: result[1][-1])
+
+
+def _other_starts(search: Search, task: Task, bound: float | None) -> Iterator[Tensor]:
+    """Points drawn between the bounds."""
+    random = torch.Generator().manual_seed(task.seed)
+    for _ in range(search.restarts):
+        drawn = (2 * torch.rand(task.quiver.cob_size, generator=random) - 1) * (bound or 1.0)
+        yield torch.where(task.scalable, drawn.to(task.start()), 0)
 
 
 def _sweep(

@@ -26,18 +26,14 @@ have the same ``Σ R``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from nteleport.core.quiver import ParameterScaling, Quiver
-from nteleport.core.sides import Side, as_matrix, side_of
+from nteleport.core.sides import Side, as_matrix, piece_elements, pieces, side_of
 from nteleport.errors import TeleportationError
-
-_PIECE_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
-"""A large weight is processed in pieces of about this many elements: it is never copied as a whole, and on a
-CPU the intermediate results of a piece stay in cache."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -124,7 +120,7 @@ class TeleportedNorms:
     def _linear(self, values: _Values, side: Side, power: int) -> Tensor:
         """``R · u``: the scale varies along one axis."""
         matrices = [value.movedim(side.axis, 0).reshape(side.count, -1) for value in values]
-        squares = [self._squares([matrix[rows] for matrix in matrices]) for rows in _pieces(matrices[0])]
+        squares = [self._squares([matrix[rows] for matrix in matrices]) for rows in pieces(matrices[0])]
         sums = self._widened(torch.cat(squares))
         result: Tensor = sums.sum() + self._excess(side, power, sums.dtype) @ sums
         return result
@@ -133,7 +129,7 @@ class TeleportedNorms:
         """``uᵀ R v``: one factor varies along one axis, the other along another."""
         matrices = [as_matrix(value, rows, columns) for value in values]
         total = self._zeros()
-        for piece in _pieces(matrices[0]):
+        for piece in pieces(matrices[0]):
             squares = self._squares([matrix[piece] for matrix in matrices])
             a = self._excess(rows, power, squares.dtype)[:, piece]
             b = self._excess(columns, power, squares.dtype)
@@ -149,7 +145,7 @@ class TeleportedNorms:
         squares = self._widened(self._squares([value.unsqueeze(-1) for value in values]))
         squares = squares.sum(constant, keepdim=True) if constant else squares
         total = self._zeros()
-        step = max(1, _piece_elements(squares) // max(1, squares.numel()))
+        step = max(1, piece_elements(squares) // max(1, squares.numel()))
         for start in range(0, len(total), step):
             chosen = slice(start, start + step)
             scaled = squares
@@ -184,13 +180,3 @@ class TeleportedNorms:
 
     def _widened(self, values: Tensor) -> Tensor:
         return values.to(self._extended.dtype)
-
-
-def _piece_elements(values: Tensor) -> int:
-    return _PIECE_ELEMENTS.get(values.device.type, _PIECE_ELEMENTS["cpu"])
-
-
-def _pieces(matrix: Tensor) -> Iterator[slice]:
-    """The rows of a matrix, one piece at a time."""
-    step = max(1, _piece_elements(matrix) * len(matrix) // max(1, matrix.numel()))
-    return (slice(start, start + step) for start in range(0, len(matrix), step))

@@ -31,6 +31,9 @@ from nteleport.vocabulary import Objective
 _NEGLIGIBLE = 1e-13
 """A relative gain that is left to rounding."""
 
+_RESTARTS = 16
+"""Of the search for the sharpness, which has many local minima; a restart costs little beside a probe."""
+
 UserFunction = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]], Tensor]
 """``(scales, parameters, gradients) -> Tensor``: a number to be minimized, differentiable in the scales. All
 three are by parameter name and of the shape of each parameter; parameters and gradients are those at the CoB
@@ -51,7 +54,9 @@ class Search:
         movable: mask of the entries to choose; the others stay 1. None: all.
         step: closed form of the minimum over each entry, of the function or of a bound that touches it.
         sums: the power sum that ``step`` is made of: entries that share no term of it move at once.
-        convex: whether sweeps of ``step`` find the minimum; otherwise they come after the descent.
+        convex: whether sweeps of ``step`` find the minimum; otherwise they come after the descent, and
+            from ones too, and the best is taken.
+        restarts: from how many drawn points sweeps begin as well.
         solution: ``log|τ|`` at the minimum for a bound, in closed form.
         start: where to begin; None for ones.
         signs: of the entries; None for +1.
@@ -66,6 +71,7 @@ class Search:
     step: Step | None = None
     sums: PowerSum | None = None
     convex: bool = False
+    restarts: int = 0
     solution: Callable[[float | None], Tensor] | None = None
     start: Tensor | None = None
     signs: Tensor | None = None
@@ -80,8 +86,7 @@ def grad_norm(task: Task) -> Search:
     Source: the first-order criterion of *Symmetry Teleportation for Accelerated Optimization* (Zhao et al.,
     arXiv 2205.10637), on the orbit of a quiver.
     """
-    coefficients = {name: _wide(g).square() for name, g in task.gradients().items()}
-    return _root(_extreme(PowerSum(task.quiver, coefficients, -2), largest=True))
+    return _root(_extreme(PowerSum(task.quiver, task.gradients(), -2, torch.square), largest=True))
 
 
 def weighted_grad_norm(task: Task) -> Search:
@@ -90,11 +95,11 @@ def weighted_grad_norm(task: Task) -> Search:
     Source: the metric of the same name of the published implementation of *Neural Teleportation* (Armenta et
     al., arXiv 2012.01118).
     """
-    coefficients = {}
-    for name, g in task.gradients().items():
-        weight = _wide(task.parameters[name])
-        coefficients[name] = torch.where(weight == 0, 0, _wide(g) / weight).square()
-    return _root(_extreme(PowerSum(task.quiver, coefficients, -4), largest=True))
+    ratios = {}
+    for name, gradient in task.gradients().items():
+        weight = task.parameters[name]
+        ratios[name] = torch.where(weight == 0, 0, gradient / weight)
+    return _root(_extreme(PowerSum(task.quiver, ratios, -4, torch.square), largest=True))
 
 
 def lookahead(task: Task, *, optimizer: Callable[..., Optimizer]) -> Search:
@@ -142,8 +147,8 @@ def balance(task: Task, *, p: int = 2) -> Search:
     """
     if isinstance(p, bool) or p not in (1, 2):
         raise TeleportationError(f"balance has p = 1 or 2, got {p!r}")
-    coefficients = {name: _wide(task.parameters[name]).abs().pow(p) for name in task.reached}
-    sums = PowerSum(task.quiver, coefficients, p)
+    weights = {name: task.parameters[name] for name in task.reached}
+    sums = PowerSum(task.quiver, weights, p, torch.abs if p == 1 else torch.square)
     movable = _two_sided(sums.at(task.start()))
     return replace(_extreme(sums), movable=movable, convex=True, unbounded="", bound=None)
 
@@ -161,7 +166,7 @@ def path_conditioning(task: Task) -> Search:
     """
     found = path_slopes(task)
     sums = PowerSum(task.quiver, found, -2)
-    counts = PowerSum(task.quiver, {name: _wide(g > 0) for name, g in found.items()}, 1)
+    counts = PowerSum(task.quiver, found, 1, torch.sign)
     number, entering, leaving = counts.at(task.start())
     count = max(1.0, float(number))
     logs = sum(float(_wide(g[g > 0]).log().sum()) for g in found.values())
@@ -247,7 +252,7 @@ def sharpness(task: Task, *, goal: str = "minimum", probes: int = 16) -> Search:
         return float(values.std() / math.sqrt(probes))
 
     search = _extreme(PowerSum(task.quiver, total, -2), largest=goal == "maximum")
-    return replace(search, standard_error=standard_error)
+    return replace(search, restarts=_RESTARTS, standard_error=standard_error)
 
 
 def nearest(task: Task, *, target: Any) -> Search:
@@ -260,15 +265,22 @@ def nearest(task: Task, *, target: Any) -> Search:
     model = TeleportableModel(task.network, (), quiver=task.quiver)
     goal = {name: t.to(task.device) for name, t in named_weights(model, target).items()}
     solved = solve_cob(model, target).to(task.start())
+    if _distance(task, goal, solved) > _distance(task, goal, torch.ones_like(solved)):
+        solved = torch.ones_like(solved)
     nonzero = torch.tensor([word == "nonzero" for word in task.quiver.admits], device=solved.device)
     signs = torch.where(nonzero.bool(), solved.sign(), 1.0)
 
     def distance(logarithm: Tensor) -> Tensor:
-        moved = teleported(task.parameters, task.quiver, signs * logarithm.exp())
-        return torch.stack([(moved[name] - goal[name]).square().sum() for name in moved]).sum()
+        return _distance(task, goal, signs * logarithm.exp())
 
     return Search(differentiated(distance), lambda value: math.sqrt(max(value, 0.0)),
                   start=solved.abs().log(), signs=signs)  # fmt: skip
+
+
+def _distance(task: Task, goal: Mapping[str, Tensor], cob: Tensor) -> Tensor:
+    """``‖s θ − t‖²``."""
+    moved = teleported(task.parameters, task.quiver, cob)
+    return torch.stack([(moved[name] - goal[name]).abs().square().sum() for name in moved]).sum()
 
 
 OBJECTIVES: dict[Objective, Callable[..., Search]] = {

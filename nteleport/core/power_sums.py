@@ -8,7 +8,7 @@ next to nothing, because all of these are one vector.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from itertools import combinations, product
 from operator import mul
@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 
 from nteleport.core.quiver import Factor, ParameterScaling, Quiver
-from nteleport.core.sides import Side, as_matrix, side_of
+from nteleport.core.sides import Side, as_matrix, pieces, side_of
 from nteleport.randomness import wide_dtype
+
+Coefficient = Callable[[Tensor], Tensor]
+"""An elementwise function."""
 
 
 class Slopes(NamedTuple):
@@ -42,21 +45,28 @@ class PowerSum:
 
     Args:
         quiver: of the network.
-        coefficients: by parameter name, real, of the shape of each parameter, all on one device.
+        values: by parameter name, real, of the shape of each parameter, all on one device.
         power: of the scales.
+        coefficient: makes the coefficients of values, elementwise; a piece at a time in the widest dtype.
     """
 
-    def __init__(self, quiver: Quiver, coefficients: Mapping[str, Tensor], power: int) -> None:
-        self.power = power
-        device = next((c.device for c in coefficients.values()), torch.device("cpu"))
+    def __init__(
+        self,
+        quiver: Quiver,
+        values: Mapping[str, Tensor],
+        power: int,
+        coefficient: Coefficient = torch.positive,
+    ) -> None:
+        self.power, self._coefficient = power, coefficient
+        device = next((each.device for each in values.values()), torch.device("cpu"))
         self._dtype = wide_dtype(device)
         self._constant = torch.zeros((), dtype=self._dtype, device=device)
         self._single = {sign: self._constant.new_zeros(quiver.cob_size + 1) for sign in (1, -1)}
         self._matrices: list[tuple[Tensor, Tensor, Tensor]] = []
         self._terms: list[tuple[Tensor, list[tuple[Tensor, int]]]] = []
-        for name, values in coefficients.items():
-            if quiver.parameters[name].factors:
-                self._add(quiver.parameters[name], values)
+        for name, each in values.items():
+            if name in quiver.parameters and quiver.parameters[name].factors:
+                self._add(quiver.parameters[name], each.abs() if each.is_complex() else each)
 
     def at(self, logarithm: Tensor) -> Slopes:
         """The sum and its two sides at ``log|τ|``, a tensor of shape ``(cob_size,)``."""
@@ -112,12 +122,12 @@ class PowerSum:
         sides = [side_of(factor, len(scaling.shape)) for factor in scaling.factors]
         match sides:
             case [Side() as side]:
-                sums = self._wide(values).movedim(side.axis, 0).reshape(len(side.labels), -1).sum(1)
-                self._add_single(side.labels.to(values.device), side.power, sums)
+                rows = values.movedim(side.axis, 0).reshape(len(side.labels), -1)
+                self._add_single(side.labels.to(values.device), side.power, self._sums(rows))
             case [Side(power=1) as rows, Side(power=-1) as columns] if rows.axis != columns.axis:
-                self._add_matrix(as_matrix(self._wide(values), rows, columns).sum(2), rows, columns)
+                self._add_matrix(self._sums(as_matrix(values, rows, columns)), rows, columns)
             case _:
-                self._add_terms(scaling.factors, self._wide(values))
+                self._add_terms(scaling.factors, self._coefficient(values.to(self._dtype)))
 
     def _add_single(self, labels: Tensor, sign: int, sums: Tensor) -> None:
         self._constant = self._constant + sums[labels == 0].sum()
@@ -126,8 +136,9 @@ class PowerSum:
     def _add_matrix(self, matrix: Tensor, above: Side, below: Side) -> None:
         rows, columns = above.labels.to(matrix.device), below.labels.to(matrix.device)
         fixed = rows[:, None] == columns[None, :]
-        self._constant = self._constant + matrix[fixed].sum()
-        matrix = matrix.masked_fill(fixed, 0)
+        if bool(fixed.any()):
+            self._constant = self._constant + matrix[fixed].sum()
+            matrix = matrix.masked_fill(fixed, 0)
         for labels, sign, axis in ((columns, -1, 0), (rows, 1, 1)):
             pinned = (rows if sign == -1 else columns) == 0
             if bool(pinned.any()):
@@ -153,5 +164,7 @@ class PowerSum:
             sums, labels = sums[~fixed], [index[~fixed] for index in labels]
         self._terms.append((sums, list(zip(labels, signs, strict=True))))
 
-    def _wide(self, values: Tensor) -> Tensor:
-        return values.to(self._dtype)
+    def _sums(self, values: Tensor) -> Tensor:
+        """The coefficients, summed over the last axis."""
+        sums = [self._coefficient(values[rows].to(self._dtype)).sum(-1) for rows in pieces(values)]
+        return torch.cat(sums)

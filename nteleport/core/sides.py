@@ -6,12 +6,17 @@ is one number for each pair of CoB entries.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nteleport.core.quiver import Factor
+
+_PIECE_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
+"""A large weight is processed in pieces of about this many elements: it is never copied as a whole, and on a
+CPU the intermediate results of a piece stay in cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,3 +69,14 @@ def as_matrix(value: Tensor, rows: Side, columns: Side) -> Tensor:
     matrix = matrix.unflatten(0, (rows.count, rows.repeats)).movedim(1, -1)
     matrix = matrix.unflatten(1, (columns.count, columns.repeats)).movedim(2, -1).flatten(2)
     return matrix
+
+
+def piece_elements(values: Tensor) -> int:
+    """How many elements of a tensor like this one to process at a time."""
+    return _PIECE_ELEMENTS.get(values.device.type, _PIECE_ELEMENTS["cpu"])
+
+
+def pieces(matrix: Tensor) -> Iterator[slice]:
+    """The rows of a matrix, one piece at a time."""
+    step = max(1, piece_elements(matrix) * len(matrix) // max(1, matrix.numel()))
+    return (slice(start, start + step) for start in range(0, len(matrix), step))

@@ -68,7 +68,8 @@ class Task:
     @cached_property
     def reached(self) -> list[str]:
         """The names of the parameters that the CoB scales."""
-        return [name for name, scaling in self.quiver.parameters.items() if scaling.factors]
+        known = self.quiver.parameters
+        return [name for name in self.parameters if name in known and known[name].factors]
 
     def start(self) -> Tensor:
         """The logarithms of a CoB of ones."""
@@ -101,7 +102,7 @@ class Task:
             loss, list(self.trained.values()), allow_unused=True, create_graph=create_graph
         )
         pairs = zip(self.trained.items(), found, strict=True)
-        return {name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}
+        return {name: torch.zeros_like(p) if g is None else _dense(g) for (name, p), g in pairs}
 
     def outputs(self, inputs: Any) -> Any:
         """What the network returns."""
@@ -125,6 +126,10 @@ class Task:
             raise TeleportationError(f"{self.objective} needs batches: pairs of inputs and labels")
         if labels and any(found is None for _, found in self.batches):
             raise TeleportationError(f"{self.objective} needs batches with labels, got None")
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
 def batches_of(batches: object, device: torch.device) -> list[Batch]:

@@ -22,7 +22,7 @@ from .epochs import whole_epoch
 from .growth import draw_growth, measure_growth, summarize
 from .machine import describe, keep_freed_memory
 from .memory import peak_memory
-from .moves import analyzing, choosing, teleporting
+from .moves import analyzing, choosing, choosing_by_gradient, teleporting
 from .steps import steps_with_adam, steps_with_sgd
 from .studying import studying
 from .table import header, row
@@ -35,6 +35,7 @@ COMPARISONS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
     "teleport": teleporting,
     "analysis": analyzing,
     "optim": choosing,
+    "choose": choosing_by_gradient,
     "gradients": studying,
     "memory": peak_memory,
     "limit": arithmetic_limit,

@@ -1,4 +1,4 @@
-"""Moving: what it costs to analyze a network, to teleport it, and to choose among candidates."""
+"""Moving: what it costs to analyze a network, to teleport it, and to choose where to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import cycle
 
 import torch
 
-from nteleport import TeleportableModel, TeleportedOptimizer, analyze
+from nteleport import TeleportableModel, TeleportedOptimizer, analyze, choose_cob
 from nteleport.jobs.job import Teleportation
 from nteleport.training.learner import Learner
 from nteleport.training.modes import teleport
@@ -19,6 +19,7 @@ from .networks import (
     INPUT_SHAPE,
     OPTIMIZERS,
     SAMPLING,
+    Batch,
     make_network,
     random_batch,
     random_cob,
@@ -77,3 +78,24 @@ def choosing(setting: Setting) -> Iterator[Figure]:
         ours, theirs = take_turns(actions, setting, 4.0)
         what = f"optim, 10 candidates: {name}"
         yield compare("optim", what, "one backward pass", ours, theirs, target=2.0)
+
+
+def choosing_by_gradient(setting: Setting) -> Iterator[Figure]:
+    """`choose_cob` by the gradient norm, at most 50 steps, against three forward and backward passes on the
+    same batch.
+    """
+    for name in ("mlp", "vgg11_bn", "resnet18"):
+        network = make_network(name, setting.device)
+        learner = Learner(network, teleported(network, "SGD momentum"), network)
+        batch = random_batch(setting, BATCH_SIZES[name])
+        choose = partial(
+            choose_cob, learner.optimizer.quiver, network, "grad_norm", batches=[batch], steps=50
+        )
+
+        def passes(learner: Learner = learner, batch: Batch = batch) -> None:
+            for _ in range(3):
+                learner.backward(*batch)
+
+        ours, theirs = take_turns([choose, passes], setting, 6.0)
+        what = f"choose_cob, grad_norm, 50 steps: {name}"
+        yield compare("choose", what, "three backward passes", ours, theirs, target=1.0)

@@ -96,7 +96,7 @@ def test_a_large_weight_is_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> 
     weights = {n: p.detach() for n, p in network.named_parameters()}
     gradients = gradients_of(network, network, inputs)
     whole = TeleportedNorms(quiver, cobs).squared_ratios(weights, gradients)
-    monkeypatch.setattr("nteleport.core.norms._PIECE_ELEMENTS", {"cpu": 20})
+    monkeypatch.setattr("nteleport.core.sides._PIECE_ELEMENTS", {"cpu": 20})
     pieces = TeleportedNorms(quiver, cobs).squared_ratios(weights, gradients)
     torch.testing.assert_close(pieces, whole, rtol=1e-13, atol=0)
 
