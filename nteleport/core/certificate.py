@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -147,7 +147,7 @@ class Snapshot:
         with ThreadPoolExecutor() as pool:
             before, after = pool.map(weights_digest, (self._weights, _weights(self._network)))
         certificate = Certificate.of(quiver, cob, (before, after), outputs)
-        return Certificate(**{**vars(certificate), "further": further, "skipped": self._skipped})
+        return replace(certificate, further=further, skipped=self._skipped)
 
     def restore(self) -> None:
         """Write the weights back, bit for bit."""
@@ -159,7 +159,7 @@ class Snapshot:
     def _run_further(self) -> None:
         networks = {"": self._network}
         try:
-            self._wide = networks["float64, "] = copy.deepcopy(self._network).double()
+            self._wide = networks["float64, "] = _copy_in_float64(self._network)
         except Exception as error:
             self._skipped["float64"] = _first_line(error)
         calls = {"given inputs": self._call, "random inputs": _random_like(self._call)}
@@ -167,7 +167,7 @@ class Snapshot:
             for mode in ("train", "eval"):
                 for inputs, call in calls.items():
                     name = f"{precision}{mode}, {inputs}"
-                    moved = call if network is self._network else _in_float64(call)
+                    moved = call if network is self._network else tree_map(_widened, call)
                     try:
                         self._further.append(_Run(name, network, moved, mode == "train"))
                     except Exception as error:
@@ -269,13 +269,17 @@ def _copied(leaf: Any) -> Any:
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
-def _in_float64(call: Any) -> Any:
-    def widened(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
-            return leaf.to(torch.complex128 if leaf.is_complex() else torch.float64)
-        return leaf
+def _copy_in_float64(network: nn.Module) -> nn.Module:
+    wide = copy.deepcopy(network).double()  # which leaves complex numbers as they are
+    for tensor in _weights(wide).values():
+        tensor.data = _widened(tensor.data)
+    return wide
 
-    return tree_map(widened, call)
+
+def _widened(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+        return leaf.to(torch.complex128 if leaf.is_complex() else torch.float64)
+    return leaf
 
 
 def _random_like(call: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from nteleport.core.analysis import analyze
 from nteleport.core.certificate import Certificate, Snapshot
@@ -27,6 +28,8 @@ from nteleport.core.scaling import divide, fast_factors, multiply, multiply_spar
 from nteleport.core.tracing import ExampleInputs, as_call
 from nteleport.errors import TeleportationError, nearest
 from nteleport.vocabulary import OPTIMIZER_STATES, Objective, OptimizerState, Sampling
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
 
 class Teleported:
@@ -246,6 +249,10 @@ def _check_words(
 ) -> None:
     if not isinstance(network, nn.Module):
         raise TeleportationError(f"expected a torch.nn.Module, got {type(network).__name__}")
+    if isinstance(network, _WRAPPERS):
+        raise TeleportationError(
+            f"{type(network).__name__} wraps a network: expected the network itself, its attribute module"
+        )
     _check_word("activations", activations, get_args(Activations))
     if activations == "conjugated":
         raise TeleportationError(

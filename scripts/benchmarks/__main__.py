@@ -22,7 +22,7 @@ from .epochs import whole_epoch
 from .growth import draw_growth, measure_growth, summarize
 from .machine import describe, keep_freed_memory
 from .memory import peak_memory
-from .moves import analyzing, choosing, choosing_by_gradient, teleporting
+from .moves import analyzing, choosing, choosing_by_gradient, in_place, teleporting
 from .steps import steps_with_adam, steps_with_sgd
 from .studying import studying
 from .table import header, row
@@ -33,6 +33,7 @@ COMPARISONS: dict[str, Callable[[Setting], Iterator[Figure]]] = {
     "adam": steps_with_adam,
     "epoch": whole_epoch,
     "teleport": teleporting,
+    "in_place": in_place,
     "analysis": analyzing,
     "optim": choosing,
     "choose": choosing_by_gradient,

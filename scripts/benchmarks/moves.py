@@ -7,8 +7,16 @@ from functools import partial
 from itertools import cycle
 
 import torch
+from torch import Tensor, nn
 
-from nteleport import TeleportableModel, TeleportedOptimizer, analyze, choose_cob
+from nteleport import (
+    Quiver,
+    TeleportableModel,
+    TeleportedOptimizer,
+    analyze,
+    choose_cob,
+    teleport_,
+)
 from nteleport.jobs.job import Teleportation
 from nteleport.training.learner import Learner
 from nteleport.training.modes import teleport
@@ -52,6 +60,35 @@ def teleporting(setting: Setting) -> Iterator[Figure]:
 
 def _sgd() -> tuple[type[torch.optim.Optimizer]]:
     return (OPTIMIZERS["SGD momentum"][0],)
+
+
+def in_place(setting: Setting) -> Iterator[Figure]:
+    """`teleport_` with its certificate and a given quiver, against the two forward passes that it makes."""
+    for name in ("mlp", "resnet18", "vgg11_bn"):
+        network, size = make_network(name, setting.device), BATCH_SIZES[name]
+        images = random_batch(setting, size).images
+        quiver = analyze(network, images[:2], activations="kept").to(setting.device)
+        ours, theirs = take_turns(
+            [
+                partial(_moved_and_back, network, images, quiver, cycle((1.0, -1.0))),
+                partial(_two_forward_passes, network, images),
+            ],
+            setting,
+            4.0,
+        )
+        what = f"teleport_ with certificate: {name}, batch {size}"
+        yield compare("in_place", what, "its two forward passes", ours, theirs, target=2.0)
+
+
+def _moved_and_back(network: nn.Module, images: Tensor, quiver: Quiver, powers: Iterator[float]) -> object:
+    """One teleportation, every other one back, so that the weights keep their size."""
+    cob = random_cob(quiver).abs().pow(next(powers))
+    return teleport_(network, images, quiver=quiver, cob=cob)
+
+
+def _two_forward_passes(network: nn.Module, images: Tensor) -> object:
+    with torch.no_grad():
+        return network(images), network(images)
 
 
 def analyzing(setting: Setting) -> Iterator[Figure]:

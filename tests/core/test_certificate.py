@@ -212,6 +212,15 @@ def test_a_full_certificate_sees_what_the_given_inputs_hide() -> None:
         assert certificate.skipped == {}  # random positions lie in the table
 
 
+def test_complex_weights_are_compared_in_twice_their_precision() -> None:
+    network = nn.Sequential(nn.Linear(3, 4, dtype=torch.complex64), nn.Linear(4, 2, dtype=torch.complex64))
+    done = teleport_(network, X.to(torch.complex64), certificate="full")
+    assert done.certificate is not None
+    assert done.certificate.skipped == {}
+    assert done.certificate.further["float64, eval, random inputs"].relative < 1e-14
+    assert all(p.dtype == torch.complex64 for p in network.parameters())
+
+
 def test_what_a_network_cannot_run_is_skipped_with_the_reason() -> None:
     class OnlyFloat32(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

@@ -455,8 +455,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "both": ({"objective": "balance"}, "either given or chosen by an objective, not both"),
     "activations": ({"activations": "keep"}, "unknown activations 'keep', .*did you mean 'kept'"),
     "conjugated": ({"activations": "conjugated"}, "nteleport.TeleportableModel"),
-    "policy": ({"optimizer_state": "transprot"}, "unknown optimizer_state .*did you mean 'transport'"),
-    "certificate": ({"certificate": "fulll"}, "unknown certificate .*True, False or 'full'"),
+    "policy": ({"optimizer_state": "transports"}, "unknown optimizer_state .*did you mean 'transport'"),
+    "certificate": ({"certificate": "complete"}, "unknown certificate .*True, False or 'full'"),
     "tolerance": ({"tolerance": -1}, "tolerance is a number of at least 0"),
     "sampling": ({"cob": None, "sampling": "intra"}, "unknown sampling .*did you mean 'intra_landscape'"),
     "no optimizer": ({"optimizer": "Adam"}, "expected a torch.optim.Optimizer, got str"),
@@ -498,6 +498,13 @@ def test_optimizers_whose_state_has_no_rule_are_refused_unless_reset_or_kept() -
         problem.teleport(optimizer=optimizer)
     problem.teleport(optimizer=optimizer, optimizer_state="reset")
     assert all(not entry for entry in optimizer.state.values())
+
+
+@pytest.mark.parametrize("wrapper", [nn.DataParallel, AveragedModel])
+def test_wrappers_of_networks_are_refused(wrapper: Any) -> None:
+    problem = Problem()
+    with pytest.raises(TeleportationError, match=f"{wrapper.__name__} wraps a network"):
+        teleport_(wrapper(problem.network), problem.x)
 
 
 def test_things_that_are_no_network_and_weights_without_memory_are_refused() -> None:
