@@ -11,10 +11,11 @@ prints it and exits with code 2, without a traceback.
     ├── ExpressionError      a formula in an experiment file that is refused          (also a ValueError)
     ├── UnknownNameError     an unknown model, data set or initializer                (also a LookupError)
     ├── ModelError           arguments or images that a model cannot take             (also a ValueError)
+    ├── CheckpointError      a file of weights that cannot be read or written, or does not fit its network
     ├── DatasetError         a data set that is neither present nor downloadable
     ├── JobError             a job that cannot be started or continued
     ├── ResultsError         results on disk that are missing or cannot be read
-    ├── StudyError           a study that cannot run with its settings, or weights that do not fit
+    ├── StudyError           a study that cannot run with its settings
     ├── MissingExtraError    a package that only an extra of nteleport installs        (also an ImportError)
     └── SlurmError           a SLURM cluster that is unavailable or refuses a job
 """
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "AnalysisError",
+    "CheckpointError",
     "DatasetError",
     "ExperimentError",
     "ExpressionError",
@@ -102,6 +104,10 @@ class ModelError(NTeleportError, ValueError):
     """A model or an initializer that cannot be built: unknown arguments, or images of a wrong size."""
 
 
+class CheckpointError(NTeleportError):
+    """A file of weights that cannot be read or written, or whose names or shapes do not fit the network."""
+
+
 class DatasetError(NTeleportError):
     """A data set that is neither on this machine nor downloadable, or whose files are damaged."""
 
@@ -115,7 +121,7 @@ class ResultsError(NTeleportError):
 
 
 class StudyError(NTeleportError):
-    """Settings of a study that do not go together, or weights that do not fit its model."""
+    """Settings of a study that do not go together."""
 
 
 class MissingExtraError(NTeleportError, ImportError):

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from support.training_jobs import small_job
 from torch import nn
 
+from nteleport.checkpoints.files import read_checkpoint
+from nteleport.checkpoints.fitting import load_into
 from nteleport.errors import NTeleportError
 from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import cells
 from nteleport.jobs.paths import JobPaths
 from nteleport.studies.study import load_study
-from nteleport.studies.weight_files import load_weights
 from nteleport.training.checkpoint import load_checkpoint
 
 EXPERIMENT = b"""datasets: [digits]
@@ -87,7 +88,7 @@ def test_any_file_of_weights_is_loaded_or_refused(tmp_path: Path, saved: bytes, 
     path = tmp_path / "w.pt"
     path.write_bytes(data.draw(damaged(saved)))
     with contextlib.suppress(NTeleportError):
-        load_weights(nn.Linear(2, 1), path)
+        load_into(nn.Linear(2, 1), read_checkpoint(path))
 
 
 @SETTINGS
@@ -101,3 +102,13 @@ def test_any_checkpoint_is_loaded_or_passed_over(tmp_path: Path, saved: bytes, d
     with contextlib.suppress(NTeleportError):
         assert load_checkpoint(paths, job.digest, warnings.append) is None
         assert len(warnings) == 1
+
+
+@SETTINGS
+@given(st.data())
+def test_any_safetensors_file_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(data.draw(damaged(safetensors.save(nn.Linear(2, 1).state_dict()))))
+    with contextlib.suppress(NTeleportError):
+        load_into(nn.Linear(2, 1), read_checkpoint(path))

@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, str] = {
     "collect": "Collect all epochs of all jobs of a folder into one table.",
     "plot": "Draw mean curves and box plots of trained jobs.",
     "inspect": "Show what a teleportation does to each parameter of MODEL.",
+    "teleport": "Teleport the weights in CHECKPOINT into other weights of the same function.",
     "study": "Run one of the paper's studies: a table, a picture and the study.yml that runs it again.",
     "reproduce": "Check the claims of the paper: all of them, or those of some FIGUREs (4 to 11).",
     "completion": "Print the shell completion script.",

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
+from nteleport.cli.network import NetworkChoice, model_type, network_choice, network_options
 from nteleport.cli.options import Command
-from nteleport.data.catalog import DATASETS, dataset_info
-from nteleport.vocabulary import MODEL_NAMES, canonical_name
 
 if TYPE_CHECKING:
-    from nteleport.core.quiver import Quiver, ReportRow
+    from nteleport.core.quiver import Activations, Layer, Quiver, ReportRow
 
 __all__ = ["inspect"]
 
@@ -28,81 +27,146 @@ MOST_SIZES = 8  # of layers, in one line
 COLORS = {"teleported": "green", "tied": "yellow", "untouched": "red"}
 
 
-class NameType(click.ParamType):  # type: ignore[type-arg]  # subscriptable only since click 8.4
-    """A name that the shell can complete; the command itself checks it, with the message of the library."""
-
-    def __init__(self, name: str, choices: Iterable[str]) -> None:
-        self.name = name
-        self.choices = tuple(choices)
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        return [CompletionItem(choice) for choice in self.choices if choice.startswith(incomplete.lower())]
-
-
 @click.command(cls=Command)
-@click.argument("model", type=NameType("model", MODEL_NAMES))
+@click.argument("subject", metavar="MODEL|CHECKPOINT", type=model_type)
+@click.option("--model", type=model_type, help="The network that the weights in CHECKPOINT belong to.")
+@network_options
 @click.option(
-    "--dataset", type=NameType("name", DATASETS), default="cifar10", show_default=True,
-    help="The data set that gives the size of the input and the number of classes; its files are not read.",
-)  # fmt: skip
+    "--activations",
+    type=click.Choice(["conjugated", "kept"]),
+    help="Teleport as in the paper, or so that nothing but weights changes.  "
+    "[default: kept for a CHECKPOINT, otherwise conjugated]",
+)
 @click.option(
-    "--image-size", type=click.IntRange(min=1), metavar="PIXELS",
-    help="Height and width of the images, if MODEL needs a different size than that of the data set.",
-)  # fmt: skip
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Write everything, with the groups of neurons that each axis of each parameter shares, as JSON to "
+    "standard output instead of the report.",
+)
 @click.option(
-    "--csv", "csv_file", type=click.Path(dir_okay=False, path_type=Path),
+    "--csv",
+    "csv_file",
+    type=click.Path(dir_okay=False, path_type=Path),
     help="Also write the table to this file; - writes it to standard output instead of the report.",
-)  # fmt: skip
+)
 @click.option(
-    "--graph", "graph_file", type=click.Path(dir_okay=False, path_type=Path),
+    "--graph",
+    "graph_file",
+    type=click.Path(dir_okay=False, path_type=Path),
     help="Also draw the layers, their connections and entries into this file: svg, pdf or png.",
-)  # fmt: skip
+)
 def inspect(
-    model: str, dataset: str, image_size: int | None, csv_file: Path | None, graph_file: Path | None
+    subject: str,
+    model: str | None,
+    model_args: tuple[str, ...],
+    dataset: str | None,
+    input_shape: tuple[int, ...],
+    image_size: int | None,
+    activations: Activations | None,
+    as_json: bool,
+    csv_file: Path | None,
+    graph_file: Path | None,
 ) -> None:
     """Show what a teleportation does to each parameter of MODEL.
 
-    A parameter is teleported, tied (a weight used twice) or untouched, each with the reason. MODEL is `mlp`
-    or a torchvision classifier, such as resnet18, vgg16_bn or densenet121.
+    A parameter is teleported, tied (a weight used twice) or untouched, each with the reason. MODEL is `mlp`,
+    a torchvision classifier, such as resnet18, vgg16_bn or densenet121, or FILE.py:CLASS, a class of your
+    own; FILE.py is run. With --model, the file of weights CHECKPOINT is checked to fit that network.
     """
+    if as_json and csv_file == Path("-"):
+        raise click.UsageError("--json and --csv - both write to standard output: give one of them")
     if graph_file is not None:
         from nteleport.plots.graph import check_suffix
 
         check_suffix(graph_file)
-    name, info = canonical_name(model), dataset_info(dataset)
-    channels, height, width = info.input_shape
-    shape = (channels, image_size or height, image_size or width)
-    quiver = _analyze(name, shape, info.num_classes, graph_file)
+    if model is None and ".py" not in subject and Path(subject).is_file():
+        raise click.UsageError(f"{subject} is a file of weights: --model says which network they belong to")
+    choice = network_choice(model or subject, model_args, dataset, input_shape, image_size)
+    checkpoint = Path(subject) if model else None
+    quiver = _analyze(choice, checkpoint, activations or ("kept" if model else "conjugated"), graph_file)
     rows = quiver.report()
     if csv_file is not None:
         _write_csv(rows, csv_file)
-    if csv_file != Path("-"):
+    if as_json:
+        click.echo(json.dumps(plain(quiver, rows), indent=2))
+    elif csv_file != Path("-"):
         _print_table(rows)
         click.echo()
+        if quiver.activations == "kept":
+            for line in [*free_entries(quiver), "", *lost_entries(quiver)]:
+                click.echo(line)
+            click.echo()
         for line in summary(quiver, rows):
             click.echo(line)
 
 
 def _analyze(
-    model: str, input_shape: tuple[int, int, int], num_classes: int, graph_file: Path | None
+    choice: NetworkChoice, checkpoint: Path | None, activations: Activations, graph_file: Path | None
 ) -> Quiver:
-    import torch
-
     from nteleport.core.analysis import analyze
-    from nteleport.networks.models import build_model
+    from nteleport.networks.chosen import random_inputs
+    from nteleport.randomness import generator_for
 
-    network = build_model(model, input_shape=input_shape, num_classes=num_classes)
-    images = torch.zeros(2, *input_shape)
-    quiver = analyze(network, images)
+    network = choice.build()
+    if checkpoint is not None:
+        from nteleport.checkpoints.files import read_checkpoint
+        from nteleport.checkpoints.fitting import load_into
+
+        load_into(network, read_checkpoint(checkpoint))
+    inputs = random_inputs(choice.input_shape, generator_for("inputs"))
+    quiver = analyze(network, inputs, activations=activations)
     if graph_file is not None:
         from nteleport.core.layer_graph import layer_graph
         from nteleport.plots.graph import write_graph
 
-        graph = layer_graph(network, images, quiver)
+        graph = layer_graph(network, inputs, quiver)
         write_graph(graph_file, graph.edges, graph.ranks(), graph.entries, graph.tied)
     return quiver
+
+
+def plain(quiver: Quiver, rows: Sequence[ReportRow]) -> dict[str, object]:
+    """All that is known, as plain data: ``axes`` is ``Quiver.axes``."""
+    return {
+        "activations": quiver.activations,
+        "cob_size": quiver.cob_size,
+        "layers": [
+            {"name": layer.name, "start": layer.start, "size": layer.size, "admits": words}
+            for layer, words in _admitted(quiver)
+        ],
+        "lost": [lost._asdict() for lost in quiver.lost],
+        "parameters": [row._asdict() for row in rows],
+        "axes": quiver.axes(),
+    }
+
+
+def free_entries(quiver: Quiver) -> list[str]:
+    """How many entries each layer has and what they may be, one line each."""
+    width = max((len(layer.name) for layer in quiver.layers), default=0)
+    lines = [
+        f"{layer.name:{width}}  {', '.join(f'{count:,} {word}' for word, count in words.items())}"
+        for layer, words in _admitted(quiver)
+    ]
+    return ["free entries", *(lines or ["none"])]
+
+
+def lost_entries(quiver: Quiver) -> list[str]:
+    """How many entries of the paper's change of basis each layer lacks, and which operator forbids them, one
+    line each."""
+    width = max((len(lost.layer) for lost in quiver.lost), default=0)
+    lines = []
+    for lost in quiver.lost:
+        how = "pinned" if lost.pinned else "tied to others"
+        lines.append(f"{lost.layer:{width}}  {lost.size:,} {how} by {lost.operator}")
+    return ["entries of the paper's form that are lost", *(lines or ["none"])]
+
+
+def _admitted(quiver: Quiver) -> list[tuple[Layer, dict[str, int]]]:
+    """How many of the entries of each layer admit what."""
+    return [
+        (layer, dict(Counter(quiver.admits[layer.start : layer.start + layer.size])))
+        for layer in quiver.layers
+    ]
 
 
 def cells(row: ReportRow) -> tuple[str, str, str, str]:

@@ -24,7 +24,7 @@ from nteleport.core.checks import checked_cob
 from nteleport.core.labels import collapse, is_pinned, pinned
 from nteleport.core.model import TeleportableModel
 from nteleport.core.mutations import region
-from nteleport.core.network_graph import canonical_names, trace_functional, unscalable
+from nteleport.core.network_graph import Traced, canonical_names, trace_functional, unscalable
 from nteleport.core.parameter_views import ParameterView
 from nteleport.core.quiver import ParameterScaling, Quiver, scales
 from nteleport.core.walk import Flow, FreshLabels, Labels, Propagation, operator_name
@@ -35,6 +35,8 @@ _aten = torch.ops.aten
 
 def materialize(model: TeleportableModel) -> GraphModule:
     """Build a graph module that runs the teleported weights of ``model``.
+
+    Its activations are conjugated, unless the quiver of the model keeps them.
 
     It is traced in the current mode of the network (call ``model.eval()`` first for an evaluation graph), for
     inputs of the shape of the model's example inputs, and shares no memory with the model.
@@ -51,12 +53,23 @@ def materialize(model: TeleportableModel) -> GraphModule:
         raise TeleportationError(f"expected a TeleportableModel, got {type(model).__name__}")
     network, quiver = model.network, model.quiver
     cob = checked_cob(quiver, model.cob, model.cob, dict(network.named_parameters()))
-    names = canonical_names(network)
     traced = trace_functional(network, model.example_inputs, model.example_kwargs, training=network.training)
     module = traced.program.module()
     assert isinstance(module, GraphModule)
     _separate_memory(module)
     _remove_checks(module)
+    if quiver.activations == "conjugated":
+        _conjugate(module, network, traced, quiver, cob)
+    for graph_module in module.modules():
+        if isinstance(graph_module, GraphModule):
+            graph_module.graph.lint()
+            graph_module.recompile()
+    return module
+
+
+def _conjugate(module: GraphModule, network: nn.Module, traced: Traced, quiver: Quiver, cob: Tensor) -> None:
+    """Rewrite a traced network so that it runs on scaled activations."""
+    names = canonical_names(network)
     sources = _sources(module, names, unscalable(network, traced.changed), traced.changed)
     walk = Propagation(_labels_from(quiver))
     walk_graph(module.graph, sources, walk)
@@ -66,11 +79,6 @@ def materialize(model: TeleportableModel) -> GraphModule:
         else set()
     )
     _Conjugation(module, walk, quiver, cob, otherwise_wired).apply()
-    for graph_module in module.modules():
-        if isinstance(graph_module, GraphModule):
-            graph_module.graph.lint()
-            graph_module.recompile()
-    return module
 
 
 def _separate_memory(module: nn.Module) -> None:

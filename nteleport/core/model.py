@@ -18,7 +18,7 @@ from torch.nn.utils import parameters_to_vector
 
 from nteleport.core.analysis import analyze
 from nteleport.core.checks import check_move, check_network, checked_cob
-from nteleport.core.cob import sample_cob
+from nteleport.core.cob import admitted_cob, sample_cob
 from nteleport.core.plain_weights import read_as_replaced_in_backward, replaced
 from nteleport.core.quiver import Quiver, cob_dtype, factor_scales, teleported
 from nteleport.core.scaling import divide, fast_factors, multiply
@@ -141,6 +141,7 @@ class TeleportableModel(nn.Module):
             TeleportationError: unknown ``sampling``, or one that forbids ``cob_range``.
         """
         cob = sample_cob(self.cob_size, cob_range, sampling, center=center, generator=generator)
+        cob = admitted_cob(self._quiver, cob, generator)
         self.teleport(cob, reset=reset)
 
     def undo_teleportation(self) -> None:

@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from nteleport.core.axes import Axes, Owner, Scaling, axes
 from nteleport.errors import TeleportationError
 from nteleport.vocabulary import Activations as Activations
 
@@ -130,6 +131,31 @@ class Quiver:
     def report(self) -> list[ReportRow]:
         """Every parameter as teleported, tied or untouched, each with the reason."""
         return [ReportRow(name, tuple(p.shape), p.status, p.reason) for name, p in self.parameters.items()]
+
+    def axes(self) -> Axes:
+        """For every axis of every parameter the groups of neurons that scale it, as plain data for JSON.
+
+        A *group* is a run of entries of the CoB that occur together, in one order, on every axis where they
+        occur; it bears the name of the layer that owns it. Each *part* of an axis is a whole group: entry
+        ``i`` of the group scales the positions ``start + i · step + r`` of the axis, for ``0 ≤ r < repeat``,
+        by its value to the ``power``: +1 on the output side, −1 on the input side. A concatenation has
+        several parts, flattened maps a ``repeat``, a channel shuffle a ``step``, the input side of a grouped
+        convolution a part ``within`` the output channels of each group. Positions in no part are pinned.
+
+        Model merging knows this as the permutation specification of a network, which it writes by hand
+        (Ainsworth et al., arXiv 2209.04836).
+
+        Returns:
+            ``{"groups": {name: {"start", "size", "admits"}}, "parameters": {name: [{"axis", "group", "power",
+            "start", "step", "repeat", "within"}]}}``, ``within`` being a list of ``{"axis", "start",
+            "stop"}``.
+        """
+        parameters = {
+            name: Scaling(p.shape, [(factor.index, factor.power) for factor in p.factors])
+            for name, p in self.parameters.items()
+        }
+        owners = [Owner(layer.name, layer.start, layer.size) for layer in self.layers]
+        return axes(parameters, owners, self.admits)
 
     def to(self, device: torch.device | str) -> Quiver:
         """The same quiver with its index tensors on ``device``."""

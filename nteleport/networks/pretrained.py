@@ -25,7 +25,8 @@ def pretrained_weights(name: str) -> Mapping[str, Tensor]:
     except (ValueError, AttributeError) as error:
         raise ModelError(f"torchvision has no pretrained weights of {name!r}") from error
     try:
-        found: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+        with torch.random.fork_rng(devices=[]):  # torchvision's own network knows the names of old files
+            network: nn.Module = models.get_model(name, weights=weights, progress=False)
     except (OSError, RuntimeError, EOFError) as error:  # offline, or a damaged file
         file = os.path.basename(weights.url)
         folder = os.path.join(torch.hub.get_dir(), "checkpoints")
@@ -33,18 +34,19 @@ def pretrained_weights(name: str) -> Mapping[str, Tensor]:
             f"pretrained weights of {name!r} cannot be had ({error}): download {weights.url} elsewhere and "
             f"put {file} into {folder}"
         ) from error
-    return found
+    return network.state_dict()
 
 
-def load_where_shapes_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
-    """Load weights into the parameters and buffers that have their shapes; the others stay as they are.
+def load_where_shapes_fit(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights into the layers whose tensors all have their shapes; the other layers stay as they are.
 
     The head of another number of classes and a first convolution fitted to other images do not fit.
-
-    Returns:
-        The names of those that were left.
     """
     own = network.state_dict()
-    fitting = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
+    others = {
+        name.rpartition(".")[0]
+        for name, w in own.items()
+        if name not in weights or weights[name].shape != w.shape
+    }
+    fitting = {name: weights[name] for name in own if name.rpartition(".")[0] not in others}
     network.load_state_dict({**own, **fitting})
-    return [name for name in own if name not in fitting]

@@ -15,6 +15,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from nteleport.checkpoints.files import read_checkpoint
+from nteleport.checkpoints.fitting import load_into
 from nteleport.core.analysis import analyze
 from nteleport.core.cob import sample_cob
 from nteleport.core.quiver import Quiver
@@ -25,7 +27,6 @@ from nteleport.jobs.job import Component
 from nteleport.networks.models import seeded_model
 from nteleport.randomness import generator_for, seed_of, wide_dtype
 from nteleport.studies.settings import StudySettings
-from nteleport.studies.weight_files import load_weights
 from nteleport.training.device import find_device
 from nteleport.vocabulary import Sampling
 
@@ -104,7 +105,7 @@ def build_subject(model: Component, dataset: str, data: Dataset, settings: Study
     """Build the network, load its weights if the settings have any, and find its quiver."""
     network = build_network(model, data.info, settings.seed)
     if settings.weights is not None:
-        load_weights(network, settings.weights)
+        load_into(network, read_checkpoint(settings.weights))
     network = network.to(data.train.device)
     quiver = analyze(network, torch.zeros(2, *data.input_shape, device=data.train.device))
     return Subject(model, dataset, network, quiver.to(data.train.device), data, settings.seed)

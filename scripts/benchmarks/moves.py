@@ -9,14 +9,7 @@ from itertools import cycle
 import torch
 from torch import Tensor, nn
 
-from nteleport import (
-    Quiver,
-    TeleportableModel,
-    TeleportedOptimizer,
-    analyze,
-    choose_cob,
-    teleport_,
-)
+from nteleport import Quiver, TeleportableModel, TeleportedOptimizer, analyze, choose_cob, teleport_
 from nteleport.jobs.job import Teleportation
 from nteleport.training.learner import Learner
 from nteleport.training.modes import teleport
@@ -92,13 +85,19 @@ def _two_forward_passes(network: nn.Module, images: Tensor) -> object:
 
 
 def analyzing(setting: Setting) -> Iterator[Figure]:
-    """`analyze` of DenseNet-121 against `torch.export` of it alone."""
+    """`analyze` of DenseNet-121 against `torch.export` of it alone; of networks whose activations are kept
+    against the paper's."""
     network = make_network("densenet121", setting.device)
     inputs = (torch.zeros(2, *INPUT_SHAPE, device=setting.device),)
     export = partial(torch.export.export, network, inputs, strict=False)
     actions = [partial(analyze, network, inputs), export]
     ours, theirs = take_turns(actions, setting, 8.0, at_least=4, warm_up=1)
     yield compare("analysis", "analysis: densenet121", "torch.export alone", ours, theirs, target=1.3)
+    for name in ("densenet121", "vgg16_bn"):
+        network = make_network(name, setting.device)
+        actions = [partial(analyze, network, inputs, activations=kind) for kind in ("kept", "conjugated")]
+        ours, theirs = take_turns(actions, setting, 8.0, at_least=4, warm_up=1)
+        yield compare("analysis", f"activations kept: {name}", "conjugated", ours, theirs, target=1.3)
 
 
 def choosing(setting: Setting) -> Iterator[Figure]:

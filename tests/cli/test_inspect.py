@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ class OddNetwork(nn.Module):
 def test_what_is_untouched_is_reported_with_the_operator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nteleport.networks.models.build_model", lambda *args, **kwargs: OddNetwork())
+    monkeypatch.setattr("nteleport.networks.chosen.build_model", lambda *args, **kwargs: OddNetwork())
     _, out, _ = inspect("mlp", "--csv", str(tmp_path / "table.csv"))
     odd = next(row for row in read(tmp_path / "table.csv") if row["parameter"] == "odd")
     assert odd["status"] == "untouched"
@@ -87,6 +88,54 @@ def test_what_does_not_exist_or_fit_is_one_message(arguments: list[str], message
     assert (code, out) == (2, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_all_is_written_as_json() -> None:
+    """SqueezeNet's first convolution feeds 64 maps, which its first fire module reads."""
+    code, out, _ = inspect("squeezenet1_1", "--json")
+    found = json.loads(out)
+    assert code == 0
+    shapes = {row["name"]: tuple(row["shape"]) for row in found["parameters"]}
+    network = squeezenet1_1(num_classes=10)
+    assert shapes == {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    assert found["activations"] == "conjugated"
+    assert found["layers"][0] == {"name": "features.0", "start": 0, "size": 64, "admits": {"nonzero": 64}}
+    assert found["axes"]["groups"]["features.0"] == {"start": 0, "size": 64, "admits": "nonzero"}
+    parts = found["axes"]["parameters"]["features.3.squeeze.weight"]
+    assert [(part["axis"], part["group"], part["power"]) for part in parts] == [
+        (0, "features.3.squeeze", 1),
+        (1, "features.0", -1),
+    ]
+
+
+def test_json_and_the_table_do_not_share_standard_output() -> None:
+    code, out, err = inspect("mlp", "--json", "--csv", "-")
+    assert (code, out) == (2, "")
+    assert "both write to standard output" in err
+
+
+def test_with_activations_kept_the_free_entries_are_listed_by_layer() -> None:
+    """Behind a ReLU any positive number is free, behind a tanh a sign, behind a sigmoid nothing."""
+
+    def section(heading: str, *arguments: str) -> list[str]:
+        code, out, _ = inspect("mlp", "--activations", "kept", *arguments)
+        assert code == 0
+        return out.partition(heading + "\n")[2].partition("\n\n")[0].splitlines()
+
+    layers = ["1", "3", "5", "7", "9"]
+    lost = "entries of the paper's form that are lost"
+    assert section("free entries") == [f"{layer}  500 positive" for layer in layers]
+    assert section(lost) == ["none"]
+    tanh, sigmoid = (("--model-args", f"activation={word}") for word in ("tanh", "sigmoid"))
+    assert section("free entries", *tanh) == [f"{layer}  500 sign" for layer in layers]
+    assert section("free entries", *sigmoid) == ["none"]
+    assert section(lost, *sigmoid) == [f"{layer}  500 pinned by sigmoid" for layer in layers]
+
+
+def test_the_input_may_have_any_shape() -> None:
+    _, out, _ = inspect("mlp", "--input-shape", "1,2,3", "--model-args", "num_classes=7", "--csv", "-")
+    shapes = {row["parameter"]: row["shape"] for row in csv.DictReader(out.splitlines())}
+    assert (shapes["1.weight"], shapes["11.weight"]) == ("500x6", "7x500")
 
 
 def test_larger_images_for_a_network_that_needs_them(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from nteleport import TeleportableModel, analyze, materialize
+from nteleport import TeleportableModel, analyze, materialize, sample_cob, teleported
+from nteleport.core.cob import admitted_cob
 
 COB_SIZES = {"resnet18": 9600, "vgg16_bn": 16640, "densenet121": 52064}
 
@@ -94,3 +96,28 @@ def test_cob_size_of_the_published_perceptron() -> None:
     widths = [3072, 500, 500, 500, 500, 500, 10]
     layers = [layer for i, o in pairwise(widths) for layer in (nn.Linear(i, o), nn.ReLU())]
     assert analyze(nn.Sequential(nn.Flatten(), *layers[:-1]), torch.zeros(2, 3, 32, 32)).cob_size == 2500
+
+
+@pytest.mark.parametrize("name", [*CONVOLUTIONAL, *TRANSFORMERS])
+def test_teleported_weights_keep_the_unmodified_network(name: str) -> None:
+    network, x = build(name, {**CONVOLUTIONAL, **TRANSFORMERS}[name])
+    quiver = analyze(network, x, activations="kept")
+    assert quiver.cob_size > 0
+    generator = torch.Generator().manual_seed(1)
+    drawn = sample_cob(quiver.cob_size, 0.9, "inter_landscape", generator=generator)
+    moved = copy.deepcopy(network)
+    moved.load_state_dict(
+        network.state_dict()
+        | teleported(
+            dict(network.named_parameters()), quiver, admitted_cob(quiver, drawn, generator).double()
+        )
+    )
+    for training in (False, True):
+        with torch.no_grad():
+            found = []
+            for each in (network, moved):
+                torch.manual_seed(2)
+                found.append(first(each.train(training)(x)))
+        assert float((found[1] - found[0]).abs().max()) <= 1e-8 * float(found[0].abs().max())
+    for ours, theirs in zip(moved.buffers(), network.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)

@@ -17,7 +17,7 @@ from support.zoo.networks import CONSTRUCTS
 from torch import Tensor, nn
 from torchvision import models
 
-from nteleport import Quiver, TeleportableModel, analyze, sample_cob, scales, teleported
+from nteleport import Quiver, TeleportableModel, analyze, materialize, sample_cob, scales, teleported
 from nteleport.core.cob import admitted_cob
 from nteleport.errors import AnalysisError, TeleportationError
 
@@ -311,6 +311,18 @@ def test_a_network_is_kept_in_both_modes_whichever_it_is_analyzed_in() -> None:
         quiver = analyze(ModeDependent(), torch.randn(2, 5), training=training, activations="kept")
         assert quiver.cob_size == 0  # positive, and 1 or −1
         assert not any(lost.operator == "" for lost in quiver.lost)
+
+
+def test_the_materialized_network_is_the_network_at_its_new_weights() -> None:
+    network, inputs = sequential(nn.ReLU(), nn.Linear(4, 3))
+    model = TeleportableModel(network, inputs, analyze(network, inputs, activations="kept"))
+    with torch.no_grad():
+        before = network(inputs)
+        model.random_teleport(0.9, "inter_landscape", generator=torch.Generator().manual_seed(1))
+        assert bool((model.cob > 0).all())
+        assert not torch.equal(model.cob, torch.ones(4))
+        torch.testing.assert_close(materialize(model)(inputs), before, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(model.network(inputs), before, rtol=1e-12, atol=1e-12)
 
 
 def test_unknown_activations_are_refused() -> None:

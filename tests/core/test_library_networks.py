@@ -19,7 +19,16 @@ from support.zoo.library import LIBRARY, UNTRACEABLE, UNTRAINABLE, build
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from nteleport import Quiver, TeleportableModel, TeleportedOptimizer, analyze, materialize, sample_cob
+from nteleport import (
+    Quiver,
+    TeleportableModel,
+    TeleportedOptimizer,
+    analyze,
+    materialize,
+    sample_cob,
+    teleported,
+)
+from nteleport.core.cob import admitted_cob
 from nteleport.core.tracing import as_call
 from nteleport.errors import AnalysisError
 
@@ -116,6 +125,23 @@ def test_the_function_is_kept_and_the_materialized_network_agrees(
         return  # training mode cannot be traced
     materialized = materialize(model)
     assert_near(called(materialized, materialized, inputs), expected)
+
+
+@pytest.mark.parametrize("name", TRACEABLE)
+def test_teleported_weights_keep_the_unmodified_network(name: str) -> None:
+    network, inputs = build(name)
+    quiver = analyze(network, inputs, activations="kept")
+    expected = {training: called(network.train(training), network, inputs) for training in (False, True)}
+    generator = torch.Generator().manual_seed(1)
+    drawn = sample_cob(quiver.cob_size, 0.9, "inter_landscape", generator=generator)
+    parameters = dict(network.named_parameters())
+    with torch.no_grad():
+        for parameter, value in teleported(
+            parameters, quiver, admitted_cob(quiver, drawn, generator).double()
+        ).items():
+            parameters[parameter].copy_(value)
+    for training in (False, True):
+        assert_near(called(network.train(training), network, inputs), expected[training])
 
 
 def test_undoing_is_exact(case: tuple[str, Quiver]) -> None:

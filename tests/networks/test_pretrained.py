@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,6 +17,7 @@ from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
 from nteleport.jobs.job import Component
 from nteleport.networks.models import build_model, check_model
+from nteleport.networks.pretrained import load_where_shapes_fit, pretrained_weights
 from nteleport.runner.preflight import prepare
 
 CIFAR = (3, 32, 32)
@@ -55,6 +57,28 @@ def test_weights_are_loaded_where_shapes_fit(
             assert value.shape != published[name].shape
         else:
             assert torch.equal(value, published[name])
+
+
+def test_weights_of_old_files_are_loaded_under_their_new_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(5)
+    weights = models.densenet121().state_dict()
+    weights = {name: w for name, w in weights.items() if not name.endswith("num_batches_tracked")}
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): w for name, w in weights.items()}
+    assert old.keys() != weights.keys()
+    monkeypatch.setattr(
+        models.DenseNet121_Weights, "get_state_dict", lambda self, **options: dict(old), raising=False
+    )
+    before = torch.get_rng_state()
+    found = pretrained_weights("densenet121")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(found[name], w) for name, w in weights.items())
+
+
+def test_a_layer_is_loaded_whole_or_not_at_all() -> None:
+    network, source = torch.nn.Conv2d(1, 4, 3), torch.nn.Conv2d(3, 4, 3)
+    bias = network.bias.detach().clone()
+    load_where_shapes_fit(network, source.state_dict())
+    assert torch.equal(network.bias, bias)
 
 
 def test_without_a_network_the_error_says_which_file_goes_where(offline: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from nteleport import TeleportableModel, analyze, sample_cob
 from nteleport.data.batching import batches
 from nteleport.data.splits import load_dataset
-from nteleport.errors import JobError, StudyError
+from nteleport.errors import CheckpointError, JobError, StudyError
 from nteleport.jobs.job import Component
 from nteleport.randomness import generator_for, seed_of
 from nteleport.studies.interpolate import InterpolateSettings
@@ -162,7 +162,7 @@ def test_what_is_wrong_with_the_second_network_is_reported_before_the_first_is_t
     monkeypatch: pytest.MonkeyPatch, wrong: dict[str, object], message: str
 ) -> None:
     monkeypatch.setattr(Training, "run_epoch", lambda *_: pytest.fail("it was trained"))
-    with pytest.raises((StudyError, JobError), match=message):
+    with pytest.raises((CheckpointError, JobError), match=message):
         interpolate_networks(small(**wrong))
 
 

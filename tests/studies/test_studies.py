@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from nteleport.cli.app import nteleport
-from nteleport.errors import ExperimentError, StudyError
+from nteleport.errors import CheckpointError, ExperimentError, StudyError
 from nteleport.jobs.job import Component
 from nteleport.studies.dot_product import DotProductSettings
 from nteleport.studies.micro import MicroSettings
@@ -159,7 +159,7 @@ def test_a_run_that_fails_leaves_the_settings_beside_their_tables(tmp_path: Path
     run_study(find_study("dot-product"), settings, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     missing = DotProductSettings(**SMALL, weights=tmp_path / "none.pt")
-    with pytest.raises(StudyError, match="no such file"):
+    with pytest.raises(CheckpointError, match="no such file"):
         run_study(find_study("dot-product"), missing, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

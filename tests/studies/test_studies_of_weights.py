@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,14 +12,13 @@ import torch
 from torch.nn import functional
 
 from nteleport import TeleportableModel
-from nteleport.errors import StudyError
+from nteleport.errors import CheckpointError, StudyError
 from nteleport.jobs.job import Component
 from nteleport.randomness import generator_for
 from nteleport.studies.angles import draw_candidates
 from nteleport.studies.dot_product import DotProductSettings
 from nteleport.studies.dot_product.compute import weight_angles
 from nteleport.studies.subject import draw_cob, one_subject
-from nteleport.studies.weight_files import load_weights
 from nteleport.studies.weights import WeightsSettings
 from nteleport.studies.weights.compute import weight_densities
 from nteleport.studies.weights.picture import draw as draw_weights
@@ -102,39 +99,8 @@ def test_given_weights_are_those_that_a_study_looks_at(tmp_path: Path) -> None:
 def test_weights_of_another_network_are_refused_with_the_reason(tmp_path: Path) -> None:
     other = one_subject(WeightsSettings(models=(Component("mlp", {"hidden_layers": [3]}),))).network
     torch.save(other.state_dict(), tmp_path / "w.pt")
-    with pytest.raises(StudyError, match=r"'1.weight' has shape \(3, 1024\), not \(30, 1024\); expected the"):
-        load_weights(one_subject(SETTINGS).network, tmp_path / "w.pt")
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda state: state.pop("3.bias"), "has no '3.bias'"),
-        (lambda state: state.update(other=torch.ones(2)), "'other' is not in the network"),
-        (lambda state: state["3.bias"].fill_(torch.inf), "'3.bias' holds numbers that are not finite"),
-        (lambda state: state.update({"3.bias": 1.0}), "has no '3.bias'"),
-    ],
-)
-def test_weights_that_do_not_fit_are_reported_with_the_first_reason(
-    tmp_path: Path, change: Callable[[dict[str, Any]], object], reason: str
-) -> None:
-    network = one_subject(SETTINGS).network
-    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    change(state)
-    torch.save({"weights": state}, tmp_path / "w.pt")
-    with pytest.raises(StudyError, match=reason):
-        load_weights(network, tmp_path / "w.pt")
-
-
-@pytest.mark.parametrize("content", [b"", b"PK half a file", None])
-def test_a_file_without_weights_is_one_message(tmp_path: Path, content: bytes | None) -> None:
-    if content is None:
-        torch.save([torch.ones(3)], tmp_path / "w.pt")
-    else:
-        (tmp_path / "w.pt").write_bytes(content)
-    with pytest.raises(StudyError, match=r"the weights\.pt of a training") as caught:
-        load_weights(one_subject(SETTINGS).network, tmp_path / "w.pt")
-    assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match=r"1\.weight of shape 3x1024, in the model 30x1024"):
+        weight_densities(WeightsSettings(models=(TINY,), weights=tmp_path / "w.pt"))
 
 
 def test_a_window_limits_the_bins_and_the_height_of_the_picture() -> None:

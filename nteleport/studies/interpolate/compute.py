@@ -23,6 +23,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from nteleport.checkpoints.files import read_checkpoint
+from nteleport.checkpoints.fitting import load_into
 from nteleport.core.cob import SMALLEST_ENTRY
 from nteleport.core.quiver import Quiver, teleported
 from nteleport.jobs.job import Component
@@ -32,7 +34,6 @@ from nteleport.studies.points import Evaluation, PointScorer, first_images
 from nteleport.studies.study import Progress, no_progress
 from nteleport.studies.subject import Subject, build_network, draw_cob, one_subject, seeded
 from nteleport.studies.training import Training
-from nteleport.studies.weight_files import load_weights
 from nteleport.training.assembly import build_optimizer
 from nteleport.training.metrics import Scores
 
@@ -183,7 +184,7 @@ def _networks(subject: Subject, settings: InterpolateSettings, steps: _Steps) ->
     network, second = subject.network, None
     if settings.weights_b is not None:
         before = copy.deepcopy(network.state_dict())
-        load_weights(network, settings.weights_b)
+        load_into(network, read_checkpoint(settings.weights_b))
         second = _position(subject)
         network.load_state_dict(before)
     else:

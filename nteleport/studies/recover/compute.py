@@ -10,6 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from nteleport.checkpoints.files import read_checkpoint
+from nteleport.checkpoints.fitting import load_into
 from nteleport.core.model import TeleportableModel
 from nteleport.core.quiver import teleported
 from nteleport.core.recovery import plain_weights, solve_cob
@@ -18,7 +20,6 @@ from nteleport.randomness import generator_for
 from nteleport.studies.recover import RecoverSettings
 from nteleport.studies.study import Progress, no_progress
 from nteleport.studies.subject import Subject, draw_cob, one_subject
-from nteleport.studies.weight_files import load_weights
 
 
 def recover_cob(settings: RecoverSettings, *, progress: Progress = no_progress) -> dict[str, pd.DataFrame]:
@@ -61,7 +62,7 @@ def _target(
     weights = plain_weights(model)
     if settings.target is not None:
         network = copy.deepcopy(model.network)
-        load_weights(network, settings.target)
+        load_into(network, read_checkpoint(settings.target))
         return None, {name: p.detach().cpu() for name, p in network.named_parameters()}
     generator = generator_for("study", settings.seed, "recover")
     true = draw_cob(subject, settings.cob_range, settings.cob_sampling, generator).cpu()

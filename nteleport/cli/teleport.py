@@ -1,0 +1,106 @@
+"""``nteleport teleport``: other weights for the same function, in a file of the same form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nteleport.cli.network import NameType, model_type, network_choice, network_options
+from nteleport.cli.options import Command, NamedPath
+from nteleport.vocabulary import OBJECTIVES
+
+if TYPE_CHECKING:
+    from nteleport.core.certificate import Certificate
+    from nteleport.vocabulary import Objective
+
+__all__ = ["teleport"]
+
+_FILE = NamedPath(path_type=Path)
+_RANGE = 0.9
+
+
+@click.command(cls=Command)
+@click.argument("checkpoint", type=_FILE)
+@click.option(
+    "--model",
+    type=model_type,
+    required=True,
+    help="The network that the weights belong to: `mlp`, a torchvision classifier, or FILE.py:CLASS.",
+)
+@network_options
+@click.option(
+    "--cob-range",
+    type=float,
+    metavar="R",
+    help=f"Draw the change of basis from [1 - R, 1 + R], R at most 1.  [default: {_RANGE}]",
+)
+@click.option(
+    "--objective",
+    type=NameType("name", OBJECTIVES),
+    help="Choose the change of basis instead: balance, path_conditioning, or activation_range (on random "
+    "inputs).",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the change of basis.")
+@click.option("-o", "--out", type=_FILE, required=True, help="The file to write: .pt or .safetensors.")
+@click.option("--force", is_flag=True, help="Overwrite OUT and its certificate.")
+def teleport(
+    checkpoint: Path,
+    model: str,
+    model_args: tuple[str, ...],
+    dataset: str | None,
+    input_shape: tuple[int, ...],
+    image_size: int | None,
+    cob_range: float | None,
+    objective: Objective | None,
+    seed: int,
+    out: Path,
+    force: bool,
+) -> None:
+    """Teleport the weights in CHECKPOINT into other weights of the same function.
+
+    The weights in OUT load into the unmodified network and compute what those in CHECKPOINT do. Names, order,
+    dtypes, tied weights and whatever else the file holds stay as they are. CHECKPOINT is a state dict, or
+    has one under state_dict, model_state_dict, model or weights; it is read without running code in it.
+    FILE.py of --model is your own code, and is run.
+
+    The certificate, how far the outputs on random inputs differ, is printed, and written to
+    OUT.certificate.json.
+    """
+    if objective is not None and cob_range is not None:
+        raise click.UsageError(
+            "--objective chooses a change of basis, --cob-range draws one: give one of them"
+        )
+    choice = network_choice(model, model_args, dataset, input_shape, image_size)
+
+    from nteleport.checkpoints.teleport import certificate_path, teleport_checkpoint
+    from nteleport.networks.chosen import random_inputs
+    from nteleport.randomness import generator_for
+
+    inputs = random_inputs(choice.input_shape, generator_for("inputs", seed))
+    certificate = teleport_checkpoint(
+        checkpoint, choice.build(), inputs, out,
+        overwrite=force, cob_range=_RANGE if cob_range is None else cob_range,
+        objective=objective, generator=generator_for("change of basis", seed),
+    )  # fmt: skip
+    for line in described(certificate):
+        click.echo(line)
+    click.echo(f"weights      {out}")
+    click.echo(f"certificate  {certificate_path(out)}")
+
+
+def described(certificate: Certificate) -> list[str]:
+    """A certificate in a few lines."""
+    words = ", ".join(f"{count:,} {word}" for word, count in certificate.admitted.items() if count)
+    change = f"{certificate.relative:.1e} of the largest, {certificate.absolute:.1e} at most"
+    lines = [
+        f"entries      {certificate.entries:,}{f' ({words})' if words else ': nothing can be teleported'}",
+        f"condition    {certificate.condition:.3g}",
+        f"outputs      changed by {change}",
+    ]
+    for name, further in certificate.further.items():
+        lines.append(f"             {further.relative:.1e} in {name}")
+    for name, reason in certificate.skipped.items():
+        lines.append(f"             not compared in {name}: {reason}")
+    return lines
