@@ -71,6 +71,10 @@ def canonical_name(name: str) -> str:
     )
 
 
+Activations = Literal["conjugated", "kept"]
+"""``conjugated``: activations become ``x ↦ τ f(x / τ)``, as in the paper. ``kept``: nothing but weights
+changes, so that teleported weights load into the unmodified network."""
+
 Sampling = Literal["intra_landscape", "inter_landscape", "positive", "negative", "centered"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 
@@ -107,7 +111,17 @@ HISTOGRAMS: tuple[Histogram, ...] = get_args(Histogram)
 Preprocessing = Literal["standard", "published"]
 PREPROCESSINGS: tuple[Preprocessing, ...] = get_args(Preprocessing)
 
-Mode = Literal["no_teleport", "random", "optim", "pseudo", "same_distr"]
+Monitor = Literal[
+    "train_loss", "train_accuracy", "train_accuracy_top5", "val_loss", "val_accuracy", "val_accuracy_top5"
+]
+MONITORS: tuple[Monitor, ...] = get_args(Monitor)
+"""The columns of ``metrics.csv`` that can reach a plateau. A loss is better when smaller."""
+
+Schedule = Literal["every_n_epochs", "epochs", "every_n_steps", "on_plateau"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+"""The options that say when to teleport, of which a teleportation has one; the first by default."""
+
+Mode = Literal["no_teleport", "random", "optim", "optimize", "pseudo", "same_distr"]
 
 
 @dataclass(frozen=True)
@@ -117,22 +131,30 @@ class ModeInfo:
     Attributes:
         options: the fields of `Teleportation` that have an effect in it.
         label: what a job in this mode is called in legends and sentences: "teleported".
+        changes_basis: whether it moves the change of basis, and with it the state of the optimizer.
     """
 
     options: tuple[str, ...]
     label: str
+    changes_basis: bool = False
 
 
-_SCHEDULE_AND_COB = ("every_n_epochs", "teleport_only_once", "cob_range", "cob_sampling", "center")
+_SCHEDULE = (*SCHEDULES, "teleport_only_once")
+_DRAWN = (*_SCHEDULE, "cob_range", "cob_sampling", "center", "activations")
 
 MODES: dict[Mode, ModeInfo] = {
     "no_teleport": ModeInfo((), "no teleport"),
-    "random": ModeInfo((*_SCHEDULE_AND_COB, "teleport_prob"), "teleported"),
+    "random": ModeInfo((*_DRAWN, "teleport_prob"), "teleported", changes_basis=True),
     "optim": ModeInfo(
-        (*_SCHEDULE_AND_COB, "metric", "num_teleportations", "num_batches"), "optimized teleport"
+        (*_DRAWN, "metric", "num_teleportations", "num_batches"), "optimized teleport", changes_basis=True
     ),
-    "pseudo": ModeInfo(_SCHEDULE_AND_COB, "pseudo-teleported"),
-    "same_distr": ModeInfo((*_SCHEDULE_AND_COB, "histogram"), "same distribution"),
+    "optimize": ModeInfo(
+        (*_SCHEDULE, "activations", "objective", "steps", "max_log_range", "num_batches"),
+        "chosen teleport",
+        changes_basis=True,
+    ),
+    "pseudo": ModeInfo(_DRAWN, "pseudo-teleported"),
+    "same_distr": ModeInfo((*_DRAWN, "histogram"), "same distribution"),
 }
 """All modes, in the order of legends: baselines first."""
 

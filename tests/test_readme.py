@@ -100,6 +100,7 @@ def test_the_files_of_a_job_are_those_it_writes() -> None:
         paths.hparams,
         paths.metrics,
         paths.result,
+        paths.certificates,
         paths.provenance,
         paths.log,
         paths.weights,

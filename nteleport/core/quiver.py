@@ -24,12 +24,9 @@ from torch import Tensor
 
 from nteleport.core.axes import Axes, Owner, Scaling, axes
 from nteleport.errors import TeleportationError
+from nteleport.vocabulary import Activations as Activations
 
 Status = Literal["teleported", "tied", "untouched"]
-
-Activations = Literal["conjugated", "kept"]
-"""``conjugated``: activations become ``x ↦ τ f(x / τ)``, as in the paper. ``kept``: nothing but weights
-changes, so that teleported weights load into the unmodified network."""
 
 Admitted = Literal["nonzero", "positive", "sign"]
 """Which numbers an entry of a CoB may be: any but 0, those above 0, or 1 and −1."""

@@ -17,24 +17,41 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from nteleport.schema.fields import boolean, boolean_or, number, one_of, option, optional, whole_number
+from nteleport.schema.fields import (
+    Refused,
+    boolean,
+    boolean_or,
+    number,
+    one_of,
+    option,
+    optional,
+    whole_number,
+)
+from nteleport.schema.yaml_source import Node
 from nteleport.vocabulary import (
     HISTOGRAMS,
     METRICS,
     MODES,
+    MONITORS,
+    OBJECTIVES,
     OPTIMIZER_STATES,
     PRECISIONS,
     PREPROCESSINGS,
     SAMPLINGS,
+    SCHEDULES,
+    Activations,
     Histogram,
     Metric,
     Mode,
+    Monitor,
+    Objective,
     OptimizerState,
     Precision,
     Preprocessing,
     Sampling,
+    Schedule,
 )
 
 _LONGEST_SLUG = 90
@@ -62,6 +79,31 @@ class TrainingParams:
     compile: bool = option(False, boolean)
     channels_last: bool = option(False, boolean)
     fused: Literal["auto"] | bool = option("auto", boolean_or("auto"))
+    certificates: bool = option(True, boolean)
+    """Whether each teleportation is certified; one that changes outputs is then rolled back."""
+
+
+def _epochs(node: Node) -> tuple[int, ...]:
+    """One number of an epoch, or a list of them."""
+    items = node.value if isinstance(node.value, list) else [node]
+    if not items:
+        raise Refused("an empty list, expected at least one epoch")
+    return tuple(whole_number(0)(item) for item in items)
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """When a metric has stopped improving: as `torch.optim.lr_scheduler.ReduceLROnPlateau` has it, with a
+    threshold of 0.
+    """
+
+    patience: int = option(10, whole_number(0))
+    """The number of epochs without improvement that are tolerated: the next one is a plateau."""
+    monitor: Monitor = option("val_accuracy", one_of(*MONITORS))
+
+    def settings(self) -> dict[str, Any]:
+        """As in an experiment file."""
+        return {"patience": self.patience, **_without_defaults({"monitor": self.monitor}, Plateau())}
 
 
 @dataclass(frozen=True)
@@ -85,14 +127,44 @@ class Teleportation:
     num_batches: int = option(1, whole_number(1))
     histogram: Histogram = option("tensor", one_of(*HISTOGRAMS))
     """What `same_distr` draws from: a histogram per weight tensor or, as published, one of the network."""
+    activations: Activations = option("conjugated", one_of(*get_args(Activations)))
+    """`kept` teleports only as far as the unmodified network allows."""
+    epochs: tuple[int, ...] | None = option(None, _epochs)
+    """Teleport at the start of these epochs; like the next two, instead of `every_n_epochs`."""
+    every_n_steps: int | None = option(None, whole_number(1))
+    """Teleport before this step, counted from 0 through all epochs, and before its multiples."""
+    on_plateau: Plateau | None = None
+    """Teleport at the start of the epoch after a plateau."""
+    objective: Objective = option("grad_norm", one_of(*(each for each in OBJECTIVES if each != "nearest")))
+    """What `optimize` chooses by; `nearest` needs a second network, and jobs have none."""
+    steps: int = option(50, whole_number(1))
+    max_log_range: float | None = option(
+        1.0, optional(number("above 0, or null for no bound", lambda value: value > 0))
+    )
+    """Bound of the logarithm of the entries that `optimize` chooses."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The option that says when: the one that was given."""
+        given = (each for each in SCHEDULES[1:] if getattr(self, each) is not None)
+        return next((each for each in given if each in MODES[self.mode].options), SCHEDULES[0])
 
     def settings(self) -> dict[str, Any]:
         """The mode and the options that have an effect in it."""
         options = {name: getattr(self, name) for name in MODES[self.mode].options}
+        for other in set(SCHEDULES) - {self.schedule}:
+            options.pop(other, None)
         if options.get("every_n_epochs") == 0:  # every 0 epochs means once, at epoch 0
             options["teleport_only_once"] = True
+        if self.epochs is not None and "epochs" in options:
+            options["epochs"] = sorted(set(self.epochs))
+            options.pop("teleport_only_once", None)
+        if self.on_plateau is not None and "on_plateau" in options:
+            options["on_plateau"] = self.on_plateau.settings()
         if self.cob_sampling != "centered":
             options.pop("center", None)
+        if self.activations == "conjugated":  # left out, as from the jobs of earlier versions
+            options.pop("activations", None)
         return {"mode": self.mode, **options}
 
     @property
@@ -101,16 +173,31 @@ class Teleportation:
         if self.mode == "no_teleport":
             return "no teleport"
         chosen = self.settings()
-        first = self.every_n_epochs
-        words = [self.mode, f"once at {first}" if chosen["teleport_only_once"] else f"every {first}"]
-        words.append(f"{self.cob_sampling.removesuffix('_landscape')} {self.cob_range:g}")
+        words = [self.mode, self._schedule_label(bool(chosen.get("teleport_only_once")))]
+        if "cob_range" in chosen:
+            words.append(f"{self.cob_sampling.removesuffix('_landscape')} {self.cob_range:g}")
         if "center" in chosen:
             words[-1] += f" around {self.center:g}"
         if self.mode == "random" and self.teleport_prob != 1:
             words.append(f"prob {self.teleport_prob:g}")
         if self.mode == "optim":
             words.append(f"{self.metric} of {self.num_teleportations} on {self.num_batches}")
+        if self.mode == "optimize":
+            bound = "unbounded" if self.max_log_range is None else f"within {self.max_log_range:g}"
+            words.append(f"{self.objective} in {self.steps} steps {bound} on {self.num_batches}")
+        if "activations" in chosen:
+            words.append(f"activations {self.activations}")
         return ", ".join(words)
+
+    def _schedule_label(self, once: bool) -> str:
+        if self.schedule == "epochs":
+            return " ".join(["at", *map(str, self.settings()["epochs"])])
+        if self.schedule == "every_n_steps":
+            return f"once at step {self.every_n_steps}" if once else f"every {self.every_n_steps} steps"
+        if self.on_plateau is not None and self.schedule == "on_plateau":
+            times = "first plateau" if once else "plateaus"
+            return f"{times} of {self.on_plateau.monitor} after {self.on_plateau.patience}"
+        return f"once at {self.every_n_epochs}" if once else f"every {self.every_n_epochs}"
 
 
 @dataclass(frozen=True)
@@ -242,6 +329,8 @@ class Job:
         chosen = {each.name: getattr(self.training, each.name) for each in fields(TrainingParams)}
         if not self._teleports:  # nothing ever happens to the optimizer's state
             del chosen["optimizer_state"]
+        if self.training.certificates or not self._teleports:  # left out, as from earlier jobs
+            del chosen["certificates"]
         return chosen
 
     @cached_property
@@ -266,7 +355,9 @@ class Job:
         return f"{text[:_LONGEST_SLUG].strip('-.')}-{self.teleportation.mode}"
 
 
-def _without_defaults(chosen: dict[str, Any], defaults: TrainingParams | Teleportation) -> dict[str, Any]:
+def _without_defaults(
+    chosen: dict[str, Any], defaults: TrainingParams | Teleportation | Plateau
+) -> dict[str, Any]:
     return {key: value for key, value in chosen.items() if value != getattr(defaults, key)}
 
 
@@ -287,26 +378,3 @@ def _digest(value: Any) -> str:
 
 def _flat(value: Any) -> Any:
     return json.dumps(_canonical(value)) if isinstance(value, (list, tuple, Mapping)) else value
-
-
-def teleports_at(epoch: int, teleportation: Teleportation, epochs: int) -> bool:
-    """Whether the schedule asks for a teleportation at the start of `epoch` in a training of `epochs` epochs.
-
-    With n = `every_n_epochs`: `teleport_only_once` means only at epoch n; otherwise at n, 2n, … until the end
-    of training. n = 0 without "once" means only at epoch 0. An epoch outside 0 … `epochs` − 1 never starts,
-    so nothing happens there.
-
-    A mode may still decline: `random` with its `teleport_prob`, `optim` when the current change of basis is
-    the best.
-
-    Example:
-        >>> every_two = Teleportation(mode="random", every_n_epochs=2)
-        >>> [epoch for epoch in range(7) if teleports_at(epoch, every_two, 7)]
-        [2, 4, 6]
-    """
-    n = teleportation.every_n_epochs
-    if teleportation.mode == "no_teleport" or not 0 <= epoch < epochs:
-        return False
-    if teleportation.teleport_only_once or n == 0:
-        return epoch == n
-    return epoch > 0 and epoch % n == 0

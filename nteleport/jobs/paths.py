@@ -52,6 +52,11 @@ class JobPaths:
         return self.directory / "provenance.json"
 
     @property
+    def certificates(self) -> Path:
+        """One row per teleportation; exists once there was one."""
+        return self.directory / "certificates.json"
+
+    @property
     def log(self) -> Path:
         return self.directory / "log.txt"
 

@@ -38,8 +38,9 @@ class MetricRow:
     """One row of `metrics.csv`: one epoch.
 
     `lr` is the learning rate of the epoch's first step; losses are in nats, accuracies in [0, 1];
-    `teleported` is 1 when the weights were moved at the start of the epoch; the norms are those of
-    `nteleport.training.metrics`; `seconds` is the time of the epoch including its validation.
+    `teleported` is how often the weights were moved, at the start of the epoch or between its steps; the
+    norms are those of `nteleport.training.metrics`; `seconds` is the time of the epoch including its
+    validation.
     """
 
     epoch: int
@@ -104,6 +105,14 @@ def metrics_csv(rows: Sequence[MetricRow]) -> str:
 def write_metrics(paths: JobPaths, rows: Sequence[MetricRow]) -> None:
     """Replace `metrics.csv`."""
     write_text_atomic(paths.metrics, metrics_csv(rows))
+
+
+def write_certificates(paths: JobPaths, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace `certificates.json`; without a row there is none."""
+    if rows:
+        write_json_atomic(paths.certificates, rows)
+    else:
+        paths.certificates.unlink(missing_ok=True)
 
 
 def write_result(paths: JobPaths, result: TrainingResult, digest: str | None = None) -> None:

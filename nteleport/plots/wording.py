@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from nteleport.jobs.table import Scalar
 from nteleport.plots.panels import identity
-from nteleport.vocabulary import MODES
+from nteleport.vocabulary import MODES, SCHEDULES
 
 __all__ = [
     "MetricLabel",
@@ -82,7 +82,7 @@ def metric_label(metric: str) -> MetricLabel:
         "grad_norm": MetricLabel("gradient norm", may_be_logarithmic=True),
         "weight_norm": MetricLabel("weight norm", may_be_logarithmic=True),
         "seconds": MetricLabel("time per epoch (s)"),
-        "teleported": MetricLabel("teleported (0 or 1)"),
+        "teleported": MetricLabel("teleportations per epoch"),
     }
     return known.get(metric, MetricLabel(metric.replace("_", " ")))
 
@@ -188,26 +188,38 @@ def _phrase(key: str, value: Scalar | None, name: str, missing: bool) -> str:
 
 def _teleport_phrases(group: Values, differing: Sequence[str]) -> list[str]:
     phrases = []
-    schedule = ("teleport.every_n_epochs", "teleport.teleport_only_once")
-    if any(key in differing for key in schedule):
-        phrases.append(_schedule(group.get(schedule[0]), group.get(schedule[1])))
+    if any(key in differing for key in _SCHEDULE_KEYS):
+        phrases.append(_schedule(group))
     for key in differing:
         value = group.get(key)
-        if key in schedule or value is None:
+        if key in _SCHEDULE_KEYS or value is None:
             continue
         name = key.rpartition(".")[2]
         if name == "cob_sampling":
             phrases.append(str(value).removesuffix("_landscape"))
         elif name == "num_teleportations":
             phrases.append(f"best of {number(value)}")
-        elif name in ("metric", "optimizer_state"):
+        elif name in ("metric", "objective", "optimizer_state"):
             phrases.append(str(value).replace("_", " "))
         else:
             phrases.append(f"{name.removeprefix('cob_').replace('_', ' ')} {number(value)}")
     return phrases
 
 
-def _schedule(every: Scalar | None, once: Scalar | None) -> str:
+_SCHEDULE_KEYS = tuple(f"teleport.{name}" for name in (*SCHEDULES, "teleport_only_once"))
+
+
+def _schedule(group: Values) -> str:
+    every, epochs, steps, plateau, once = map(group.get, _SCHEDULE_KEYS)
+    if epochs is not None:
+        numbers = str(epochs).strip("[]")
+        return f"at epochs {numbers}" if "," in numbers else f"at epoch {numbers}"
+    if steps is not None:
+        return f"at step {number(steps)}" if once else f"every {number(steps)} steps"
+    if plateau is not None:
+        when = "at the first plateau" if once else "on plateau"
+        details = re.sub(r'[{}:"]', "", str(plateau))  # of {"patience": 3}
+        return f"{when} ({details})"
     if every is None:
         return "once" if once else ""
     if once or every == 0:

@@ -175,7 +175,14 @@ def _set_results_aside(paths: JobPaths) -> None:
     """Let the job start from scratch. Complete results are kept in the folder `before` until there are new
     ones; the copy is complete before the first original is removed.
     """
-    files = (paths.result, paths.metrics, paths.provenance, paths.log, paths.weights)
+    files = (
+        paths.result,
+        paths.metrics,
+        paths.certificates,
+        paths.provenance,
+        paths.log,
+        paths.weights,
+    )
     recorded = recorded_state(read_result(paths))
     if recorded is not None and recorded.is_over:
         copy = paths.before.with_name(f".{paths.before.name}.tmp")

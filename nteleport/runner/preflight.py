@@ -22,7 +22,15 @@ from nteleport.core.optimizer_state import check_transportable
 from nteleport.data.batching import num_batches
 from nteleport.data.catalog import dataset_info, preprocessed
 from nteleport.data.sources import availability
-from nteleport.errors import DatasetError, ExperimentError, ModelError, NTeleportError, Problem, nearest
+from nteleport.errors import (
+    DatasetError,
+    ExperimentError,
+    JobError,
+    ModelError,
+    NTeleportError,
+    Problem,
+    nearest,
+)
 from nteleport.experiment.components import OptimizerChoice, Placed
 from nteleport.experiment.experiment import Experiment, read_experiment
 from nteleport.expression import compile_lambda
@@ -34,6 +42,7 @@ from nteleport.schema.yaml_source import Node, Problems
 from nteleport.trackers.tracker import load_trackers
 from nteleport.training.device import find_device
 from nteleport.training.learning_rate import build_learning_rate
+from nteleport.vocabulary import MODES
 
 _GIVEN = frozenset({"params", "defaults", "optimizer", "last_epoch"})
 """Arguments that training itself passes to optimizers and schedulers."""
@@ -179,7 +188,7 @@ def _steps_per_epoch(dataset: str, params: TrainingParams) -> int:
 
 
 def _transports(experiment: Experiment) -> bool:
-    moves = any(teleportation.mode in ("random", "optim") for teleportation in experiment.teleportations)
+    moves = any(MODES[each.mode].changes_basis for each in experiment.teleportations)
     return moves and any(params.optimizer_state == "transport" for params in experiment.training)
 
 
@@ -278,13 +287,22 @@ def prepare(jobs: Sequence[Job], options: RunOptions, *, here: bool = True) -> N
 
 
 def check_trainable(jobs: Iterable[Job]) -> None:
-    """Check that every job has a batch to train on, before anything is written.
+    """Check that every job has a batch to train on, and reaches its first teleportation, before anything is
+    written.
 
     Raises:
         DatasetError: one of them has none.
+        JobError: the first teleportation of one is past its last step.
     """
-    for dataset, params in {(job.dataset, job.training) for job in jobs}:
-        _steps_per_epoch(dataset, params)
+    for dataset, params, first in {
+        (job.dataset, job.training, job.teleportation.settings().get("every_n_steps", 0)) for job in jobs
+    }:
+        steps = params.epochs * _steps_per_epoch(dataset, params)
+        if first >= steps:
+            raise JobError(
+                f"every_n_steps {first} is past the end of training, expected at most {steps - 1}: steps "
+                f"count from 0 and there are {steps} in {params.epochs} epochs of {dataset}"
+            )
 
 
 def _check_devices(options: RunOptions) -> None:

@@ -33,7 +33,7 @@ from nteleport.randomness import generator_for
 from nteleport.training.device import forward_of
 from nteleport.training.learner import Learner, leaves_lone_image
 from nteleport.training.learning_rate import LearningRate, build_learning_rate
-from nteleport.vocabulary import Preprocessing
+from nteleport.vocabulary import MODES, Activations, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Assembly:
         augmented: training images are cropped and flipped.
         drops_last: an incomplete last batch is left out: because the job says so, or because it would be a
             single image, for which BatchNorm has no variance.
+        steps_per_epoch: batches of an epoch.
     """
 
     job: Job
@@ -60,6 +61,7 @@ class Assembly:
     test: Split
     augmented: bool
     drops_last: bool
+    steps_per_epoch: int
 
     def training_batches(
         self, seed: int, epoch: int, max_batch: int | None = None
@@ -115,7 +117,16 @@ def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembl
     )
     learner = Learner(network, optimizer, forward)
     return Assembly(
-        job, device, learner, learning_rate, train, validation, dataset.test, dataset.augmented, drops_last
+        job=job,
+        device=device,
+        learner=learner,
+        learning_rate=learning_rate,
+        train=train,
+        validation=validation,
+        test=dataset.test,
+        augmented=dataset.augmented,
+        drops_last=drops_last,
+        steps_per_epoch=steps,
     )
 
 
@@ -157,7 +168,7 @@ def build_optimizer(
 
 def _optimizer(job: Job, network: nn.Module, quiver: Quiver) -> TeleportedOptimizer:
     optimizer = build_optimizer(job.optimizer, network, quiver, fused=job.training.fused)
-    if job.training.optimizer_state == "transport" and job.teleportation.mode in ("random", "optim"):
+    if job.training.optimizer_state == "transport" and MODES[job.teleportation.mode].changes_basis:
         check_transportable(optimizer.optimizer)  # now, rather than at the first teleportation
     return optimizer
 
@@ -166,7 +177,9 @@ def _quiver(job: Job, dataset: Dataset) -> Quiver:
     """How the network teleports; a job that never teleports needs no analysis."""
     if job.teleportation.mode == "no_teleport":
         return Quiver(0, {}, ())
-    return _architecture(_ModelKey.of(job.model), dataset.input_shape, dataset.num_classes)
+    return _architecture(
+        _ModelKey.of(job.model), dataset.input_shape, dataset.num_classes, job.teleportation.activations
+    )
 
 
 @dataclass(frozen=True)
@@ -182,13 +195,15 @@ class _ModelKey:
 
 
 @lru_cache(maxsize=8)
-def _architecture(model: _ModelKey, input_shape: tuple[int, int, int], num_classes: int) -> Quiver:
+def _architecture(
+    model: _ModelKey, input_shape: tuple[int, int, int], num_classes: int, activations: Activations
+) -> Quiver:
     """The quiver of an architecture, which does not depend on its weights."""
     with keeping_random_states(torch.device("cpu")):
         network = build_model(
             model.name, input_shape=input_shape, num_classes=num_classes, **json.loads(model.arguments)
         )
-    return analyze(network, torch.zeros(2, *input_shape))
+    return analyze(network, torch.zeros(2, *input_shape), activations=activations)
 
 
 @lru_cache(maxsize=1)

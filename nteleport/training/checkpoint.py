@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class Checkpoint:
         rows: the rows of metrics of the finished epochs, as plain mappings.
         versions: of the software that wrote it.
         begun: progress of the epoch after these, if the job was stopped in the middle of it.
+        certificates: one row per teleportation so far.
     """
 
     job: str
@@ -62,6 +63,7 @@ class Checkpoint:
     rows: list[dict[str, Any]]
     versions: dict[str, str]
     begun: Mapping[str, Any] | None = None
+    certificates: Sequence[Mapping[str, Any]] = ()
 
 
 def save_checkpoint(paths: JobPaths, checkpoint: Checkpoint) -> None:

@@ -118,6 +118,7 @@ def train_epoch(
     learner: Learner,
     batches: Iterable[Batch],
     *,
+    step_starts: Callable[[int], None] = lambda step: None,
     step_finished: Callable[[], None] = lambda: None,
     stop_requested: Callable[[], bool] = lambda: False,
     progress: EpochProgress | None = None,
@@ -129,6 +130,7 @@ def train_epoch(
     Args:
         learner: what to train.
         batches: pairs of images and labels, on the device of the network; always all batches of the epoch.
+        step_starts: called before each step with its number in the epoch, once it is certain to be taken.
         step_finished: called after each step, for the learning rate.
         stop_requested: asked before each batch.
         progress: of an epoch begun earlier; updated in place.
@@ -143,6 +145,7 @@ def train_epoch(
             continue
         if stop_requested():
             raise StopRequested
+        step_starts(step)
         progress.sums.add(learner.backward(images, labels), labels)
         if step == 0:
             progress.norms = learner.norms()

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -20,12 +22,21 @@ from nteleport.core.preserving import keeping_random_states, random_states, rest
 from nteleport.data.splits import Split
 from nteleport.jobs.atomic import replacing
 from nteleport.jobs.events import EpochFinished, Report, Resumed, Warned, ignore
-from nteleport.jobs.job import Job, teleports_at
+from nteleport.jobs.job import Job
 from nteleport.jobs.options import RunOptions
 from nteleport.jobs.paths import JobPaths
-from nteleport.jobs.records import MetricRow, TrainingResult, log_line, write_metrics, write_result
+from nteleport.jobs.records import (
+    MetricRow,
+    TrainingResult,
+    log_line,
+    write_certificates,
+    write_metrics,
+    write_result,
+)
+from nteleport.jobs.schedule import teleports_at, teleports_before
 from nteleport.randomness import generator_for
 from nteleport.training.assembly import Assembly, assemble
+from nteleport.training.certificates import certified
 from nteleport.training.checkpoint import (
     Checkpoint,
     check_optimizer_state,
@@ -36,7 +47,7 @@ from nteleport.training.checkpoint import (
     save_checkpoint,
 )
 from nteleport.training.device import arithmetic, find_device
-from nteleport.training.learner import EpochProgress, StopRequested, evaluate, train_epoch
+from nteleport.training.learner import Batch, EpochProgress, StopRequested, evaluate, train_epoch
 from nteleport.training.metrics import Scores
 from nteleport.training.modes import teleport, teleport_seed
 from nteleport.training.provenance import begin_provenance, end_provenance, versions
@@ -135,7 +146,7 @@ class _BegunEpoch:
     """
 
     lr: float
-    teleported: bool
+    teleported: int
     seconds: float
     progress: EpochProgress
 
@@ -147,6 +158,7 @@ class _Training:
         self.assembly, self.paths, self.report, self.clock = assembly, paths, report, clock
         self.job = assembly.job
         self.rows: list[MetricRow] = []
+        self.certificates: list[dict[str, Any]] = []
         self.begun: _BegunEpoch | None = None
 
     def log(self, text: str) -> None:
@@ -175,6 +187,7 @@ class _Training:
             row = self._epoch(len(self.rows), stop_requested)
             self.rows.append(row)
             write_metrics(self.paths, self.rows)
+            write_certificates(self.paths, self.certificates)
             if len(self.rows) < epochs and not self.diverged:
                 save_checkpoint(self.paths, self._checkpoint())
             self.report(EpochFinished(self.job, row))
@@ -198,10 +211,12 @@ class _Training:
         for note in self.assembly.learning_rate.notes:
             self.log(note)
         self.paths.metrics.unlink(missing_ok=True)
+        write_certificates(self.paths, [])
 
     def resumed(self, checkpoint: Checkpoint) -> None:
-        """Note that a checkpoint was restored, and truncate `metrics.csv` to match it."""
+        """Note that a checkpoint was restored, and truncate the files with rows to match it."""
         write_metrics(self.paths, self.rows)
+        write_certificates(self.paths, self.certificates)
         self.log(f"resumed on {self.assembly.device} after {self.whereabouts}")
         self.report(Resumed(self.job, len(self.rows)))
         for name, version in versions().items():
@@ -216,6 +231,7 @@ class _Training:
             train_epoch(
                 self.assembly.learner,
                 self.assembly.training_batches(self.job.seed, epoch),
+                step_starts=partial(self._step_starts, begun, epoch),
                 step_finished=self.assembly.learning_rate.step_finished,
                 stop_requested=stop_requested,
                 progress=begun.progress,
@@ -238,7 +254,7 @@ class _Training:
             val_loss=val.loss,
             val_accuracy=val.accuracy,
             val_accuracy_top5=val.accuracy_top5,
-            teleported=int(begun.teleported),
+            teleported=begun.teleported,
             grad_norm=grad_norm,
             weight_norm=weight_norm,
             seconds=self.clock.seconds() - started,
@@ -246,24 +262,41 @@ class _Training:
 
     def _begin(self, epoch: int) -> _BegunEpoch:
         started, rate = self.clock.seconds(), self.assembly.learning_rate.current
-        moved = self._teleport(epoch)
-        return _BegunEpoch(rate, moved, self.clock.seconds() - started, EpochProgress())
+        due = teleports_at(epoch, self.job.teleportation, self.job.training.epochs, self.rows)
+        moved = due and self._teleport(epoch, epoch * self.assembly.steps_per_epoch, by_step=False)
+        return _BegunEpoch(rate, int(moved), self.clock.seconds() - started, EpochProgress())
 
-    def _teleport(self, epoch: int) -> bool:
-        job = self.job
-        if not teleports_at(epoch, job.teleportation, job.training.epochs):
-            return False
-        mode = job.teleportation.mode
-        seed = teleport_seed(job.seed, mode)
-        if mode == "same_distr":
+    def _step_starts(self, begun: _BegunEpoch, epoch: int, step: int) -> None:
+        step += epoch * self.assembly.steps_per_epoch
+        if teleports_before(step, self.job.teleportation):
+            begun.teleported += self._teleport(epoch, step, by_step=True)
+
+    def _teleport(self, epoch: int, step: int, *, by_step: bool) -> bool:
+        """Let the mode act before `step`, counted through all epochs; returns whether the weights moved."""
+        job, learner = self.job, self.assembly.learner
+        seed = teleport_seed(job.seed, job.teleportation.mode, "step" if by_step else "epoch")
+        number = step if by_step else epoch
+        if job.teleportation.mode == "same_distr":
             self.log(f"redraws weights from a histogram per {job.teleportation.histogram}")
-        return teleport(
-            self.assembly.learner,
-            job.teleportation,
-            job.training.optimizer_state,
-            generator_for(seed, epoch),
-            lambda count: self.assembly.training_batches(seed, epoch, count),
-        )
+
+        def batches(count: int) -> Iterator[Batch]:
+            return self.assembly.training_batches(seed, number, count)
+
+        def act() -> bool:
+            generator = generator_for(seed, number)
+            return teleport(learner, job.teleportation, job.training.optimizer_state, generator, batches)
+
+        if not job.training.certificates:
+            return act()
+        moved, found = certified(learner, act, lambda: next(batches(1))[0])
+        if found is not None:
+            self.certificates.append(found.row(epoch, step))
+            if found.rolled_back:
+                self.warn(
+                    f"{job.name}: the teleportation before step {step} was rolled back: outputs changed by "
+                    f"{found.certificate.largest_relative:.2g}, expected at most {found.tolerance:.2g}"
+                )
+        return moved
 
     def _test_scores(self) -> dict[str, float]:
         """Loss and accuracies on the test split. A job that validates on it already has them."""
@@ -290,6 +323,7 @@ class _Training:
             rows=[asdict(row) for row in self.rows],
             versions=versions(),
             begun={**vars(begun), "progress": begun.progress.state_dict()} if begun else None,
+            certificates=self.certificates,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -307,6 +341,7 @@ class _Training:
         self.rows = [MetricRow(**row) for row in checkpoint.rows]
         if [row.epoch for row in self.rows] != list(range(len(self.rows))):
             raise ValueError("its rows are not those of the first epochs")
+        self.certificates = [dict(row) for row in checkpoint.certificates]
         if checkpoint.begun is not None:
             progress = EpochProgress()
             progress.load_state_dict(checkpoint.begun["progress"], self.assembly.device)

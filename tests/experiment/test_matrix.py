@@ -282,3 +282,34 @@ def test_further_blocks_of_teleportations_join_the_matrix(tmp_path: Path) -> Non
     assert modes == [("no_teleport", 1), ("random", 1), ("pseudo", 5)]
     with pytest.raises(ExperimentError, match=r"unknown key 'no_telepot'.*did you mean 'no_teleport'"):
         load_experiment(a_matrix(tmp_path, "teleportations: {no_telepot: }"))
+
+
+def test_a_schedule_and_activations_are_axes(tmp_path: Path) -> None:
+    text = """
+    teleport:
+      mode: {random: , pseudo: {every_n_epochs: 3}}
+      epochs: [[0, 2], [4]]
+      activations: [conjugated, kept]
+    teleport_steps: {mode: random, every_n_steps: [5, 50]}
+    teleport_plateau: {mode: random, on_plateau: [{patience: 3}, {patience: 1, monitor: val_loss}]}
+    teleport_listed: {mode: random, epochs: [1, 3]}
+    """
+    experiment = load_experiment(a_matrix(tmp_path, f"teleportations:{text}"))
+
+    assert [each.label.removesuffix(", intra 0.5") for each in experiment.teleportations] == [
+        "random, at 0 2",
+        "random, at 0 2, intra 0.5, activations kept",
+        "random, at 4",
+        "random, at 4, intra 0.5, activations kept",
+        "pseudo, every 3",
+        "pseudo, every 3, intra 0.5, activations kept",
+        "random, every 5 steps",
+        "random, every 50 steps",
+        "random, plateaus of val_accuracy after 3",
+        "random, plateaus of val_loss after 1",
+        "random, at 1 3",
+    ]
+    jobs = expand(experiment)
+    for job in jobs:
+        assert jobs_of(tmp_path / "config.yml", to_yaml(job.to_experiment())) == [job]
+    assert len({job.name for job in jobs}) == len(jobs)

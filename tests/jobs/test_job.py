@@ -11,11 +11,12 @@ import pytest
 from nteleport.jobs.job import (
     Component,
     Job,
+    Plateau,
     Scheduler,
     Teleportation,
     TrainingParams,
 )
-from nteleport.vocabulary import MODES, SAMPLINGS, sampling_problem
+from nteleport.vocabulary import MODES, SAMPLINGS, SCHEDULES, sampling_problem
 
 BASELINE = Job(
     dataset="digits",
@@ -164,6 +165,14 @@ def test_the_runs_of_a_cell_share_its_name() -> None:
         (Teleportation("pseudo", every_n_epochs=2), "pseudo, every 2, intra 0.5"),
         (Teleportation("random", teleport_prob=0.25), "random, every 1, intra 0.5, prob 0.25"),
         (
+            Teleportation("optimize", objective="balance", max_log_range=None),
+            "optimize, every 1, balance in 50 steps unbounded on 1",
+        ),
+        (
+            Teleportation("optimize", max_log_range=0.5, steps=7, activations="kept"),
+            "optimize, every 1, grad_norm in 7 steps within 0.5 on 1, activations kept",
+        ),
+        (
             Teleportation("optim", cob_sampling="centered", center=2),
             "optim, every 1, centered 0.5 around 2, weighted_grad_norm of 10 on 1",
         ),
@@ -197,8 +206,65 @@ def test_a_baseline_has_no_hyper_parameters_of_teleportation() -> None:
 
 def test_each_mode_keeps_the_options_that_act_in_it() -> None:
     for mode, about in MODES.items():
-        chosen = Teleportation(mode, cob_sampling="centered").settings()
-        assert set(chosen) == {"mode", *about.options}
+        chosen = Teleportation(mode, cob_sampling="centered", activations="kept").settings()
+        assert set(chosen) == {"mode", *about.options} - {"epochs", "every_n_steps", "on_plateau"}
+
+
+SCHEDULED = {
+    "epochs": ({"epochs": (20, 0, 10, 0)}, {"epochs": [0, 10, 20]}, "random, at 0 10 20, intra 0.5"),
+    "steps": (
+        {"every_n_steps": 7},
+        {"every_n_steps": 7, "teleport_only_once": False},
+        "random, every 7 steps, intra 0.5",
+    ),
+    "one step": (
+        {"every_n_steps": 7, "teleport_only_once": True},
+        {"every_n_steps": 7, "teleport_only_once": True},
+        "random, once at step 7, intra 0.5",
+    ),
+    "plateau": (
+        {"on_plateau": Plateau(3)},
+        {"on_plateau": {"patience": 3}, "teleport_only_once": False},
+        "random, plateaus of val_accuracy after 3, intra 0.5",
+    ),
+    "first plateau": (
+        {"on_plateau": Plateau(3, "val_loss"), "teleport_only_once": True},
+        {"on_plateau": {"patience": 3, "monitor": "val_loss"}, "teleport_only_once": True},
+        "random, first plateau of val_loss after 3, intra 0.5",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SCHEDULED)
+def test_a_schedule_is_one_of_its_options_in_files_and_labels(case: str) -> None:
+    options, settings, label = SCHEDULED[case]
+    teleportation = Teleportation("random", **options)
+
+    chosen = teleportation.settings()
+
+    schedule = {key: chosen[key] for key in (*SCHEDULES, "teleport_only_once") if key in chosen}
+    assert schedule == settings
+    assert teleportation.label == label
+
+
+def test_certificates_are_named_where_they_are_switched_off() -> None:
+    without = replace(TELEPORTED, training=replace(TELEPORTED.training, certificates=False))
+    plain = replace(BASELINE, training=replace(BASELINE.training, certificates=False))
+
+    assert "training.certificates" not in TELEPORTED.hparams()
+    assert without.hparams()["training.certificates"] is False
+    assert without.digest != TELEPORTED.digest
+    assert plain.digest == BASELINE.digest
+
+
+def test_activations_are_named_where_they_are_kept() -> None:
+    kept = changed_teleportation(TELEPORTED, activations="kept")
+
+    assert "teleport.activations" not in TELEPORTED.hparams()
+    assert kept.hparams()["teleport.activations"] == "kept"
+    assert kept.teleportation.label == "random, once at 0, inter 0.9, activations kept"
+    assert kept.digest != TELEPORTED.digest
+    assert kept.seed == TELEPORTED.seed
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from support.synthetic_results import (
 )
 
 from nteleport.errors import ResultsError
-from nteleport.jobs.job import Component, Job, Scheduler
+from nteleport.jobs.job import Component, Job, Plateau, Scheduler
 from nteleport.jobs.table import read_results
 from nteleport.plots.grouping import arrange
 from nteleport.plots.panels import Panel, default_group_by
@@ -97,11 +97,47 @@ def test_settings_in_words(panels: Arrange, optimizers: list[Component], expecte
             ["teleported, at epoch 0", "teleported, every 10 epochs"],
         ),
         (
+            [
+                TELEPORTED,
+                replace(TELEPORTED, epochs=(0, 10, 20), teleport_only_once=False),
+                replace(TELEPORTED, every_n_steps=100),
+                replace(TELEPORTED, every_n_steps=100, teleport_only_once=False),
+                replace(TELEPORTED, on_plateau=Plateau(3), teleport_only_once=False),
+                replace(TELEPORTED, on_plateau=Plateau(3, "val_loss")),
+            ],
+            [
+                "teleported, at epochs 0, 10, 20",
+                "teleported, on plateau (patience 3)",
+                "teleported, at the first plateau (monitor val_loss, patience 3)",
+                "teleported, at epoch 0",
+                "teleported, every 100 steps",
+                "teleported, at step 100",
+            ],
+        ),
+        (
+            [TELEPORTED, replace(TELEPORTED, activations="kept")],
+            ["teleported", "teleported, activations kept"],
+        ),
+        (
+            [replace(TELEPORTED, mode="optimize", objective=name) for name in ("balance", "grad_norm")],
+            ["chosen teleport, balance", "chosen teleport, grad norm"],
+        ),
+        (
             [replace(TELEPORTED, mode="optim", num_teleportations=n) for n in (10, 20)],
             ["optimized teleport, best of 10", "optimized teleport, best of 20"],
         ),
     ],
-    ids=["pair", "modes", "ranges", "samplings", "schedules", "options"],
+    ids=[
+        "pair",
+        "modes",
+        "ranges",
+        "samplings",
+        "schedules",
+        "all schedules",
+        "activations",
+        "objectives",
+        "options",
+    ],
 )
 def test_teleportations_in_words(panels: Arrange, teleportations: list[object], expected: list[str]) -> None:
     (panel,) = panels(short(teleportations=teleportations), "teleport")

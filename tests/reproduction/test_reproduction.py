@@ -17,7 +17,8 @@ from support import CONFIGS
 from nteleport.cli.app import nteleport
 from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
-from nteleport.jobs.job import Component, Job, Teleportation, TrainingParams, teleports_at
+from nteleport.jobs.job import Component, Job, Teleportation, TrainingParams
+from nteleport.jobs.schedule import teleports_at
 from nteleport.reproduction.answers import DOES_NOT_HOLD, HOLDS, NOT_RUN, answers
 from nteleport.reproduction.claims import CPU, PAPER, REACH, StudyClaim, TrainingClaim
 from nteleport.reproduction.folder import Layout

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.training_jobs import STANDING_CLOCK, Events, run_options, small_job, stop_after
 
-from nteleport.errors import DatasetError
+from nteleport.errors import DatasetError, JobError
 from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
 from nteleport.jobs.atomic import replacing
@@ -164,6 +164,13 @@ def test_a_job_without_a_batch_is_found_before_anything_runs() -> None:
         check_trainable([GOOD, small_job(batch_size=1438, drop_last_batch=True)])
     with pytest.raises(DatasetError, match="no batch can be made of 718 images"):
         check_trainable([small_job(batch_size=800, drop_last_batch=True, validation=0.5)])
+
+
+def test_a_first_step_past_the_end_is_found_before_anything_runs() -> None:
+    """Three epochs of four batches have steps 0 to 11."""
+    check_trainable([small_job("random", teleport={"every_n_steps": 11})])
+    with pytest.raises(JobError, match=r"every_n_steps 12 is past the end .* at most 11: .* there are 12"):
+        check_trainable([GOOD, small_job("random", teleport={"every_n_steps": 12})])
 
 
 def test_jobs_that_wait_are_known_from_the_first_moment(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from nteleport import TeleportableModel, sample_cob
 from nteleport.data.batching import batches, hold_out
 from nteleport.data.splits import load_dataset
 from nteleport.errors import NTeleportError
-from nteleport.jobs.job import Component, Job, Scheduler
+from nteleport.jobs.job import Component, Job, Plateau, Scheduler
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import COLUMNS, metrics_csv
 from nteleport.networks.models import seeded_model
@@ -177,6 +177,20 @@ INTERRUPTED = {
         teleport={"every_n_epochs": 1},
         scheduler=Scheduler("ReduceLROnPlateau", {"mode": "max", "patience": 0}),
     ),
+    "random every 3 steps, transported Adam": small_job(
+        "random",
+        teleport={"every_n_steps": 3},
+        optimizer=Component("Adam", {"lr": 0.01}),
+        optimizer_state="transport",
+    ),
+    "optim every 2 steps": small_job("optim", teleport={"every_n_steps": 2, "num_teleportations": 3}),
+    "chosen every 3 steps": small_job(
+        "optimize", teleport={"every_n_steps": 3, "objective": "weighted_grad_norm", "steps": 3}
+    ),
+    "random every 3 steps, activations kept": small_job(
+        "random", teleport={"every_n_steps": 3, "activations": "kept"}, optimizer_state="transport"
+    ),
+    "random on plateaus": small_job("random", teleport={"on_plateau": Plateau(0, "val_loss")}, epochs=6),
     "BatchNorm and dropout": small_job(epochs=4),
 }
 
@@ -212,6 +226,8 @@ def test_an_interrupted_job_ends_byte_for_byte_as_an_uninterrupted_one(
     assert final.state == "finished"
     assert parts.metrics.read_bytes() == whole.metrics.read_bytes()
     assert parts.weights.read_bytes() == whole.weights.read_bytes()
+    if whole.certificates.exists():
+        assert parts.certificates.read_bytes() == whole.certificates.read_bytes()
     assert parts.result.read_bytes() == whole.result.read_bytes()
 
 

@@ -81,7 +81,8 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("mode", "keeps"), [("random", True), ("optim", True), ("pseudo", False), ("same_distr", False)]
+    ("mode", "keeps"),
+    [("random", True), ("optim", True), ("optimize", True), ("pseudo", False), ("same_distr", False)],
 )
 def test_only_the_controls_change_the_function(mode: str, keeps: bool) -> None:
     learner = a_learner()
@@ -97,6 +98,21 @@ def test_only_the_controls_change_the_function(mode: str, keeps: bool) -> None:
     assert not torch.allclose(weights["0.weight"], learner.optimizer.teleported_weights()["0.weight"])
 
 
+def test_choosing_leaves_all_but_the_move_as_it_was() -> None:
+    """Weights, buffers, random states, modes and gradients; and the same choice a second time is no move."""
+    learner = a_learner()
+    learner.network.eval()
+    before = everything(learner)
+
+    assert teleported(learner, "optimize", objective="balance")
+    chosen = everything(learner)
+    assert not teleported(learner, "optimize", objective="balance")
+
+    untouched = ("network", "random", "mode", "gradients")
+    assert same([chosen[key] for key in untouched], [before[key] for key in untouched])
+    assert same(everything(learner), chosen)
+
+
 def test_no_teleport_stays() -> None:
     learner = a_learner()
     before = everything(learner)
@@ -105,7 +121,7 @@ def test_no_teleport_stays() -> None:
     assert same(everything(learner), before)
 
 
-@pytest.mark.parametrize("mode", ["random", "optim", "pseudo", "same_distr"])
+@pytest.mark.parametrize("mode", ["random", "optim", "optimize", "pseudo", "same_distr"])
 def test_what_happens_depends_on_job_and_epoch_alone(mode: str) -> None:
     moved = []
     for noise in range(2):

@@ -23,7 +23,7 @@ import pytest
 from support.training_jobs import run_options, small_job
 
 from nteleport.jobs.events import ignore
-from nteleport.jobs.job import Component, Job, Scheduler
+from nteleport.jobs.job import Component, Job, Plateau, Scheduler
 from nteleport.jobs.paths import JobPaths
 from nteleport.runner.run import run
 
@@ -51,6 +51,12 @@ MODES: dict[str, Job] = {
     ),
     "same_distr, plateau": small_job(
         "same_distr", teleport=EVERY, scheduler=Scheduler("ReduceLROnPlateau", {"patience": 0})
+    ),
+    "random every 3 steps, Adam transported": small_job(
+        "random", teleport={"every_n_steps": 3}, optimizer=ADAM, optimizer_state="transport"
+    ),
+    "optim on plateaus": small_job(
+        "optim", teleport={"on_plateau": Plateau(0, "val_loss"), "num_teleportations": 3}
     ),
     "dropout and held-out images": small_job(
         model=Component("squeezenet1_1"), optimizer=ADAM, validation=0.1, batch_size=4
@@ -103,12 +109,13 @@ def start() -> Iterator[Start]:
         process.join()
 
 
-def files(job: Job, out: Path) -> tuple[list[list[str]], bytes, str]:
+def files(job: Job, out: Path) -> tuple[list[list[str]], bytes, str, str]:
     """All that a job leaves for people, without the times."""
     paths = JobPaths(out, job.name)
     rows = [line.split(",")[:-1] for line in paths.metrics.read_text().splitlines()]
     result = paths.result.read_text().partition('"seconds"')[0]
-    return rows, paths.weights.read_bytes(), result
+    certificates = paths.certificates.read_text() if paths.certificates.exists() else ""
+    return rows, paths.weights.read_bytes(), result, certificates
 
 
 @pytest.mark.parametrize("mode", MODES)
