@@ -274,7 +274,7 @@ def _explained(
         reason = f"no rule for its use in {unscaled_by}" if unscaled_by else "not reached from the inputs"
         return replace(scaling, reason=reason)
     if not scaling.factors:
-        return replace(scaling, reason=_why_pinned(uses))
+        return replace(scaling, reason=_why_lost(uses[0], walk.ties) or _why_pinned(uses))
     ties = []
     count = sum(use.count for use in uses)
     if count > len(uses):
@@ -285,6 +285,17 @@ def _explained(
         ties.append("shared by " + ", ".join(aliases))
     reason = "; ".join([_sides(uses[0].operator, scaling.factors), *ties])
     return replace(scaling, status="tied" if ties else "teleported", reason=reason)
+
+
+def _why_lost(use: Use, ties: Ties | None) -> str:
+    """What pins the side that a parameter feeds where activations are kept, unless an output does."""
+    if ties is None or use.outputs is None or is_pinned(use.outputs):
+        return ""
+    labels = collapse(use.outputs).abs().unique()
+    if not is_pinned(ties.resolve(labels)):
+        return f"{use.operator}: its scales on both sides cancel"
+    found = dict.fromkeys(name for name in ties.ended_by(labels) if name not in ("", "output"))
+    return f"{use.operator}: outputs pinned by {', '.join(found)}" if found else ""
 
 
 def _why_pinned(uses: Sequence[Use]) -> str:

@@ -325,6 +325,14 @@ def test_the_materialized_network_is_the_network_at_its_new_weights() -> None:
         torch.testing.assert_close(model.network(inputs), before, rtol=1e-12, atol=1e-12)
 
 
+def test_the_report_names_what_pins_a_parameter() -> None:
+    network, inputs = sequential(nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 3))
+    reasons = {row.name: row.reason for row in analyze(network, inputs, activations="kept").report()}
+    assert reasons["0.weight"] == "linear: outputs pinned by batch_norm"
+    assert reasons["3.bias"] == "linear: outputs pinned by sigmoid"
+    assert reasons["5.bias"].endswith("an output of the network")
+
+
 def test_unknown_activations_are_refused() -> None:
     with pytest.raises(AnalysisError, match="conjugated or kept"):
         analyze(nn.Linear(2, 2), torch.randn(1, 2), activations="frozen")  # type: ignore[arg-type]
