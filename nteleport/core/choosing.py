@@ -26,7 +26,10 @@ from nteleport.errors import TeleportationError, nearest
 from nteleport.randomness import seed_of
 from nteleport.vocabulary import Objective
 
-_SWEEPS = 10_000
+_SWEEPS = 100
+"""Where these do not converge, as in deep networks, descent finishes what they began."""
+
+_CONVEX_STEPS = 500
 _STILL = 1e-9
 
 
@@ -88,7 +91,8 @@ def choose_cob(
             number, differentiable in the scales.
         batches: pairs of inputs and labels; labels may be None where none are needed. Of
             ``path_conditioning`` only the shape of the first inputs matters.
-        steps: of the descent, at most. Closed forms sweep until they converge.
+        steps: of the descent, at most. Convex objectives (``balance``, ``path_conditioning``) take what they
+            need to converge: up to 100 sweeps of closed forms, and where these are slow, 500 steps more.
         max_log_range: bound of ``|log|τ||``. None is no bound, where the objective has a minimum without one.
             By default 1, and none for ``balance``, ``path_conditioning``, ``activation_range`` and
             ``nearest``.
@@ -198,9 +202,13 @@ def _solve(search: Search, task: Task, bound: float | None, steps: int) -> tuple
         return solution, [float(search.evaluate(each)[0]) for each in (start, solution)]
     groups = None if search.sums is None else search.sums.independent(_runs(task.quiver))
     if search.step is None or groups is None:
-        return minimize(search.evaluate, start, bound, _SWEEPS if search.convex else steps)
+        return minimize(search.evaluate, start, bound, _CONVEX_STEPS if search.convex else steps)
     if search.convex:
-        return _sweep(search.evaluate, search.step, groups, start, bound)
+        swept, values = _sweep(search.evaluate, search.step, groups, start, bound)
+        if len(values) <= _SWEEPS:
+            return swept, values
+        point, more = minimize(search.evaluate, swept, bound, _CONVEX_STEPS)
+        return point, values + more[1:]
     descended, values = minimize(search.evaluate, start, bound, steps)
     ways = [(values[:-1], descended), ([], start)]
     ways += [([values[0]], drawn) for drawn in _other_starts(search, task, bound)]
