@@ -113,19 +113,19 @@ def merged(node: Node, walk: Propagation, admits: _Admits = None, *, first: int 
             if use is None:
                 return None
             weights[operand] = use
-        elif not _is_zero(operand, walk):
+        elif not _is_zero(operand):
             return None
-    others = [n for n in walk.activations(node) if n not in operands]
-    return Flow(_restricted(labels, admits, node, walk), walk.unscaled(others), weights)
+    conditions = [n for n in walk.activations(node) if n not in operands]
+    return Flow(_restricted(labels, admits, node, walk), walk.unscaled(conditions), weights)
 
 
-def _is_zero(operand: Any, walk: Propagation) -> bool:
-    """Whether an operand that depends on neither inputs nor parameters is known to be 0."""
+def _is_zero(operand: Any) -> bool:
+    """Whether an operand is 0 whatever the network's parameters and buffers hold."""
     if not isinstance(operand, Node):
         return bool(operand == 0)
-    if operand in walk.constants:
-        return not bool(walk.constants[operand].any())
-    name, given = operator_name(operand), arguments(operand) if operand.op == "call_function" else {}
+    if operand.op != "call_function":
+        return False
+    name, given = operator_name(operand), arguments(operand)
     value = given.get("fill_value", given.get("s"))
     return name in ("zeros", "new_zeros") or (name in ("full", "scalar_tensor") and value == 0)
 
@@ -247,7 +247,7 @@ def product(node: Node, walk: Propagation) -> Flow | None:
     if as_weight is not None:
         return as_weight
     result = _of_activations(found, node, walk)
-    if result is None or found.bias is None or _is_zero(found.bias, walk):
+    if result is None or found.bias is None or _is_zero(found.bias):
         return result
     assert isinstance(result.result, Tensor)
     if not is_pinned(result.result):
@@ -368,6 +368,12 @@ def _for_each_size(kinds: Sequence[str]) -> str:
 
 _POSITIVE, _SIGN = partial(one_operand, admits="positive"), partial(one_operand, admits="sign")
 
+SHAPE_ALONE = frozenset(
+    """zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full
+    new_empty""".split()
+)
+"""Operators whose result does not depend on the numbers in their operands."""
+
 KEPT_RULES: dict[str, Rule] = {
     **_rules(
         """dropout feature_dropout native_dropout clone lift_fresh lift_fresh_copy to _to_copy type_as float
@@ -383,11 +389,7 @@ KEPT_RULES: dict[str, Rule] = {
     **_rules("clamp clip hardtanh", clamp),
     "threshold": threshold,
     "masked_fill": masked,
-    **_rules(
-        """zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full
-        new_empty""",
-        shape_alone,
-    ),
+    **dict.fromkeys(SHAPE_ALONE, shape_alone),
     **_rules("add sub subtract rsub", merged),
     "where": partial(merged, first=1),
     **_rules("maximum minimum fmax fmin", partial(merged, admits="positive")),

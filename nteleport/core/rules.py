@@ -33,7 +33,7 @@ from nteleport.core.activation_rules import (
     reshape_data,
     unknown,
 )
-from nteleport.core.kept_rules import KEPT_RULES
+from nteleport.core.kept_rules import KEPT_RULES, SHAPE_ALONE
 from nteleport.core.labels import is_constant
 from nteleport.core.parameter_rules import view_of
 from nteleport.core.products import PRODUCTS
@@ -169,13 +169,13 @@ def _fits(node: Node, flow: Flow) -> bool:
 
 
 def _rule_for(node: Node, walk: Propagation) -> Rule:
-    name = operator_name(node)
-    if walk.ties is not None and name in KEPT_RULES:
+    name, value = operator_name(node), node.meta.get("val")
+    whole = isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
+    if walk.ties is not None and name in KEPT_RULES and (not whole or name in SHAPE_ALONE):
         return KEPT_RULES[name]
     if name in LOOKUPS or name in PRODUCTS or name in NORMALIZATIONS or name in RECURRENT:
         return RULES[name]
-    value = node.meta.get("val")
-    if isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()):
+    if whole:
         return _view_or_unknown
     if name in RULES:
         return RULES[name]

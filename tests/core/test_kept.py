@@ -325,6 +325,44 @@ def test_the_materialized_network_is_the_network_at_its_new_weights() -> None:
         torch.testing.assert_close(model.network(inputs), before, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda n, h: h.to(torch.int64).to(h.dtype),
+        lambda n, h: h + n.shift,  # zero now, and whatever a checkpoint says later
+        lambda n, h: torch.where(h > 0, h, h.new_ones(())),
+        lambda n, h: h.clamp(-1, 2),
+        lambda n, h: torch.linalg.vector_norm(h, 0, dim=-1, keepdim=True) * torch.ones(4),
+    ],
+)
+def test_what_commutes_with_no_scaling_pins(middle: Callable[[Any, Tensor], Tensor]) -> None:
+    network = Wired(lambda n, x: n.b(middle(n, n.a(x))), a=nn.Linear(5, 4), b=nn.Linear(4, 3))
+    network.register_buffer("shift", torch.zeros(4))
+    assert analyze(network, torch.randn(2, 5), activations="kept").cob_size == 0
+
+
+@pytest.mark.parametrize(
+    ("middle", "admits", "size"),
+    [
+        (lambda h: torch.where(h > 0, h.new_zeros(()), h * 2), "", 0),  # a comparison
+        (lambda h: h.masked_fill(torch.eye(2, 4) > 0, 0), "nonzero", 4),
+        (lambda h: h.amax(-1, keepdim=True) + torch.zeros(4), "positive", 1),
+        (lambda h: h.clamp(min=0) - 0, "positive", 4),
+        (lambda h: nn.functional.hardtanh(h), "sign", 4),
+        (lambda h: h[:, :2] - h[:, 2:], "nonzero", 2),
+        (lambda h: torch.cat([h, h.sin()], 1), "sign", 4),
+    ],
+)
+def test_what_operators_admit(middle: Callable[[Tensor], Tensor], admits: str, size: int) -> None:
+    inputs = torch.randn(2, 5)
+    first = nn.Linear(5, 4)
+    last = nn.Linear(middle(first(inputs)).shape[1], 3)
+    network = Wired(lambda n, x: n.b(middle(n.a(x))), a=first, b=last)
+    quiver = analyze(network, inputs, activations="kept")
+    assert quiver.admits == (admits,) * size
+    assert change(network, inputs, quiver, drawn(quiver)) < 1e-12
+
+
 def test_the_report_names_what_pins_a_parameter() -> None:
     network, inputs = sequential(nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 3))
     reasons = {row.name: row.reason for row in analyze(network, inputs, activations="kept").report()}
