@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write docs/chosen.md: what ``choose_cob`` reaches, and in what time, against plain searches.
 
-    python scripts/chosen.py                # writes the page, in about five minutes
+    python scripts/chosen.py                # writes the page, in two minutes
     python scripts/chosen.py --only balance # prints rows
 
 Everything runs on the CPU, in one thread if OMP_NUM_THREADS=1. The searches that it is compared with evaluate
@@ -61,7 +61,7 @@ measurement. `python scripts/chosen.py` writes this page.
 
 `log|τ|` is bounded by 1, except where the objective has a minimum without a bound (`balance`,
 `path_conditioning`, `activation_range`). Networks: {networks}; initial weights of PyTorch, float32, {images}
-digits. {machine}.
+digits. Seconds of the wall clock, {machine}; other work ran on the same cores.
 
 {rows}
 
