@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,6 @@ from torch import Tensor, nn
 
 from nteleport import analyze, choose_cob
 from nteleport.core.objectives import OBJECTIVES, Search
-from nteleport.core.quiver import Quiver
 from nteleport.core.task import Batch, Task
 from nteleport.data.splits import load_dataset
 from nteleport.randomness import seed_of
@@ -124,16 +122,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "conv": conv}
 DESCRIPTIONS = "`mlp`, 1024–128–64–10 with ReLU, and `conv`, two convolutions and two linear layers with ReLU"
 
 
-def kept(quiver: Quiver) -> Quiver:
-    """With ReLU between layers without normalizations, positive entries need no other activations."""
-    return replace(quiver, activations="kept", admits=("positive",) * quiver.cob_size)
-
-
 def compare(name: str, objective: str, options: dict[str, Any], batch: Batch) -> Row:
     """What the three searches reach on one network."""
     torch.manual_seed(0)
     network = NETWORKS[name]()
-    quiver = kept(analyze(network, batch[0]))
+    quiver = analyze(network, batch[0], activations="kept")
     choose = partial(choose_cob, quiver, network, objective, batches=[batch], **options)  # type: ignore[arg-type]
     choose()  # the first call loads what torch loads late
     chosen = choose()

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.kept import relu_quiver
 from torch import Tensor, nn
 
-from nteleport import Certificate, OutputChange, Quiver, teleport_, weights_digest
+from nteleport import Certificate, OutputChange, Quiver, analyze, teleport_, weights_digest
 from nteleport.core.certificate import Snapshot
 from nteleport.errors import TeleportationError
 
@@ -36,7 +35,7 @@ def scale_by(factor: float) -> Any:
 def network_and_quiver() -> tuple[nn.Sequential, Quiver]:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    return network, relu_quiver(network, X)
+    return network, analyze(network, X, activations="kept")
 
 
 def certificate_of(network: nn.Module, quiver: Quiver, move: Any, full: bool = False) -> Certificate:

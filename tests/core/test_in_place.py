@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.kept import relu_quiver
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -63,7 +62,7 @@ class Small(nn.Module):
 
 @cache
 def quiver_of_the_problem() -> Quiver:
-    return relu_quiver(Small(), torch.zeros(8, 3, 6, 6))
+    return analyze(Small(), torch.zeros(8, 3, 6, 6), activations="kept")
 
 
 class Problem:
@@ -212,7 +211,7 @@ def test_sparse_gradients_follow_the_weights() -> None:
     network = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.ReLU(), nn.Linear(3, 2))
     x = torch.tensor([1, 1, 4])
     network(x).sum().backward()
-    quiver = relu_quiver(network, x)
+    quiver = analyze(network, x, activations="kept")
     teleport_(network, x, quiver=quiver, cob=torch.tensor([0.5, 2.0, 3.0]))
     moved = network[0].weight.grad.to_dense()
     network.zero_grad()
@@ -441,7 +440,7 @@ def test_batch_statistics_and_buffers_stay() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     x = torch.randn(8, 3)
-    quiver = relu_quiver(network[1:], x)
+    quiver = analyze(network[1:], x, activations="kept")
     norm = {name: p for name, p in analyze(network, x).parameters.items() if name[0] == "0"}
     untouched = {name: replace(p, factors=()) for name, p in norm.items()}
     before = {name: b.clone() for name, b in network.named_buffers()}
@@ -481,7 +480,7 @@ def test_quivers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(TeleportationError, match="conjugates activations"):
         problem.teleport(quiver=replace(problem.quiver, activations="conjugated"))
     deeper = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
-    quiver = relu_quiver(deeper, torch.ones(2, 3))
+    quiver = analyze(deeper, torch.ones(2, 3), activations="kept")
     for other in (deeper[:3], Small()):  # the quiver has all names and shapes of the first
         with pytest.raises(TeleportationError, match="expected the quiver of this network"):
             teleport_(other, torch.ones(2, 3), quiver=quiver)
