@@ -106,18 +106,17 @@ def test_teleported_weights_keep_the_unmodified_network(name: str) -> None:
     generator = torch.Generator().manual_seed(1)
     drawn = sample_cob(quiver.cob_size, 0.9, "inter_landscape", generator=generator)
     moved = copy.deepcopy(network)
-    moved.load_state_dict(
-        network.state_dict()
-        | teleported(
-            dict(network.named_parameters()), quiver, admitted_cob(quiver, drawn, generator).double()
-        )
-    )
+    plain = {name: p.detach() for name, p in network.named_parameters()}
+    for name, weight in teleported(plain, quiver, admitted_cob(quiver, drawn, generator).double()).items():
+        moved.get_parameter(name).data.copy_(weight)
+    # Batch norm over the few values of a small batch divides rounding errors by next to nothing.
+    images = torch.randn(16 if x.shape[-1] == 32 else 2, *x.shape[1:], generator=generator, dtype=x.dtype)
     for training in (False, True):
         with torch.no_grad():
             found = []
             for each in (network, moved):
                 torch.manual_seed(2)
-                found.append(first(each.train(training)(x)))
-        assert float((found[1] - found[0]).abs().max()) <= 1e-8 * float(found[0].abs().max())
+                found.append(first(each.train(training)(images)))
+        assert float((found[1] - found[0]).abs().max()) <= 1e-10 * float(found[0].abs().max())
     for ours, theirs in zip(moved.buffers(), network.buffers(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
