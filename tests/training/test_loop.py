@@ -190,6 +190,18 @@ INTERRUPTED = {
     "random every 3 steps, activations kept": small_job(
         "random", teleport={"every_n_steps": 3, "activations": "kept"}, optimizer_state="transport"
     ),
+    "layer rates every 3 steps, momentum transported": small_job(
+        "layer_rates", teleport={"every_n_steps": 3, "teleport_prob": 0.7}, optimizer_state="transport"
+    ),
+    "shuffled rates every epoch, Adam kept": small_job(
+        "shuffled_rates",
+        teleport={"every_n_epochs": 1},
+        optimizer=Component("Adam", {"lr": 0.01}),
+        optimizer_state="keep",
+    ),
+    "layer CoB on plateaus": small_job("layer_cob", teleport={"on_plateau": Plateau(0, "val_loss")}, epochs=6),
+    "optimizer reset": small_job("optimizer_reset", teleport={"epochs": (1,)}),
+    "matched norms at epochs": small_job("matched_norms", teleport={"epochs": (0, 2)}, optimizer_state="keep"),
     "random on plateaus": small_job("random", teleport={"on_plateau": Plateau(0, "val_loss")}, epochs=6),
     "BatchNorm and dropout": small_job(epochs=4),
 }
