@@ -76,7 +76,9 @@ class TeleportedOptimizer:
         self._hyper_parameters = {**fused, **hyper_parameters}
         self.optimizer = self._new_optimizer(optimizer_class)
         self._watch = Watch(network, self._parameters)
-        self._factors: dict[str, list[Tensor]] = {}  # of 1 / s, for SGD of 1 / s²; empty while nothing is scaled
+        self._factors: dict[
+            str, list[Tensor]
+        ] = {}  # of 1 / s, for SGD of 1 / s²; empty while nothing is scaled
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step from the gradients of the plain network. It consumes ``.grad`` of the

@@ -9,14 +9,14 @@ no change of basis gives. *Rates* ``r`` say by how much the steps of each weight
     momentum there is: ``θ ← θ − lr (r g + wd θ)``.
 ``p = 1`` (all others)
     The optimizer works on ``θ / r``, with gradients ``r g``. If ``Δ`` is the step that it takes for these
-    gradients and ``wd`` a decoupled weight decay, ``θ ← (1 − lr wd) θ + r Δ``. For Adam and its kin ``Δ`` does
-    not depend on ``r``, ``eps`` aside. A weight decay that is part of the gradient (an L2 penalty) is that of
-    ``θ / r``, as after a teleportation it is that of the teleported weights.
+    gradients and ``wd`` a decoupled weight decay, ``θ ← (1 − lr wd) θ + r Δ``. For Adam and its kin ``Δ``
+    does not depend on ``r``, ``eps`` aside. A weight decay that is part of the gradient (an L2 penalty) is
+    that of ``θ / r``, as after a teleportation it is that of the teleported weights.
 
-So constant rates are parameter groups of plain PyTorch: SGD with ``lr · r`` and ``weight_decay / r``; AdamW
-with ``lr · r``, ``eps / r`` and ``weight_decay / r``; Adam with ``lr · r``, ``eps / r`` and ``weight_decay / r²``.
-A teleportation's own rates are ``|s|⁻ᵖ``: they train as it does, wherever an optimizer acts on each weight by
-itself.
+So constant rates are parameter groups of plain PyTorch: for SGD with ``lr · r`` and ``weight_decay / r``, for
+AdamW with ``lr · r``, ``eps / r`` and ``weight_decay / r``, for Adam with ``lr · r``, ``eps / r`` and
+``weight_decay / r²``. A teleportation's own rates are ``|s|⁻ᵖ``: they train as it does wherever an optimizer
+acts on each weight by itself.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def checked_rates(rates: object, like: Tensor, parameters: Mapping[str, Tensor])
         raise TeleportationError(f"rates are a mapping from names to tensors, got {type(rates).__name__}")
     for name, rate in rates.items():
         if name not in parameters:
-            raise TeleportationError(f"rates of {name!r}, which is no parameter{nearest(str(name), parameters)}")
+            raise TeleportationError(
+                f"rates of {name!r}, which is no parameter{nearest(str(name), parameters)}"
+            )
         _check_rate(name, rate, like.dtype, parameters[name])
     return {name: rates[name].detach().to(like) for name in parameters if name in rates}
 
@@ -109,6 +111,7 @@ def _check_rate(name: str, rate: object, dtype: torch.dtype, parameter: Tensor) 
             usable &= torch.isfinite(used.to(narrow)) & (used.to(narrow) > 0)
         if not bool(usable.all()):
             raise TeleportationError(
-                f"rates of {name} go from {float(rate.min()):.1e} to {float(rate.max()):.1e}; expected positive "
-                f"numbers that, with their inverses, are finite in {narrow}, and with their squares in {dtype}"
+                f"rates of {name} go from {float(rate.min()):.1e} to {float(rate.max()):.1e}; expected "
+                f"positive numbers that, with their inverses, are finite in {narrow}, and with their squares "
+                f"in {dtype}"
             )

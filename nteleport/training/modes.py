@@ -23,9 +23,9 @@ optimizer's state as a teleportation would.
 The *arms* take a teleportation apart. Each but `optimizer_reset` acts when `random` would and starts from the
 draw `τ` of `random` with the same `cob_range`, `cob_sampling` and run, with scales `s(τ)`:
 
-- `layer_rates`: rates of each tensor `mean |s|⁻ᵖ`, no teleportation. SGD and ASGD (`p = 2`) multiply gradients
-  by them, `θ ← θ − lr (r g + wd θ)`; other optimizers (`p = 1`) steps, `θ ← (1 − lr wd) θ + r Δ` with `wd` a
-  decoupled weight decay and `Δ` their own step. `nteleport.core.rates` has the details.
+- `layer_rates`: a rate per tensor, `r = mean |s|⁻ᵖ`, and no teleportation. For SGD and ASGD (`p = 2`) it
+  multiplies gradients, `θ ← θ − lr (r g + wd θ)`; for other optimizers (`p = 1`) steps, `θ ← (1 − lr wd) θ +
+  r Δ` with `wd` a decoupled weight decay and `Δ` their own step. `nteleport.core.rates` has the details.
 - `shuffled_rates`: rates `|s|⁻ᵖ` of each element, permuted within each tensor.
 - `layer_cob`: a teleportation to `τ_i = (mean τ_j²)^½` over all `j` in the layer of `i`.
 - `optimizer_reset`: a teleportation to `τ = 1` with `optimizer_state: reset`, whatever the job says.
@@ -100,7 +100,8 @@ def teleport(
 def teleport_seed(seed: int, mode: str, number: Literal["epoch", "step"] = "epoch") -> int:
     """A seed for the teleportations of a job, separate from the seeds of its weights and batches.
 
-    Modes that share their draws share it. Each teleportation has a number below it: that of its epoch or, in another sequence, that of its step.
+    Modes that share their draws share it. Each teleportation has a number below it: that of its epoch or, in
+    another sequence, that of its step.
     """
     found = seed_of("teleport", seed, MODES[mode].draws_as or mode)
     return found if number == "epoch" else seed_of("step", found)
