@@ -308,7 +308,7 @@ def test_rates_cross_a_saved_state_and_go() -> None:
 
 BAD: dict[str, tuple[Any, str]] = {
     "no mapping": (torch.ones(3), "mapping from names to tensors, got Tensor"),
-    "an unknown name": ({"fc.wieght": torch.ones(5, 8)}, "'fc.wieght', which is no parameter.*fc.weight"),
+    "an unknown name": ({"fc.weights": torch.ones(5, 8)}, "'fc.weights', which is no parameter.*fc.weight"),
     "a list": ({"fc.bias": [1.0]}, "got list"),
     "whole numbers": ({"fc.bias": torch.ones(5, dtype=torch.long)}, "got torch.int64"),
     "another shape": ({"fc.bias": torch.ones(4)}, r"shape \(4,\), expected \(5,\)"),
