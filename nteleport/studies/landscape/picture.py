@@ -69,7 +69,7 @@ def _contours(
         ):
             filled = _surface(panel, points, levels, norm)
             if path is None:
-                panel.set_title(_name(str(coordinates)) + _traces(curvature, str(coordinates)))
+                panel.set_title(_name(str(coordinates)))
                 if np.ptp(points["x"]) == np.ptp(points["y"]):  # any other window fills its panel
                     panel.set_aspect("equal")
                 panel.set_xlabel("direction 1 (filter lengths)", fontsize=7)
@@ -88,16 +88,17 @@ def _contours(
                 columnspacing=1.2, handletextpad=0.4,
             )  # fmt: skip
         if curvature is not None:
-            note_below(figure, CURVATURE_NOTE)
+            note_below(figure, f"{_traces(curvature)}\n{CURVATURE_NOTE}")
     return figure
 
 
-def _traces(curvature: pd.DataFrame | None, coordinates: str) -> str:
-    """Both traces of the Hessian at the center, as a second line of a title."""
-    if curvature is None:
-        return ""
-    row = curvature.set_index("coordinates").loc[coordinates]
-    return f"\ntr H = {row['trace']:.3g}, Σ θ²H = {row['invariant_trace']:.3g}"
+def _traces(curvature: pd.DataFrame) -> str:
+    """Both traces of the Hessian at the center of each surface, in a line."""
+    values = curvature.set_index("coordinates")
+    pairs = {"tr H": values["trace"], "Σ θ²H": values["invariant_trace"]}
+    return "; ".join(
+        f"{name} = {v['plain']:.3g} before, {v['teleported']:.3g} after" for name, v in pairs.items()
+    )
 
 
 def _surface(panel: Axes, points: pd.DataFrame, levels: NDArray[Any], norm: LogNorm) -> Any:
