@@ -121,7 +121,19 @@ Schedule = Literal["every_n_epochs", "epochs", "every_n_steps", "on_plateau"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 """The options that say when to teleport, of which a teleportation has one; the first by default."""
 
-Mode = Literal["no_teleport", "random", "optim", "optimize", "pseudo", "same_distr"]
+Mode = Literal[
+    "no_teleport",
+    "random",
+    "optim",
+    "optimize",
+    "pseudo",
+    "same_distr",
+    "layer_rates",
+    "shuffled_rates",
+    "layer_cob",
+    "optimizer_reset",
+    "matched_norms",
+]
 
 
 @dataclass(frozen=True)
@@ -131,20 +143,25 @@ class ModeInfo:
     Attributes:
         options: the fields of `Teleportation` that have an effect in it.
         label: what a job in this mode is called in legends and sentences: "teleported".
-        changes_basis: whether it moves the change of basis, and with it the state of the optimizer.
+        changes_basis: whether it moves the change of basis or the rates, and with them the optimizer's state.
+        resets: whether it resets the optimizer's state whatever ``optimizer_state`` says.
+        draws_as: the mode with which it shares its draws, so that jobs of both are paired; itself if None.
     """
 
     options: tuple[str, ...]
     label: str
     changes_basis: bool = False
+    resets: bool = False
+    draws_as: Mode | None = None
 
 
 _SCHEDULE = (*SCHEDULES, "teleport_only_once")
 _DRAWN = (*_SCHEDULE, "cob_range", "cob_sampling", "center", "activations")
+_AS_RANDOM = (*_DRAWN, "teleport_prob")
 
 MODES: dict[Mode, ModeInfo] = {
     "no_teleport": ModeInfo((), "no teleport"),
-    "random": ModeInfo((*_DRAWN, "teleport_prob"), "teleported", changes_basis=True),
+    "random": ModeInfo(_AS_RANDOM, "teleported", changes_basis=True),
     "optim": ModeInfo(
         (*_DRAWN, "metric", "num_teleportations", "num_batches"), "optimized teleport", changes_basis=True
     ),
@@ -155,6 +172,11 @@ MODES: dict[Mode, ModeInfo] = {
     ),
     "pseudo": ModeInfo(_DRAWN, "pseudo-teleported"),
     "same_distr": ModeInfo((*_DRAWN, "histogram"), "same distribution"),
+    "layer_rates": ModeInfo(_AS_RANDOM, "layer rates", changes_basis=True, draws_as="random"),
+    "shuffled_rates": ModeInfo(_AS_RANDOM, "shuffled rates", changes_basis=True, draws_as="random"),
+    "layer_cob": ModeInfo(_AS_RANDOM, "teleported by layer", changes_basis=True, draws_as="random"),
+    "optimizer_reset": ModeInfo(_SCHEDULE, "optimizer reset", resets=True),
+    "matched_norms": ModeInfo(_AS_RANDOM, "matched norms", draws_as="random"),
 }
 """All modes, in the order of legends: baselines first."""
 

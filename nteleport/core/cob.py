@@ -84,6 +84,21 @@ def admitted_cob(quiver: Quiver, drawn: Tensor, generator: torch.Generator | Non
     return torch.where(sign, coins.to(cob.dtype), cob)
 
 
+def layer_cob(quiver: Quiver, cob: Tensor) -> Tensor:
+    """One entry per layer: the root mean square of its entries, 1 where it admits only ±1.
+
+    Args:
+        quiver: says which layer owns which entries.
+        cob: one that it admits, shape ``(quiver.cob_size,)``.
+    """
+    constant = cob.clone()
+    for layer in quiver.layers:
+        entries = slice(layer.start, layer.start + layer.size)
+        constant[entries] = cob[entries].double().square().mean().sqrt()
+    sign = torch.tensor([word == "sign" for word in quiver.admits], dtype=torch.bool, device=cob.device)
+    return torch.where(sign, 1.0, constant)
+
+
 def _away_from_zero(cob: Tensor, *, negative: bool) -> Tensor:
     """Move entries within ``SMALLEST_ENTRY`` of zero out to it, keeping their sign."""
     sign = torch.where((cob < 0) | ((cob == 0) & negative), -1.0, 1.0)

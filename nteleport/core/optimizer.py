@@ -1,14 +1,17 @@
 """Training a teleported network at the speed of the plain one.
 
 The teleported network computes ``f(θ' / s)``, so there is no need to run it: the plain network runs at ``θ =
-θ' / s`` and only the optimizer works in teleported coordinates, see ``nteleport.core.coordinates``.
+θ' / s`` and only the optimizer works in teleported coordinates, see ``nteleport.core.coordinates``. There
+``s`` may be more than a change of basis can give, see ``nteleport.core.rates``.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from functools import reduce
+from operator import mul
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +20,12 @@ from torch.optim import SGD, Optimizer
 from nteleport.core.checks import check_move, check_network, checked_cob
 from nteleport.core.coordinates import Coordinates, PlainCoordinates, TeleportedCoordinates
 from nteleport.core.optimizer_state import check_state, check_transportable
-from nteleport.core.quiver import (
-    Quiver,
-    cob_dtype,
-    factor_scales,
-    scales,
-    teleported,
-)
+from nteleport.core.quiver import Quiver, cob_dtype, factor_scales
+from nteleport.core.rates import Rates, checked_rates, rate_exponent
 from nteleport.core.scaling import fast_factors, multiply, multiply_sparse
 from nteleport.core.watch import Watch
 from nteleport.errors import TeleportationError
 from nteleport.vocabulary import OPTIMIZER_STATES, OptimizerState
-
-_Value = TypeVar("_Value")
 
 
 class TeleportedOptimizer:
@@ -39,6 +35,8 @@ class TeleportedOptimizer:
         network: the plain network; it runs forward and backward as usual.
         quiver: how the CoB acts on its parameters.
         cob: the current CoB, shape ``(cob_size,)``; initially ones.
+        rates: the current rates by parameter; initially none.
+        rate_exponent: what rates multiply: 2 gradients, 1 steps.
         optimizer: the wrapped torch optimizer; learning-rate schedulers attach to it.
 
     Args:
@@ -68,6 +66,9 @@ class TeleportedOptimizer:
             raise TeleportationError(f"no parameter of {type(network).__name__} requires a gradient")
         first, dtype = next(iter(self._parameters.values())), cob_dtype(network.parameters())
         self.cob = torch.ones(quiver.cob_size, dtype=dtype, device=first.device)
+        self._off_ones = False  # the CoB; known, so that no step waits for the device
+        self.rates: Rates = {}
+        self.rate_exponent = rate_exponent(optimizer_class)
         kind = PlainCoordinates if optimizer_class is SGD else TeleportedCoordinates
         self._coordinates: Coordinates = kind(self._parameters)
         fused = _fused(optimizer_class, self._parameters.values(), hyper_parameters)
@@ -75,7 +76,9 @@ class TeleportedOptimizer:
         self._hyper_parameters = {**fused, **hyper_parameters}
         self.optimizer = self._new_optimizer(optimizer_class)
         self._watch = Watch(network, self._parameters)
-        self._factors: dict[str, list[Tensor]] = {}  # of 1 / s, for SGD of 1 / s²; empty while s = 1
+        self._factors: dict[
+            str, list[Tensor]
+        ] = {}  # of 1 / s, for SGD of 1 / s²; empty while nothing is scaled
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimizer step from the gradients of the plain network. It consumes ``.grad`` of the
@@ -134,23 +137,31 @@ class TeleportedOptimizer:
         """
         self._watch.check_kept()
         cob = self._checked(cob)
-        if optimizer_state not in OPTIMIZER_STATES:
-            raise TeleportationError(
-                f"optimizer_state is one of {', '.join(OPTIMIZER_STATES)}; got {optimizer_state!r}"
-            )
-        if optimizer_state == "transport":
-            check_transportable(self.optimizer)
+        self._check_policy(optimizer_state)
         if optimizer_state != "reset":
             power = 2 if optimizer_state == "transport" else 1
             check_move(self.quiver, cob, self.cob, self._parameters, power)
-        before = self.cob
-        self._set_cob(cob)
-        if optimizer_state == "reset":
-            self.reset_state()
-        else:
-            exactly = optimizer_state == "transport"
-            self._coordinates.move_state(self.optimizer, self._ratios(before), exactly)
-        self.reload_weights()
+        self._move(cob, self.rates, optimizer_state)
+
+    def set_rates(self, rates: Rates, optimizer_state: OptimizerState = "reset") -> None:
+        """Make the steps of each weight larger or smaller; weights and CoB stay.
+
+        For SGD, gradients are multiplied by the rates; for other optimizers, steps, see
+        ``nteleport.core.rates``.
+
+        Args:
+            rates: in place of earlier ones. By the name of a parameter, positive numbers of its shape, or of
+                size 1 along some axes; parameters that are left out have rate 1.
+            optimizer_state: see ``teleport``; ``transport`` makes the state what it would be had the rates
+                been there.
+
+        Raises:
+            TeleportationError: unusable rates, an unknown policy, or a state that cannot be transported.
+        """
+        self._watch.check_kept()
+        found = self._checked_rates(rates)
+        self._check_policy(optimizer_state)
+        self._move(self.cob, found, optimizer_state)
 
     def reset_state(self) -> None:
         """Start the optimizer's state afresh; hyper-parameters are kept."""
@@ -169,15 +180,18 @@ class TeleportedOptimizer:
         self._adopt(list(self._parameters))
 
     def scales(self) -> dict[str, Tensor]:
-        """The scale of every trained parameter, in its shape; expanded views: do not write to them."""
-        compact, one = self._compact_scales(), self.cob.new_ones(())
+        """The scale of every trained parameter, rates included, in its shape; expanded views: do not write to
+        them.
+        """
+        compact, one = self._compact_scales(self._parameters), self.cob.new_ones(())
         return {name: compact.get(name, one).expand_as(p) for name, p in self._parameters.items()}
 
     def teleported_weights(self) -> dict[str, Tensor]:
         """The weights ``θ'`` of every trained parameter; do not write to them."""
         self._watch.check_kept()
         self._take_over_writes()
-        return self._coordinates.own_weights() or self._teleported(self._parameters)
+        own = self._coordinates.own_weights()
+        return own or {name: p.clone() for name, p in self._teleported(self._parameters).items()}
 
     def teleported_gradients(self) -> dict[str, Tensor]:
         """The gradients ``g / s`` of every parameter that has one; meaningful between backward and step."""
@@ -185,14 +199,15 @@ class TeleportedOptimizer:
         return {name: (g / scale).to(g.dtype) for name, g, scale in found if g is not None}
 
     def state_dict(self) -> dict[str, Any]:
-        """The CoB, the state of the torch optimizer and the teleported weights where they are held
-        separately.
+        """The CoB, the rates if there are any, the state of the torch optimizer and the teleported weights
+        where they are held separately.
 
         The weights of the network are in its own ``state_dict``; restore those first.
         """
         self._take_over_writes()
-        weights = self._coordinates.own_weights() if self._is_teleported else {}
-        return {"cob": self.cob, "optimizer": self.optimizer.state_dict(), "teleported_weights": weights}
+        weights = self._coordinates.own_weights() if self._is_scaled else {}
+        state = {"cob": self.cob, "optimizer": self.optimizer.state_dict(), "teleported_weights": weights}
+        return {**state, "rates": dict(self.rates)} if self.rates else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what ``state_dict`` returned.
@@ -203,7 +218,7 @@ class TeleportedOptimizer:
         """
         self._watch.check_kept()
         check_state(state, self._coordinates.trained, self.optimizer)
-        self._set_cob(self._checked(state["cob"]))
+        self._set_scales(self._checked(state["cob"]), self._checked_rates(state.get("rates", {})))
         self.reload_weights()
         self.optimizer.load_state_dict(state["optimizer"])
         for name, weights in state["teleported_weights"].items():
@@ -217,48 +232,84 @@ class TeleportedOptimizer:
         # Gradients are multiplied by 1 / s², or their squares by 1 / s² become moments.
         return checked_cob(self.quiver, cob, self.cob, self._parameters, power=2)
 
-    def _set_cob(self, cob: Tensor) -> None:
-        self.cob = cob.clone()
+    def _checked_rates(self, rates: object) -> Rates:
+        found = checked_rates(rates, self.cob, dict(self.network.named_parameters()))
+        return {name: rate for name, rate in found.items() if name in self._parameters}
+
+    def _check_policy(self, optimizer_state: str) -> None:
+        if optimizer_state not in OPTIMIZER_STATES:
+            raise TeleportationError(
+                f"optimizer_state is one of {', '.join(OPTIMIZER_STATES)}; got {optimizer_state!r}"
+            )
+        if optimizer_state == "transport":
+            check_transportable(self.optimizer)
+
+    def _move(self, cob: Tensor, rates: Rates, optimizer_state: OptimizerState) -> None:
+        """Work at another CoB and with other rates."""
+        before = self._compact_scales(self._parameters)
+        self._set_scales(cob, rates)
+        if optimizer_state == "reset":
+            self.reset_state()
+        else:
+            exactly = optimizer_state == "transport"
+            self._coordinates.move_state(self.optimizer, self._ratios(before), exactly)
+        self.reload_weights()
+
+    def _set_scales(self, cob: Tensor, rates: Rates) -> None:
+        self.cob, self.rates = cob.clone(), rates
+        self._off_ones = bool((cob != 1).any())
         power = self._coordinates.gradient_power
-        self._factors = {}
-        if bool((self.cob != 1).any()):
-            found = self._of_trained(factor_scales(self.quiver, self.cob))
-            self._factors = {
-                name: [factor.pow(power) for factor in fast_factors(self._parameters[name], scale)]
-                for name, scale in found.items()
-            }
+        self._factors = {
+            name: [factor.pow(power) for factor in fast_factors(self._parameters[name], scale)]
+            for name, scale in self._factor_scales(self._parameters).items()
+        }
+
+    def _factor_scales(self, names: Iterable[str]) -> dict[str, tuple[Tensor, ...]]:
+        """The factors of the scale of each of these parameters that is scaled: those of the CoB, then that of
+        its rates.
+        """
+        names = list(names)
+        found: dict[str, tuple[Tensor, ...]] = {}
+        if self._off_ones:
+            known = [name for name in names if name in self.quiver.parameters]
+            found = factor_scales(self.quiver, self.cob, known)
+        for name in names:
+            if name in self.rates:
+                scale = self.rates[name].pow(-1 / self.rate_exponent)
+                found[name] = (*found.get(name, ()), scale)
+        return found
 
     @property
-    def _is_teleported(self) -> bool:
+    def _is_scaled(self) -> bool:
         return bool(self._factors)
 
     @property
     def _notices_writes(self) -> bool:
         """Whether the weights of the optimizer lie elsewhere than those of the network."""
-        return self._is_teleported and self._coordinates.holds_weights
+        return self._is_scaled and self._coordinates.holds_weights
 
-    def _compact_scales(self, cob: Tensor | None = None) -> dict[str, Tensor]:
-        if cob is None and not self._is_teleported:
-            return {}
-        return self._of_trained(scales(self.quiver, self.cob if cob is None else cob, expand=False))
-
-    def _of_trained(self, found: dict[str, _Value]) -> dict[str, _Value]:
-        return {name: value for name, value in found.items() if name in self._parameters}
+    def _compact_scales(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The scale of each of these parameters that is scaled, of size 1 along axes where it is constant."""
+        return {name: reduce(mul, factors) for name, factors in self._factor_scales(names).items()}
 
     def _with_scales(self) -> Iterator[tuple[tuple[str, Tensor], Tensor]]:
         return zip(self._parameters.items(), self.scales().values(), strict=True)
 
-    def _ratios(self, before: Tensor) -> dict[Tensor, Tensor]:
-        """For each trained tensor that can move, its new scale over the one at the CoB ``before``."""
-        old, new = self._compact_scales(before), self._compact_scales(self.cob)
-        return {self._coordinates.trained[name]: new[name] / old[name] for name in new}
+    def _ratios(self, before: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
+        """For each trained tensor that moves, its new scale over the one ``before``."""
+        after, one = self._compact_scales(self._parameters), self.cob.new_ones(())
+        return {
+            self._coordinates.trained[name]: after.get(name, one) / before.get(name, one)
+            for name in {**before, **after}
+        }
 
     def _plain(self, names: Iterable[str]) -> dict[str, Tensor]:
         return {name: self._parameters[name].detach() for name in names}
 
     def _teleported(self, names: Iterable[str]) -> dict[str, Tensor]:
-        found = teleported(self._plain(names), self.quiver, self.cob)
-        return {name: weight.to(self._parameters[name].dtype) for name, weight in found.items()}
+        plain = self._plain(names)
+        found = self._compact_scales(plain)
+        return {name: (p * found[name]).to(p.dtype) if name in found else p for name, p in plain.items()}
 
     def _write_back(self) -> None:
         self._coordinates.write_back(self._factors)
@@ -274,7 +325,7 @@ class TeleportedOptimizer:
 
     def _adopt(self, names: list[str]) -> None:
         if self._coordinates.holds_weights:
-            found = self._teleported(names) if self._is_teleported else self._plain(names)
+            found = self._teleported(names) if self._is_scaled else self._plain(names)
             self._coordinates.load_weight_vector(found)
         self._watch.note()
 

@@ -178,7 +178,7 @@ class Teleportation:
             words.append(f"{self.cob_sampling.removesuffix('_landscape')} {self.cob_range:g}")
         if "center" in chosen:
             words[-1] += f" around {self.center:g}"
-        if self.mode == "random" and self.teleport_prob != 1:
+        if chosen.get("teleport_prob", 1) != 1:
             words.append(f"prob {self.teleport_prob:g}")
         if self.mode == "optim":
             words.append(f"{self.metric} of {self.num_teleportations} on {self.num_batches}")
@@ -327,7 +327,7 @@ class Job:
 
     def _training_settings(self) -> dict[str, Any]:
         chosen = {each.name: getattr(self.training, each.name) for each in fields(TrainingParams)}
-        if not self._teleports:  # nothing ever happens to the optimizer's state
+        if not self._teleports or MODES[self.teleportation.mode].resets:  # it decides nothing
             del chosen["optimizer_state"]
         if self.training.certificates or not self._teleports:  # left out, as from earlier jobs
             del chosen["certificates"]

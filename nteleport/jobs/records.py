@@ -38,7 +38,7 @@ class MetricRow:
     """One row of `metrics.csv`: one epoch.
 
     `lr` is the learning rate of the epoch's first step; losses are in nats, accuracies in [0, 1];
-    `teleported` is how often the weights were moved, at the start of the epoch or between its steps; the
+    `teleported` is how often the mode acted, at the start of the epoch or between its steps; the
     norms are those of `nteleport.training.metrics`; `seconds` is the time of the epoch including its
     validation.
     """

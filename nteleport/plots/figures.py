@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-__all__ = ["COLUMN", "DARK", "PAGE", "column_figure", "legend_above", "line_style", "paper_style"]
+__all__ = [
+    "COLUMN", "CURVATURE_NOTE", "DARK", "PAGE", "column_figure", "legend_above", "line_style", "note_below",
+    "paper_style",
+]  # fmt: skip
+
+CURVATURE_NOTE = (
+    "Rescaling divides Hᵢᵢ by sᵢ², so tr H changes by construction;\nΣ θ²H cannot, since θᵢ² grows by sᵢ²."
+)
+"""What a reader must know who compares traces before and after teleporting."""
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 """One for each color."""
@@ -42,6 +50,13 @@ def legend_above(figure: Figure, panel: Axes) -> None:
     columns = 1 if longest > _WIDE else 3 if longest <= _NARROW else 2
     figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * -(-len(names) // columns))
     figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False)
+
+
+def note_below(figure: Figure, note: str) -> None:
+    """Put a note in small letters under everything else; the figure grows accordingly."""
+    lines = 1 + note.count("\n")
+    figure.set_figheight(figure.get_figheight() + 0.11 * lines)
+    figure.supxlabel(note, fontsize=6, color="#555555")
 
 
 def column_figure(

@@ -140,6 +140,14 @@ class StudySettings:
 SGD = Component("SGD", {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4})
 
 
+def probe_count(node: Node) -> int:
+    """How many random vectors estimate a trace: 0, or as many as give a standard error."""
+    count = whole_number(0)(node)
+    if count == 1:
+        raise Refused("1, expected 0 or at least 2")
+    return count
+
+
 def optimizer(node: Node) -> Component:
     """An optimizer as in an experiment file, a name or `{cls: NAME, argument: value, …}`; no scheduler."""
     problems = Problems()

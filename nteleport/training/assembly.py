@@ -175,7 +175,7 @@ def _optimizer(job: Job, network: nn.Module, quiver: Quiver) -> TeleportedOptimi
 
 def _quiver(job: Job, dataset: Dataset) -> Quiver:
     """How the network teleports; a job that never teleports needs no analysis."""
-    if job.teleportation.mode == "no_teleport":
+    if job.teleportation.mode in ("no_teleport", "optimizer_reset"):
         return Quiver(0, {}, ())
     return _architecture(
         _ModelKey.of(job.model), dataset.input_shape, dataset.num_classes, job.teleportation.activations

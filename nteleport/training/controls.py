@@ -1,7 +1,7 @@
-"""The two controls of the paper: displacements that look like a teleportation but change the function.
+"""Controls: displacements that look like a teleportation but change the function.
 
-Both start from the scale `s` that a teleportation would have applied to each parameter. Both draw on the CPU,
-so that every device gets the same weights from the same generator.
+All start from the scale `s` that a teleportation would have applied to each parameter. The two of the paper
+draw on the CPU, so that every device gets the same weights from the same generator.
 """
 
 from __future__ import annotations
@@ -67,6 +67,18 @@ def redraw_same_distribution(
             parameter.copy_(drawn.view_as(parameter))
         else:
             parameter.copy_(sample_like(teleported[name], generator))
+
+
+@torch.no_grad()
+def match_norms(network: nn.Module, scales: Mapping[str, Tensor]) -> None:
+    """Scale each parameter to the norm that it would have after the teleportation: `θ ‖s θ‖ / ‖θ‖`.
+
+    Parameters that are zero, or without a scale, are left unchanged.
+    """
+    for name, parameter in network.named_parameters():
+        if name in scales:
+            norm = parameter.norm()
+            parameter.mul_(torch.where(norm > 0, (scales[name] * parameter).norm() / norm, 1.0))
 
 
 def sample_like(values: Tensor, generator: torch.Generator, bins: int = HISTOGRAM_BINS) -> Tensor:

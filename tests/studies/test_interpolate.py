@@ -148,10 +148,24 @@ def test_sharpness_is_the_mean_rise_near_an_end() -> None:
     assert found.loc[0.0, "loss"] == pytest.approx(2)
 
 
+def test_ends_have_a_trace_that_teleporting_changes_and_one_that_it_does_not() -> None:
+    found = interpolate_networks(small(points=5))["interpolate-sharpness"]
+    assert list(found.columns[-4:]) == ["trace", "trace_error", "invariant_trace", "invariant_trace_error"]
+    at = found.set_index(["line", "end"])
+    for end in (0.0, 1.0):
+        plain, moved = at.loc[(PLAIN, end)], at.loc[(TELEPORTED, end)]
+        assert moved["invariant_trace"] == pytest.approx(plain["invariant_trace"], rel=1e-3)  # in float32
+        assert moved["trace"] != pytest.approx(plain["trace"], rel=0.2)
+    assert at.loc[(ITSELF, 1.0), "trace"] == pytest.approx(at.loc[(TELEPORTED, 0.0), "trace"])
+    assert "trace" not in interpolate_networks(small(points=5, epochs=0, probes=0))["interpolate-sharpness"]
+
+
 def test_the_picture_has_a_column_for_each_line() -> None:
     figure = draw(interpolate_networks(small(epochs=0)))["interpolate"]
     assert [axes.get_title() for axes in figure.axes[:3]] == [PLAIN, TELEPORTED, ITSELF]
     assert figure.axes[0].get_ylabel() == "loss (nats)"
+    assert figure.axes[6].get_ylabel() == "curvature"
+    assert "tr H changes by construction" in figure.get_supxlabel()
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,13 @@ def test_both_surfaces_meet_at_the_network_and_the_path_lies_on_its_surface() ->
     assert center[PLAIN, 1.0, 1.0] != pytest.approx(center[TELEPORTED, 1.0, 1.0], rel=1e-3)
     figures = draw(tables)
     assert sorted(figures) == ["landscape", "landscape-line", "landscape-path"]
+    curvature = tables["landscape-sharpness"].set_index("coordinates")
+    assert curvature.loc[TELEPORTED, "invariant_trace"] == pytest.approx(
+        curvature.loc[PLAIN, "invariant_trace"], rel=1e-3
+    )
+    note = figures["landscape"].get_supxlabel()
+    assert f"tr H = {curvature.loc[PLAIN, 'trace']:.3g} before" in note
+    assert "tr H changes by construction" in note
     assert figures["landscape-path"].axes[0].get_xlabel().startswith("PC 1 (")
 
 
@@ -254,7 +261,7 @@ def _raise() -> None:
 
 def test_without_training_there_are_surfaces_alone() -> None:
     tables = loss_landscape(small(epochs=0, points=2))
-    assert sorted(tables) == ["landscape", "landscape-line"]
+    assert sorted(tables) == ["landscape", "landscape-line", "landscape-sharpness"]
     assert sorted(draw(tables)) == ["landscape", "landscape-line"]
 
 

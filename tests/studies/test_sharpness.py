@@ -17,9 +17,10 @@ from nteleport import TeleportableModel, analyze, materialize, scales
 from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
 from nteleport.randomness import generator_for
+from nteleport.studies.curvature import curvature
+from nteleport.studies.hessian import Hessian, largest_eigenvalues, teleported_product, traces
 from nteleport.studies.sharpness import SharpnessSettings
 from nteleport.studies.sharpness.compute import hessian_sharpness
-from nteleport.studies.sharpness.hessian import Hessian, largest_eigenvalues, teleported_product, traces
 from nteleport.studies.sharpness.picture import draw
 from nteleport.studies.subject import draw_cob, one_subject
 
@@ -89,6 +90,43 @@ def test_products_at_teleported_weights_are_those_of_the_materialized_network() 
     order = [name for name, _ in network.named_parameters()]
     assert [name for name, _ in materialized.named_parameters()] == order
     torch.testing.assert_close(found, dense(materialized), rtol=1e-8, atol=1e-11)
+
+
+def test_the_invariant_trace_of_the_materialized_network_is_that_of_the_plain_one() -> None:
+    """Σ θ² H, with exact diagonals of both networks; their traces differ by a factor of more than two."""
+    network, pixels = small_network().eval(), images()[0]
+    model = TeleportableModel(network, pixels, analyze(network, pixels, training=False))
+    before = [(dense(network).diag(), torch.cat([p.detach().flatten() for p in network.parameters()]))]
+    model.teleport(torch.linspace(-1.7, 2.1, model.cob_size, dtype=torch.float64))
+    materialized = materialize(model)
+    weights = torch.cat([p.detach().flatten() for p in materialized.parameters()])
+    found = [(d, float((w**2 * d).sum())) for d, w in [*before, (dense(materialized).diag(), weights)]]
+    assert found[1][1] == pytest.approx(found[0][1], rel=1e-8)
+    assert not 0.5 < float(found[1][0].sum() / found[0][0].sum()) < 2
+
+
+def test_curvature_estimates_both_traces_at_teleported_weights() -> None:
+    """The oracle: exact diagonals. With the same probes, the invariant one does not move at all."""
+    network, pixels = small_network().eval(), images()[0]
+    quiver = analyze(network, pixels, training=False)
+    diagonal, point = dense(network).diag(), torch.cat([p.detach().flatten() for p in network.parameters()])
+    invariant = []
+    for low in (1.0, -1.7):
+        scale = scales(quiver, torch.linspace(low, 1 if low == 1 else 2.1, quiver.cob_size).double())
+        flat = torch.cat([each.flatten() for each in scale.values()])
+        found = curvature(network, [images()], scale, probes=300, seed=0)
+        exact = {"trace": diagonal / flat**2, "invariant_trace": diagonal * point**2}
+        for name, terms in exact.items():
+            assert abs(found[name] - float(terms.sum())) < 4 * found[f"{name}_error"]
+        invariant.append(found["invariant_trace"])
+    assert invariant[1] == pytest.approx(invariant[0], rel=1e-8)
+
+
+def test_where_torch_cannot_differentiate_twice_curvature_is_no_number() -> None:
+    network = _NoForwardMode()
+    scale = {name: torch.ones_like(p) for name, p in network.named_parameters()}
+    found = curvature(network, [images()], scale, probes=2, seed=0)
+    assert all(math.isnan(value) for value in found.values())
 
 
 def test_traces_are_within_four_standard_errors_for_the_network_and_each_group() -> None:
@@ -239,24 +277,26 @@ def test_the_picture_has_two_bars_for_each_layer(table: pd.DataFrame) -> None:
     assert layers == ["all", "1", "3"]
 
 
+class _Odd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        return gradient
+
+
+class _NoForwardMode(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Odd.apply(self.layer(x))
+
+
 def test_an_operator_without_a_forward_derivative_is_named() -> None:
-    class Odd(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):  # type: ignore[no-untyped-def]
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-            return gradient
-
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(4, 3).double()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return Odd.apply(self.layer(x))
-
-    found = Hessian(Network(), [images()])
+    found = Hessian(_NoForwardMode(), [images()])
     with pytest.raises(StudyError, match="the Hessian of this model cannot be computed"):
         found.product(found.point())

@@ -190,6 +190,22 @@ INTERRUPTED = {
     "random every 3 steps, activations kept": small_job(
         "random", teleport={"every_n_steps": 3, "activations": "kept"}, optimizer_state="transport"
     ),
+    "layer rates every 3 steps, momentum transported": small_job(
+        "layer_rates", teleport={"every_n_steps": 3, "teleport_prob": 0.7}, optimizer_state="transport"
+    ),
+    "shuffled rates every epoch, Adam kept": small_job(
+        "shuffled_rates",
+        teleport={"every_n_epochs": 1},
+        optimizer=Component("Adam", {"lr": 0.01}),
+        optimizer_state="keep",
+    ),
+    "layer CoB on plateaus": small_job(
+        "layer_cob", teleport={"on_plateau": Plateau(0, "val_loss")}, epochs=6
+    ),
+    "optimizer reset": small_job("optimizer_reset", teleport={"epochs": (1,)}),
+    "matched norms at epochs": small_job(
+        "matched_norms", teleport={"epochs": (0, 2)}, optimizer_state="keep"
+    ),
     "random on plateaus": small_job("random", teleport={"on_plateau": Plateau(0, "val_loss")}, epochs=6),
     "BatchNorm and dropout": small_job(epochs=4),
 }
@@ -387,8 +403,11 @@ def test_an_epoch_never_waits_for_the_device(
 ) -> None:
     job = small_job("random", optimizer=OPTIMIZERS[optimizer][0], max_batch=None)
     assembly = assemble(job, data_dir=tmp_path, device=CPU)
-    cob = sample_cob(assembly.learner.optimizer.quiver.cob_size, 0.9, "inter_landscape")
-    assembly.learner.optimizer.teleport(cob)
+    teleported = assembly.learner.optimizer
+    teleported.teleport(sample_cob(teleported.quiver.cob_size, 0.9, "inter_landscape"))
+    teleported.set_rates(
+        {name: torch.rand_like(p) + 0.5 for name, p in assembly.learner.network.named_parameters()}
+    )
     with _Waits(monkeypatch) as waits:
         progress = train_epoch(assembly.learner, assembly.training_batches(0, 0))
         evaluation = evaluate(assembly.learner, assembly.evaluation_batches(assembly.test))

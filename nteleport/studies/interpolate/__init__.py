@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nteleport.jobs.job import Component
 from nteleport.schema.fields import boolean, number, one_of, option, optional, redefault, whole_number
-from nteleport.studies.settings import SGD, TrainingSettings, optimizer, path
+from nteleport.studies.settings import SGD, TrainingSettings, optimizer, path, probe_count
 from nteleport.studies.study import Study
 
 _LINE = number("", lambda _: True)
@@ -42,6 +42,9 @@ class InterpolateSettings(TrainingSettings):
     )  # fmt: skip
     images: int | None = option(
         None, optional(whole_number(1)), "At most this many images of each split.", metavar="N"
+    )
+    probes: int = option(
+        8, probe_count, "Random vectors of each estimate of the curvature; 0 for none.", metavar="N"
     )
 
     def problem(self) -> str | None:

@@ -26,9 +26,10 @@ from torch import Tensor
 from nteleport.checkpoints.files import read_checkpoint
 from nteleport.checkpoints.fitting import load_into
 from nteleport.core.cob import SMALLEST_ENTRY
-from nteleport.core.quiver import Quiver, teleported
+from nteleport.core.quiver import Quiver, scales, teleported
 from nteleport.jobs.job import Component
 from nteleport.randomness import generator_for
+from nteleport.studies.curvature import curvature, curvature_batches
 from nteleport.studies.interpolate import InterpolateSettings
 from nteleport.studies.points import Evaluation, PointScorer, first_images
 from nteleport.studies.study import Progress, no_progress
@@ -108,14 +109,17 @@ def interpolate_networks(
         ``interpolate``: one row per point and split, ``line, teleportation, alpha, split, loss,
         accuracy``; ``line`` is one of ``PLAIN``, ``TELEPORTED`` and ``ITSELF``. ``interpolate-sharpness``:
         one row per end of each line, ``line, teleportation, end, loss, rise``, where ``rise`` is the mean
-        training loss within 0.1 of the end, minus the loss there.
+        training loss within 0.1 of the end, minus the loss there. With probes it has the columns of
+        ``nteleport.studies.curvature``, too: ``trace``, which teleporting changes by construction, beside
+        ``invariant_trace``, which it cannot.
 
     Raises:
         NTeleportError: invalid settings.
     """
     subject = one_subject(settings)
     lines = list(_numbered_lines(settings))
-    steps = _Steps(progress, _epochs(settings) + len(lines) * settings.points)
+    ends_measured = 2 * len(lines) if settings.probes else 0
+    steps = _Steps(progress, _epochs(settings) + len(lines) * settings.points + ends_measured)
     first, second = _networks(subject, settings, steps)
     splits = {"train": subject.data.train, "validation": subject.data.test}
     scorer = PointScorer(
@@ -128,14 +132,32 @@ def interpolate_networks(
         ),
     )
     rows: list[dict[str, object]] = []
+    curvatures: list[dict[str, object]] = []
     for name, number in lines:
         ends = _ends(name, first, second, _draw_cobs(subject, settings, number), subject.quiver)
         line = Line(subject.quiver, *ends, settings.alphas(), settings.statistics == "interpolate")
-        for position, scores in scorer.scores(line):
-            rows += _rows(name, number, line.alphas[position], scores)
+        for index, scores in scorer.scores(line):
+            rows += _rows(name, number, line.alphas[index], scores)
+            steps.one_more()
+        for end, position in enumerate(ends if settings.probes else ()):
+            measured = _curvature(subject, settings, position)
+            curvatures.append({"line": name, "teleportation": number, "end": float(end), **measured})
             steps.one_more()
     table = pd.DataFrame(rows)
-    return {"interpolate": table, "interpolate-sharpness": sharpness(table)}
+    rises = sharpness(table)
+    if curvatures and len(rises):
+        rises = rises.merge(pd.DataFrame(curvatures), on=["line", "teleportation", "end"], how="left")
+    return {"interpolate": table, "interpolate-sharpness": rises}
+
+
+def _curvature(subject: Subject, settings: InterpolateSettings, position: Position) -> dict[str, float]:
+    """The curvature of the loss at the teleported weights of a position, with its running statistics."""
+    network = copy.deepcopy(subject.network)
+    plain = teleported(position.weights, subject.quiver, position.cob, power=-1)
+    network.load_state_dict({**network.state_dict(), **plain, **position.statistics})
+    images = curvature_batches(subject.data.train, settings.images)
+    scale = scales(subject.quiver, position.cob)
+    return curvature(network, images, scale, probes=settings.probes, seed=settings.seed)
 
 
 def sharpness(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from nteleport.plots.figures import DARK, column_figure, paper_style
+from nteleport.plots.figures import CURVATURE_NOTE, DARK, column_figure, note_below, paper_style
 from nteleport.plots.ticks import logarithmic_ticks
 
 if TYPE_CHECKING:
@@ -25,12 +25,17 @@ _LOWEST = 1e-4
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-    """One column of panels per line; the loss above, the accuracy below."""
+    """One column of panels per line: the loss above, the accuracy below it, then both traces at the ends, if
+    they were measured.
+    """
     table = tables["interpolate"]
     lines = list(dict.fromkeys(table["line"]))
     low, high = _limits(table["loss"].to_numpy())
     with paper_style():
-        figure, axes = column_figure(2.6, 2, len(lines), sharex="col", sharey="row")
+        ends = tables.get("interpolate-sharpness", pd.DataFrame())
+        measured = "trace" in ends and bool(np.isfinite(ends["trace"]).any())
+        rows = 3 if measured else 2
+        figure, axes = column_figure(1.3 * rows, rows, len(lines), sharex="col", sharey="row")
         for column, line in enumerate(lines):
             shown = table[table["line"] == line]
             loss, accuracy = axes[0, column], axes[1, column]
@@ -42,10 +47,17 @@ def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
             accuracy.set_ylim(0, 103)
             accuracy.set_yticks([0, 25, 50, 75, 100])
             loss.set_title(line)
-            _name_ends(accuracy, *line.split(" to "))
+            if measured:
+                _traces(axes[2, column], ends[ends["line"] == line])
+            _name_ends(axes[-1, column], *line.split(" to "))
         axes[0, 0].set_ylabel("loss (nats)")
         axes[1, 0].set_ylabel("accuracy (%)")
-        figure.supxlabel("α", fontsize=8)
+        if measured:
+            axes[2, 0].set_ylabel("curvature")
+            axes[2, 0].legend(loc="best", fontsize=6, handletextpad=0.2)
+            note_below(figure, f"α\n{CURVATURE_NOTE}")
+        else:
+            figure.supxlabel("α", fontsize=8)
         handles = [Line2D([], [], color=_COLORS[split], label=_WORDS[split]) for split in _COLORS]
         figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return {"interpolate": figure}
@@ -70,6 +82,15 @@ def _curves(panel: Axes, table: pd.DataFrame, column: str, unit: float) -> None:
         )  # fmt: skip
     for end in (0, 1):
         panel.axvline(end, color="#BBBBBB", lw=0.6, zorder=0)
+    panel.grid(axis="y")
+
+
+def _traces(panel: Axes, ends: pd.DataFrame) -> None:
+    """Both traces of the Hessian at each end; negative estimates are left out of the logarithmic axis."""
+    for column, name, marker in (("trace", "tr H", "o"), ("invariant_trace", "Σ θ²H", "D")):
+        panel.plot(ends["end"], ends[column], marker, color=DARK[0], ms=3.5, label=name,
+                   mfc="white" if marker == "D" else DARK[0])  # fmt: skip
+    panel.set_yscale("log")
     panel.grid(axis="y")
 
 

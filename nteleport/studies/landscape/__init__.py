@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nteleport.schema.fields import number, one_of, option, optional, whole_number
-from nteleport.studies.settings import OneTrainingSettings
+from nteleport.studies.settings import OneTrainingSettings, probe_count
 from nteleport.studies.study import Study
 
 _REACH = number("above 0", lambda reach: reach > 0)
@@ -42,6 +42,12 @@ class LandscapeSettings(OneTrainingSettings):
         "recompute", one_of("recompute", "keep"),
         "BatchNorm statistics: recomputed at each point on these images, or the network's.", metavar="WORD",
     )  # fmt: skip
+    probes: int = option(
+        8,
+        probe_count,
+        "Random vectors of each estimate of the curvature; 0 for none.",
+        metavar="N",
+    )
     points_per_pass: int | None = option(
         None,
         optional(whole_number(1)),

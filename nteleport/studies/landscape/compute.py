@@ -30,6 +30,7 @@ from nteleport.core.quiver import scales, teleported
 from nteleport.jobs.atomic import replacing
 from nteleport.randomness import generator_for
 from nteleport.schema.yaml_source import to_yaml
+from nteleport.studies.curvature import curvature, curvature_batches
 from nteleport.studies.landscape import LandscapeSettings
 from nteleport.studies.landscape.directions import filter_normalized, principal_plane
 from nteleport.studies.landscape.surface import Plane, evaluate_surface, grid
@@ -85,7 +86,9 @@ def loss_landscape(
         also ``landscape-path-surface``, the same with ``x``, ``y`` in units of weights, and
         ``landscape-path``: one row per epoch, ``coordinates, epoch, x, y, teleported, share_x, share_y,
         loss``, where ``teleported`` marks the points at which the network was teleported and the shares are
-        fractions of the variance of the path.
+        fractions of the variance of the path. With probes also ``landscape-sharpness``: one row per
+        coordinate system, ``coordinates`` and the columns of ``nteleport.studies.curvature``, of which
+        ``trace`` changes by construction and ``invariant_trace`` cannot.
 
     Raises:
         NTeleportError: invalid settings.
@@ -112,9 +115,22 @@ def loss_landscape(
     joined = {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
     if len(trained.path):
         joined["landscape-path"] = trained.path
+    if settings.probes:
+        joined["landscape-sharpness"] = _curvatures(subject, trained, settings)
     if keep is not None:
         shutil.rmtree(keep)
     return joined
+
+
+def _curvatures(subject: Subject, trained: Trained, settings: LandscapeSettings) -> pd.DataFrame:
+    """The curvature of the loss at the network, in both coordinate systems."""
+    images = curvature_batches(subject.data.train, settings.images)
+    rows: list[dict[str, object]] = []
+    for coordinates, cob in ((PLAIN, torch.ones_like(trained.cob)), (TELEPORTED, trained.cob)):
+        scale = scales(subject.quiver, cob)
+        found = curvature(subject.network, images, scale, probes=settings.probes, seed=settings.seed)
+        rows.append({"coordinates": coordinates, **found})
+    return pd.DataFrame(rows)
 
 
 def _scorer(subject: Subject, settings: LandscapeSettings) -> PointScorer:

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from nteleport.plots.figures import DARK, column_figure, paper_style
+from nteleport.plots.figures import CURVATURE_NOTE, DARK, column_figure, note_below, paper_style
 from nteleport.plots.ticks import logarithmic_ticks, round_numbers, tick_labels
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _WIDEST = 1e4
 def draw(tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
     """One figure of each kind: `landscape`, `landscape-line` and, with training, `landscape-path`."""
     figures = {
-        "landscape": _contours(tables["landscape"], None),
+        "landscape": _contours(tables["landscape"], None, tables.get("landscape-sharpness")),
         "landscape-line": _lines(tables["landscape-line"]),
     }
     if "landscape-path" in tables:
@@ -53,7 +53,9 @@ def _lines(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _contours(table: pd.DataFrame, path: pd.DataFrame | None) -> Figure:
+def _contours(
+    table: pd.DataFrame, path: pd.DataFrame | None, curvature: pd.DataFrame | None = None
+) -> Figure:
     finite = table.loc[np.isfinite(table["loss"]) & (table["loss"] > 0), "loss"]
     highest = float(finite.max()) if len(finite) else 1.0
     low = max(float(finite.min()), highest / _WIDEST) if len(finite) else highest / _WIDEST
@@ -85,7 +87,18 @@ def _contours(table: pd.DataFrame, path: pd.DataFrame | None) -> Figure:
                 *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False,
                 columnspacing=1.2, handletextpad=0.4,
             )  # fmt: skip
+        if curvature is not None:
+            note_below(figure, f"{_traces(curvature)}\n{CURVATURE_NOTE}")
     return figure
+
+
+def _traces(curvature: pd.DataFrame) -> str:
+    """Both traces of the Hessian at the center of each surface, in a line."""
+    values = curvature.set_index("coordinates")
+    pairs = {"tr H": values["trace"], "Σ θ²H": values["invariant_trace"]}
+    return "; ".join(
+        f"{name} = {v['plain']:.3g} before, {v['teleported']:.3g} after" for name, v in pairs.items()
+    )
 
 
 def _surface(panel: Axes, points: pd.DataFrame, levels: NDArray[Any], norm: LogNorm) -> Any:

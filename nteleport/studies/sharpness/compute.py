@@ -18,9 +18,7 @@ from torch import Tensor
 from nteleport.core.quiver import scales
 from nteleport.data.batching import batches
 from nteleport.randomness import generator_for
-from nteleport.studies.points import first_images
-from nteleport.studies.sharpness import SharpnessSettings
-from nteleport.studies.sharpness.hessian import (
+from nteleport.studies.hessian import (
     Batch,
     Hessian,
     Product,
@@ -28,6 +26,8 @@ from nteleport.studies.sharpness.hessian import (
     teleported_product,
     traces,
 )
+from nteleport.studies.points import first_images
+from nteleport.studies.sharpness import SharpnessSettings
 from nteleport.studies.study import Progress, no_progress
 from nteleport.studies.subject import Subject, draw_cob, subjects
 

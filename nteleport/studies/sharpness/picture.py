@@ -8,7 +8,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from nteleport.plots.figures import COLUMN, DARK, PAGE, column_figure, paper_style, subject_names
+from nteleport.plots.figures import (
+    COLUMN,
+    CURVATURE_NOTE,
+    DARK,
+    PAGE,
+    column_figure,
+    note_below,
+    paper_style,
+    subject_names,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +41,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """A row of panels for each quantity, a column for each model and data set.
 
     The axis is logarithmic where all values are positive and span more than a decade and a half. Bars of
-    traces have their standard error.
+    traces have their standard error, and a note says why teleporting changes one of them.
     """
     names = subject_names(table)
     shown = list(dict.fromkeys(names))
@@ -55,6 +64,8 @@ def draw(table: pd.DataFrame) -> Figure:
         handles = axes[0, 0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside upper center", ncols=2, frameon=False)
         figure.align_ylabels()
+        if {"trace", "invariant trace"} <= set(quantities):
+            note_below(figure, CURVATURE_NOTE)
     return figure
 
 
