@@ -33,6 +33,7 @@ from nteleport.errors import (
 )
 from nteleport.experiment.components import OptimizerChoice, Placed
 from nteleport.experiment.experiment import Experiment, read_experiment
+from nteleport.experiment.grids import TunedKey
 from nteleport.expression import compile_lambda
 from nteleport.jobs.job import Component, Job, Scheduler, TrainingParams
 from nteleport.jobs.options import RunOptions
@@ -111,10 +112,27 @@ def _check_optimizer(entry: Placed[OptimizerChoice], experiment: Experiment, pro
             )
     if scheduler is not None:
         _check_scheduler_class(scheduler_node, problems)
+    if cls is not None and experiment.tune is not None:
+        for key in experiment.tune.keys:
+            _check_tuned(key, cls, entry.value, experiment, problems)
     if len(problems) == found:
         _try(chosen, None, experiment, place, problems)
     if len(problems) == found and scheduler is not None:
         _try(chosen, scheduler, experiment, _name_node(scheduler_node), problems)
+
+
+def _check_tuned(
+    key: TunedKey, cls: type, choice: OptimizerChoice, experiment: Experiment, problems: Problems
+) -> None:
+    """Check that an optimizer takes an argument that is tuned, and works with each of its values."""
+    for node in key.nodes():
+        found = len(problems)
+        _check_arguments(_defaults(cls), {key.argument: node}, cls.__name__, problems, lists=False)
+        if len(problems) == found:
+            arguments = {**choice.optimizer.kwargs, key.argument: node.plain()}
+            _try(Component(cls.__name__, arguments), None, experiment, node, problems)
+        if len(problems) > found:
+            return
 
 
 def _check_scheduler_class(node: Node, problems: Problems) -> None:
