@@ -192,8 +192,9 @@ def _refuse_key(key: str, node: Node, problems: Problems) -> None:
     if key.startswith(_PREFIX):
         message = f"{key} cannot be tuned, expected an argument of the optimizer, such as optimizer.lr"
     else:
-        known = nearest(key, ("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "by", "runs"))
-        message = f"unknown key {key!r} in tune, expected optimizer.ARGUMENT, by or runs{known}"
+        hint = nearest(key, ("optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "by", "runs"))
+        hint = hint or f", did you mean {_PREFIX + key!r}?"
+        message = f"unknown key {key!r} in tune, expected optimizer.ARGUMENT, by or runs{hint}"
     problems.add(node.key_mark or node.mark, message)
 
 
