@@ -167,7 +167,7 @@ def is_repair(pytorch: Start, others: Mapping[str, Start], outcome: Outcome) -> 
         no_worse = welch_p(sign * other.baseline + band, sign * pytorch.arm)
         if other.finding.result == "equivalent" and max(gives, no_worse) <= ALPHA:
             return (
-                f"{name} gives the gain without it (p {gives:.2g}; no worse than teleported from PyTorch's initial "
-                f"weights, p {no_worse:.2g}), and there it adds nothing ({other.finding})"
+                f"{name} gives the gain without it (p {gives:.2g}; no worse than teleported from PyTorch's "
+                f"initial weights, p {no_worse:.2g}), and there it adds nothing ({other.finding})"
             )
     return ""
