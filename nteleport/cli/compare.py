@@ -37,8 +37,8 @@ _FORMATS = ("md", "csv", "json")
 @list_option(
     "--equivalent",
     metavar="OUTCOME=BAND...",
-    help="How far apart counts as equivalent: test_accuracy=0.5 is half a point, seconds_to=5% a share of the "
-    "baseline.  [default: 0.5 points, 5% of a time]",
+    help="How far apart counts as equivalent: test_accuracy=0.5 is half a point, seconds_to=5% a share of "
+    "the baseline.  [default: 0.5 points, 5% of a time]",
 )
 @click.option(
     "--format",
@@ -73,10 +73,10 @@ def compare(
 ) -> None:
     """Compare arms by paired runs: does teleporting help, and why?
 
-    DIR is the output folder of `nteleport train --out DIR`. Runs with the same seed form pairs. For each cell,
-    arm and outcome: mean difference, t interval, sign-flip test, Holm's correction over the arms of the primary
-    outcome, tests of equivalence, and a verdict in words. What a reader must know is said first. A forest plot
-    and the pairs are drawn for each outcome.
+    DIR is the output folder of `nteleport train --out DIR`. Runs with the same seed form pairs. For each
+    cell, arm and outcome: mean difference, t interval, sign-flip test, Holm's correction over the arms of the
+    primary outcome, tests of equivalence, and a verdict in words. What a reader must know is said first. A
+    forest plot and the pairs are drawn for each outcome.
 
     \b
     nteleport compare results/digits --outcome test_accuracy,seconds_to:0.9

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from nteleport.comparison.arms import Cell, arm_named, cells_of, values_of
+from nteleport.comparison.arms import Arm, Cell, arm_named, cells_of, values_of
 from nteleport.comparison.families import Family, family_of, shortage_in_words
 from nteleport.comparison.outcomes import Outcome, analysis_seconds, measured, read_outcomes
 from nteleport.comparison.tuned import Tuned, points_of, read_choices, width_cell
@@ -108,9 +108,13 @@ def compare(
     )
 
 
+def _is_reached(family: Family, arm: Arm) -> bool:
+    return bool(np.isfinite(family.measured(arm)).any())
+
+
 _ROW = (
     "arm mode outcome unit n missing baseline value difference low high p p_error p_holm band p_equivalent "
-    "result horizon baseline_censored censored baseline_point point"
+    "pairs_needed result horizon baseline_censored censored baseline_point point"
 ).split()
 _VERDICT = "arm outcome verdict because".split()
 _PAIR = "arm outcome run seed baseline value difference baseline_censored censored".split()
@@ -148,12 +152,13 @@ def _families(
             )
     if open_ended:
         notes.append(f"lr_width: {open_ended} of {widths} ranges reach an end of their grid and may be wider")
-    for family in found:
-        if outcome.is_time and not np.isfinite(family.measured(family.baseline)).any():
-            notes.append(
-                f"{outcome.name}: the baseline never gets there ({family.cell.name}), "
-                "expected a target that it reaches"
-            )
+    never = [
+        family.cell.name for family in found if outcome.is_time and not _is_reached(family, family.baseline)
+    ]
+    if never:
+        notes.append(
+            f"{outcome.name}: the baseline never gets there ({_some(never)}), expected a target that it reaches"
+        )
     return found, notes
 
 
@@ -181,6 +186,7 @@ def _rows(family: Family, results: Results, tuned: Tuned) -> Iterator[dict[str, 
             "p_holm": finding.p if family.primary else math.nan,
             "band": "" if outcome.band is None else str(outcome.band),
             "p_equivalent": math.nan if finding.equivalence is None else finding.equivalence.p,
+            "pairs_needed": 0 if finding.equivalence is None else finding.equivalence.pairs,
             "result": finding.result,
             "horizon": family.horizon,
             "baseline_censored": int(pairs["baseline_censored"].sum()),
@@ -256,10 +262,18 @@ def _warnings(families: Sequence[Family]) -> list[str]:
     ]
     short = _grouped((family.shortage(), family.cell.name) for family in primary if family.shortage())
     notes += [shortage_in_words(*short_of, len(cells)) for short_of, cells in short.items() if short_of]
-    for family in primary:
-        notes += family.undecidable()
+    undecidable = {family.cell.name: family.undecidable() for family in primary if family.undecidable()}
+    if undecidable:
+        band, name = primary[0].outcome.band, primary[0].outcome.name
+        needed = [pairs for each in undecidable.values() for pairs in each]
+        notes.append(
+            f"too few pairs to decide whether {len(needed)} arms lie within {band} of the baseline in {name} "
+            f"({_some(list(undecidable))}); {max(needed):,} pairs would do"
+        )
+    lacking = {family.outcome.name: [] for family in families}
     for family in families:
-        notes += family.incomplete()
+        lacking[family.outcome.name] += family.incomplete()
+    notes += [f"{name}: pairs are missing: {_some(some)}" for name, some in lacking.items() if some]
     if len(families) > len(primary):
         notes.append(
             "outcomes after the first are not corrected for their number: they suggest, and decide nothing"

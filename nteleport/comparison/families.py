@@ -59,23 +59,21 @@ class Family:
             return None
         return max(counts), len(counts)
 
-    def undecidable(self) -> list[str]:
-        """A note for each arm whose pairs cannot decide whether it lies in the band."""
-        notes = []
-        for label, finding in self.findings.items():
-            same, n = finding.equivalence, finding.contrast.n
-            if finding.result == "undecided" and same is not None and n > 1 and not same.decidable:
-                notes.append(
-                    f"{n} pairs cannot decide whether {label} lies within {self.outcome.band} of the "
-                    f"baseline in {self.outcome.name} ({self.cell.name}); {same.pairs} pairs would do"
-                )
-        return notes
+    def undecidable(self) -> list[int]:
+        """For each arm whose pairs cannot decide whether it lies in the band: how many would do."""
+        return [
+            finding.equivalence.pairs
+            for finding in self.findings.values()
+            if finding.result == "undecided"
+            and finding.equivalence is not None
+            and finding.contrast.n > 1
+            and not finding.equivalence.decidable
+        ]
 
     def incomplete(self) -> list[str]:
-        """A note for each arm with pairs that are missing."""
+        """For each arm with pairs that are missing: how many of how many."""
         return [
-            f"{self.outcome.name}: {missing} of {missing + len(self.pairs[label])} pairs of {label} are "
-            f"missing ({self.cell.name})"
+            f"{missing} of {missing + len(self.pairs[label])} of {label} ({self.cell.name})"
             for label in self.pairs
             if (missing := self.missing(label))
         ]

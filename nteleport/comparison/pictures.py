@@ -34,6 +34,9 @@ _ROW = 0.2
 _LETTERS = 58
 """The longest line of a name."""
 
+_TITLE = 34
+"""The longest line of a title."""
+
 _PANEL, _ACROSS = 2.3, 3
 """Width in inches of a panel of pairs, and how many stand side by side."""
 
@@ -111,8 +114,12 @@ def _half_band(row: dict[str, Any], outcome: Outcome) -> float | None:
 
 def _difference_label(outcome: Outcome) -> str:
     better = "right" if outcome.larger_is_better else "left"
-    name = outcome.name.replace("_", " ")
+    name = _spoken(outcome)
     return f"difference in {name}, arm − baseline ({outcome.unit_of_differences}); better to the {better}"
+
+
+def _spoken(outcome: Outcome) -> str:
+    return outcome.name.replace("_", " ").replace(":", " ")
 
 
 def _color_legend(figure: Figure, rows: pd.DataFrame, outcome: Outcome) -> None:
@@ -130,9 +137,10 @@ def draw_pairs(comparison: Comparison, outcome: Outcome) -> Figure:
     """Every pair: the arm over its baseline, a panel per cell; hollow where a time was cut off."""
     pairs = comparison.pairs[comparison.pairs["outcome"] == outcome.name]
     by = list(comparison.by)
-    cells = [(values, table) for values, table in pairs.groupby(by, sort=False)] if by else [((), pairs)]
+    cells = list(pairs.groupby(by, sort=False)) if by else [((), pairs)]
+    named = [word for word in by if pairs[word].nunique() > 1]
     arms = list(dict.fromkeys(pairs["arm"]))
-    across = min(_ACROSS, max(len(cells), 1))
+    across = min(_ACROSS, max(len(cells), 1)) if len(cells) != 4 else 2
     down = -(-max(len(cells), 1) // across)
     with paper_style():
         figure = Figure(figsize=(_PANEL * across + 0.2, (_PANEL + 0.25) * down + 0.18 * len(arms)))
@@ -140,21 +148,23 @@ def draw_pairs(comparison: Comparison, outcome: Outcome) -> Figure:
         panels = figure.subplots(down, across, squeeze=False)
         for axes in panels.flat[len(cells) :]:
             axes.set_axis_off()
-        for axes, (values, table) in zip(panels.flat, cells, strict=False):
-            axes.set_title(_titled(", ".join(map(str, values))), fontsize=7)
+        for axes, (_, table) in zip(panels.flat, cells, strict=False):
+            title = ", ".join(str(table[word].iloc[0]) for word in named)
+            axes.set_title("\n".join(textwrap.wrap(_literal(title), _TITLE, max_lines=3)), fontsize=7)
             _draw_cell(axes, table, arms)
-        name = f"{outcome.name.replace('_', ' ')} ({outcome.unit})"
+        name = f"{_spoken(outcome)} ({outcome.unit})"
         figure.supxlabel(f"baseline: {_literal(name)}", fontsize=8)
         figure.supylabel(f"arm: {_literal(name)}", fontsize=8)
         handles = [_swatch(number) for number in range(len(arms))]
+        texts = [_wrapped(arm) for arm in arms]
+        if pairs[["censored", "baseline_censored"]].to_numpy(dtype=bool).any():
+            handles.append(
+                Line2D([], [], linestyle="none", marker="o", color="#7A7A7A", markerfacecolor="white")
+            )
+            texts.append("hollow: one of the two was cut off at the horizon")
         if handles:
-            texts = [_wrapped(arm) for arm in arms]
             figure.legend(handles, texts, loc="outside upper center", ncols=1, frameon=False)
     return figure
-
-
-def _titled(text: str) -> str:
-    return "\n".join(textwrap.wrap(_literal(text), 38, max_lines=3))
 
 
 def _swatch(number: int) -> Line2D:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -26,16 +27,16 @@ def as_markdown(comparison: Comparison) -> str:
         for each in _of_cell(comparison.verdicts, values).to_dict("records"):
             arm = f"{_safe(each['arm'])}: " if each["arm"] else ""
             lines += [f"- {arm}**{each['verdict']}** ({_safe(each['because'])})"]
-        lines += ["", _line(_HEADER), _line("|".join(["---"] * len(_HEADER)).split("|"))]
+        lines += ["", _line(_HEADER), _line(["---"] * len(_HEADER))]
         lines += [_line(_in_words(row)) for row in rows.to_dict("records")]
     lines += ["", f"Baseline: {_safe(comparison.baseline)}. {_EXPLAINED}"]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
 _EXPLAINED = (
-    "Differences are arm minus baseline over pairs of one seed, with 95 % t intervals; p is that of a sign-flip "
-    "test, Holm's that of the first outcome among the arms of a cell, p of ≈ that of two one-sided t tests "
-    "against the band of equivalence. Accuracies are in percent, their differences in points."
+    "Differences are arm minus baseline over pairs of one seed, with 95 % t intervals; p is that of a "
+    "sign-flip test, Holm's that of the first outcome among the arms of a cell, p of ≈ that of two one-sided "
+    "t tests against the band of equivalence. Accuracies are in percent, their differences in points."
 )
 
 
@@ -65,25 +66,26 @@ def _in_words(row: Mapping[Any, Any]) -> list[str]:
         f"{_number(row[key], '.4g')}{unit}{cut}"
         for key, cut in zip(("baseline", "value"), censored, strict=True)
     ]
-    band = f"{_number(row['p_equivalent'], '.2g')} (± {row['band']})" if row["band"] else ""
+    same = _number(row["p_equivalent"], ".2g")
+    band = f"{same} (± {row['band']})" if same else ""
     holm = _number(row["p_holm"], ".2g")
     result = row["result"] if row["n"] else "no pairs"
     arm = f"{row['arm']} ({row['point']})" if row["point"] else row["arm"]
-    return [arm, row["outcome"], n, *values, difference, p, holm, band, result]
+    return [_safe(arm), row["outcome"], n, *values, difference, p, holm, band, result]
 
 
 def _number(value: float, style: str = ".3g") -> str:
     return "" if math.isnan(value) else format(value, style).replace("-", "−")
 
 
-def _line(cells: Any) -> str:
-    return f"| {' | '.join(_safe(cell) for cell in cells)} |"
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _safe(text: object) -> str:
     """Text that Markdown shows as it is: names of files may hold markup."""
     escaped = html.escape(str(text), quote=False)
-    return "".join(f"\\{each}" if each in "\\`*[]|" or each == "_" else each for each in escaped)
+    return re.sub(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", escaped)
 
 
 def as_csv(comparison: Comparison) -> str:
