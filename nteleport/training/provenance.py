@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 import subprocess
@@ -11,12 +10,13 @@ from datetime import datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 import nteleport
 from nteleport.jobs.atomic import write_json_atomic
+from nteleport.jobs.records import read_provenance
 from nteleport.training.device import device_name
 
 if TYPE_CHECKING:
@@ -63,13 +63,19 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def begin_provenance(
-    paths: JobPaths, *, start: datetime, device: torch.device, first_epoch: int, command: Sequence[str]
+    paths: JobPaths,
+    *,
+    start: datetime,
+    device: torch.device,
+    first_epoch: int,
+    command: Sequence[str],
+    analysis_seconds: float,
 ) -> None:
     """Write `provenance.json` for a training run that starts or resumes now, keeping the record of earlier
-    ones.
+    ones. No epoch of `metrics.csv` counts the seconds of the analysis.
     """
     commit, dirty = source_revision()
-    earlier = _read(paths)
+    earlier = read_provenance(paths)
     write_json_atomic(
         paths.provenance,
         {
@@ -81,6 +87,7 @@ def begin_provenance(
             "platform": platform.platform(),
             "device": str(device),
             "device_name": device_name(device),
+            "analysis_seconds": analysis_seconds,
             "threads": torch.get_num_threads(),
             "git_commit": commit,
             "git_dirty": dirty,
@@ -92,12 +99,4 @@ def begin_provenance(
 
 def end_provenance(paths: JobPaths, end: datetime) -> None:
     """Record the time at which a training run ended or stopped."""
-    write_json_atomic(paths.provenance, {**_read(paths), "end": end.isoformat(timespec="seconds")})
-
-
-def _read(paths: JobPaths) -> dict[str, Any]:
-    try:
-        content = json.loads(paths.provenance.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    write_json_atomic(paths.provenance, {**read_provenance(paths), "end": end.isoformat(timespec="seconds")})
