@@ -250,6 +250,25 @@ def read_result(paths: JobPaths) -> dict[str, Any]:
         return {}
 
 
+def read_provenance(paths: JobPaths) -> dict[str, Any]:
+    """The content of a job's `provenance.json`; empty if there is none, or one that is damaged."""
+    content = _json_of(paths.provenance)
+    return content if isinstance(content, dict) else {}
+
+
+def read_certificates(paths: JobPaths) -> list[dict[str, Any]]:
+    """The rows of a job's `certificates.json`; empty if there is none, or one that is damaged."""
+    content = _json_of(paths.certificates)
+    return [row for row in content if isinstance(row, dict)] if isinstance(content, list) else []
+
+
+def _json_of(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes().decode("utf-8", errors="replace"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def check_digest(paths: JobPaths, result: Mapping[str, Any], job: Job) -> None:
     """Check that a `result.json` is that of `job`, as far as it says: names of jobs hold only 32 bits of it.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 import subprocess
@@ -17,6 +16,7 @@ import torch
 
 import nteleport
 from nteleport.jobs.atomic import write_json_atomic
+from nteleport.jobs.records import read_provenance
 from nteleport.training.device import device_name
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def begin_provenance(
     ones.
     """
     commit, dirty = source_revision()
-    earlier = _read(paths)
+    earlier = read_provenance(paths)
     write_json_atomic(
         paths.provenance,
         {
@@ -92,12 +92,4 @@ def begin_provenance(
 
 def end_provenance(paths: JobPaths, end: datetime) -> None:
     """Record the time at which a training run ended or stopped."""
-    write_json_atomic(paths.provenance, {**_read(paths), "end": end.isoformat(timespec="seconds")})
-
-
-def _read(paths: JobPaths) -> dict[str, Any]:
-    try:
-        content = json.loads(paths.provenance.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    write_json_atomic(paths.provenance, {**read_provenance(paths), "end": end.isoformat(timespec="seconds")})
