@@ -1,3 +1,5 @@
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
 from .core.analysis import analyze as analyze
 from .core.certificate import Certificate as Certificate
 from .core.certificate import OutputChange as OutputChange
