@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from nteleport.jobs.table import JobResult, Scalar
@@ -73,8 +73,18 @@ class Arms:
         return self._arms[_key(job)]
 
     def named(self, key: str) -> Arm:
-        """The arm with this label in `hparams.yml`; one that has no job here is gray."""
-        return self._arms.get(key) or Arm(key, key, "", color(0), 0)
+        """The arm with this label in `hparams.yml`; one that has no job here is gray.
+
+        `nteleport.comparison` adds what happens to the optimizer's state where that tells arms apart, and
+        writes labels on one line.
+        """
+        if key in self._arms:
+            return self._arms[key]
+        plain, _, state = key.rpartition(", state ")
+        arm = next((each for each in self if " ".join(each.key.split()) in (key, plain)), None)
+        if arm is None:
+            return Arm(key, key, "", color(0), 0)
+        return replace(arm, key=key, label=f"{arm.label}, state {state}" if plain else arm.label)
 
     @cached_property
     def baseline(self) -> Arm | None:

@@ -8,6 +8,7 @@ The script of the page fills in what depends on the reader. `{"slot": NAME}` sta
 `x`, `y`       the scales of the axes: linear or logarithmic, and the part that is zoomed in on
 `y_title`      what is drawn
 `tooltip`      what to show of each arm, where one pointer reads all arms
+`height`       of a chart that has rows
 =============  =======================================================
 
 Colors are variables of the style sheet, which has values for light and for dark.
@@ -41,68 +42,60 @@ def curves_spec() -> Spec:
     """Mean curves over epochs with bands and, on demand, single runs.
 
     Data sets: `curves` (g, x, y, low, high, and `whole`: y where no run of the group is missing), `runs`
-    (g, r, x, y), `epochs` (x, and a column of text for each arm).
+    (g, r, x, y), `epochs` (x, the part of the axis `from` … `to` that is closest to it, a column of text for each arm).
     """
+    x = {
+        "field": "x",
+        "type": "quantitative",
+        "title": "epoch",
+        "scale": slot("x"),
+        "axis": {"tickMinStep": 1, "format": "~s"},
+    }
     y = {"type": "quantitative", "scale": slot("y"), "title": slot("y_title")}
     return {
         **_frame(320),
-        "encoding": {
-            "x": {
-                "field": "x",
-                "type": "quantitative",
-                "title": "epoch",
-                "scale": slot("x"),
-                "axis": {"tickMinStep": 1, "format": "~s"},
-            },
-            **_arms(),
-        },
+        "encoding": {"x": x},
         "layer": [
             {
                 "data": {"name": "curves"},
                 "mark": {"type": "area", "opacity": 0.16, "clip": True},
-                "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}, "strokeDash": {"value": [1, 0]}},
+                "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}, **_arms(dashed=False)},
             },
             {
                 "data": {"name": "runs"},
                 "mark": {"type": "line", "strokeWidth": 0.7, "opacity": 0.45, "clip": True},
-                "encoding": {"y": {"field": "y", **y}, "detail": {"field": "r"}},
+                "encoding": {"y": {"field": "y", **y}, "detail": {"field": "r"}, **_arms()},
             },
             {
                 "data": {"name": "curves"},
                 "mark": {"type": "line", "strokeWidth": 0.8, "clip": True},
-                "encoding": {"y": {"field": "y", **y}},
+                "encoding": {"y": {"field": "y", **y}, **_arms()},
                 "params": [_BRUSH],
             },
             {
                 "data": {"name": "curves"},
                 "mark": {"type": "line", "strokeWidth": 2.2, "clip": True},
-                "encoding": {"y": {"field": "whole", **y}},
+                "encoding": {"y": {"field": "whole", **y}, **_arms()},
             },
             {
                 "data": {"name": "curves"},
                 "transform": [{"filter": {"param": "hover", "empty": False}}],
                 "mark": {"type": "point", "filled": True, "size": 48, "opacity": 1, "clip": True},
-                "encoding": {"y": {"field": "y", **y}},
+                "encoding": {"y": {"field": "y", **y}, **_arms(dashed=False)},
             },
             {
                 "data": {"name": "epochs"},
-                "mark": {"type": "rule", "color": _INK, "strokeWidth": 1, "clip": True},
-                "encoding": {
-                    "color": {"value": _INK},
-                    "strokeDash": {"value": [1, 0]},
-                    "opacity": {"condition": {"param": "hover", "empty": False, "value": 0.35}, "value": 0},
-                    "tooltip": slot("tooltip"),
-                },
+                "transform": [{"filter": {"param": "hover", "empty": False}}],
+                "mark": {"type": "rule", "color": _INK, "opacity": 0.35, "clip": True},
+            },
+            {
+                "data": {"name": "epochs"},
+                "mark": {"type": "rect", "opacity": 0, "clip": True},
+                "encoding": {"x": {**x, "field": "from"}, "x2": {"field": "to"}, "tooltip": slot("tooltip")},
                 "params": [
                     {
                         "name": "hover",
-                        "select": {
-                            "type": "point",
-                            "encodings": ["x"],
-                            "nearest": True,
-                            "on": "pointermove",
-                            "clear": "pointerout",
-                        },
+                        "select": {"type": "point", "fields": ["x"], "on": "pointerover", "clear": "pointerout"},
                     }
                 ],
             },
@@ -118,13 +111,12 @@ def learning_rate_spec(key: str, score: str) -> Spec:
         **_frame(300),
         "encoding": {
             "x": {"field": "x", "type": "quantitative", "title": key, "scale": slot("x"), "axis": {"format": "~g"}},
-            **_arms(),
         },
         "layer": [
             {
                 "data": {"name": "best"},
                 "mark": {"type": "line", "strokeWidth": 2, "clip": True},
-                "encoding": {"y": {"field": "y", **y}},
+                "encoding": {"y": {"field": "y", **y}, **_arms(dashed=False)},
                 "params": [_BRUSH],
             },
             {
@@ -135,6 +127,7 @@ def learning_rate_spec(key: str, score: str) -> Spec:
                     "size": {"condition": {"test": "datum.chosen", "value": 170}, "value": 45},
                     "shape": {"condition": {"test": "datum.chosen", "value": "diamond"}, "value": "circle"},
                     "tooltip": tooltip,
+                    **_arms(dashed=False),
                 },
             },
         ],
@@ -144,18 +137,18 @@ def learning_rate_spec(key: str, score: str) -> Spec:
 def forest_spec(title: str) -> Spec:
     """Differences from the baseline with their intervals, a row for each arm of each cell.
 
-    Data sets: `rows` (i, g, text, heading, mean, low, high, and words for tooltips), `band` (low, high).
+    Data sets: `rows` (i, g, text, heading, mean, low, high, and words for tooltips), `band` (i, g, low, high).
     """
     x = {"type": "quantitative", "title": title, "axis": {"format": _FORMAT}}
     tooltip = [_told(each) for each in ("arm", "cell", "difference", "interval", "p", "pairs", "verdict")]
-    row = {"field": "i", "type": "ordinal", "axis": None, "sort": None}
+    row = {"field": "i", "type": "ordinal", "axis": None, "sort": "ascending"}
     return {
-        **_frame({"step": 40}),
+        **_frame(slot("height")),
         "layer": [
             {
                 "data": {"name": "band"},
                 "mark": {"type": "rect", "color": "var(--band)"},
-                "encoding": {"x": {"field": "low", **x}, "x2": {"field": "high"}},
+                "encoding": {"y": row, "x": {"field": "low", **x}, "x2": {"field": "high"}},
             },
             {"mark": {"type": "rule", "color": _INK, "strokeDash": [3, 3]}, "encoding": {"x": {"datum": 0, **x}}},
             {

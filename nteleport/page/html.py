@@ -76,7 +76,7 @@ def _json(content: Any) -> str:
 def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script that defines `window.vegaEmbed`."""
     vl_convert = import_extra("vl_convert", extra="report", purpose="nteleport report")
-    script: str = vl_convert.javascript_bundle("import vegaEmbed from 'vega-embed'; window.vegaEmbed = vegaEmbed;")
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from nteleport.errors import NTeleportError
@@ -28,13 +29,13 @@ _WITHOUT_EFFECT: dict[str, Any] = {"optimizer_state": "reset", "certificates": T
 """Defaults of what a job without teleportations does not say."""
 
 
-def section(folder: Folder, experiment: str | None = None) -> Section:
-    """The section of `folder`; `experiment` is the text of an experiment file, if the caller has it."""
-    parts: list[Part] = []
-    if experiment is not None:
-        parts.append(Code("Experiment file", experiment))
-    else:
-        parts += _experiments(folder)
+def section(folder: Folder, experiment: Path | None = None) -> Section:
+    """The section of `folder`; `experiment` is the experiment file of its jobs, if the caller has it.
+
+    Raises:
+        ExperimentError: the experiment file cannot be read.
+    """
+    parts = _experiments(folder) if experiment is None else _given(folder, experiment)
     commands = Counter(filter(None, (text(each.get("command")) for each in folder.provenance)))
     for command, jobs in commands.most_common(_MOST_COMMANDS):
         parts.append(Code(f"Command, as recorded by {counted(jobs, 'job')}", command))
@@ -43,6 +44,17 @@ def section(folder: Folder, experiment: str | None = None) -> Section:
     if not commands:
         parts.append(Code("Command", "nteleport train experiment.yml --out results"))
     return Section("reproduce", "Run it again", tuple(parts))
+
+
+def _given(folder: Folder, path: Path) -> list[Part]:
+    """The text of an experiment file, and how many jobs of the folder it describes."""
+    experiment = load_experiment(path)
+    described = {job.name for job in expand(experiment)}
+    others = sum(job.name.rpartition("/")[2] not in described for job in folder.results.jobs)
+    text = Code(f"Experiment file, {path.name}", path.read_text(encoding="utf-8-sig"))
+    if not others:
+        return [text]
+    return [Note(f"{counted(others, 'job')} of this folder are none of this experiment file.", urgent=True), text]
 
 
 def _experiments(folder: Folder) -> list[Part]:

@@ -41,6 +41,17 @@
 
   const short = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))));
 
+  // The smallest and the largest number, never the same.
+  const extent = (values, logarithmic) => {
+    const [low, high] = values.reduce(
+      ([low, high], value) => (value === null ? [low, high] : [Math.min(low, value), Math.max(high, value)]),
+      [Infinity, -Infinity],
+    );
+    if (low < high) return [low, high];
+    if (low > high) return [1, 2];
+    return logarithmic ? [low / 2, low * 2] : [low - 0.5, low + 0.5];
+  };
+
   // The data sets and the tooltip of a chart of curves.
   const curves = (chart, state) => {
     const { x, measures } = chart.data;
@@ -69,7 +80,8 @@
       }
     }
     x.forEach((epoch, i) => {
-      const row = { x: epoch };
+      const between = (other) => (other === undefined ? epoch : (epoch + other) / 2);
+      const row = { x: epoch, from: between(x[i - 1]), to: between(x[i + 1]) };
       for (const g of shown) {
         const [mean, std, n] = [measure.mean[g][i], measure.std[g][i], at(g, i)];
         row[`a${g}`] = mean === null ? "–" : `${short(mean)}${std === null ? "" : ` ± ${short(std)}`}  (n = ${n})`;
@@ -78,31 +90,35 @@
     });
     const tooltip = [{ field: "x", type: "quantitative", title: "epoch" }];
     for (const g of shown.slice(0, 24)) tooltip.push({ field: `a${g}`, type: "nominal", title: chart.arms[g].label });
-    return { data, slots: { tooltip, y_title: measure.label } };
+    const drawn = [...data.curves.flatMap(({ y, low, high }) => [y, low, high]), ...data.runs.map(({ y }) => y)];
+    return { data, slots: { tooltip, y_title: measure.label }, domain: { x: [x[0] - 0.3, x[x.length - 1] + 0.3], y: extent(drawn, logarithmic) } };
   };
 
   const table = (chart, state) => {
     const kept = (row) => row.g === undefined || row.g === null || !state.hidden.includes(row.g);
     const data = Object.fromEntries(Object.entries(chart.data).map(([name, part]) => [name, rows(part).filter(kept)]));
-    return { data, slots: {} };
+    return { data, slots: { height: 40 * (data.rows || []).length }, domain: {} };
   };
 
-  const scale = (logarithmic, domain) => ({
-    type: logarithmic ? "log" : "linear", zero: false, nice: !domain, ...(domain ? { domain } : {}),
-  });
+  const scale = (state, axis, domain) => {
+    const zoom = state.zoom && state.zoom[axis];
+    const shown = zoom || domain[axis];
+    const nice = !zoom && (axis === "y" || !shown);
+    return { type: state.logarithmic[axis] ? "log" : "linear", zero: false, nice, ...(shown ? { domain: shown } : {}) };
+  };
 
   const draw = async (figure, chart, state) => {
-    const { data, slots } = (chart.kind === "curves" ? curves : table)(chart, state);
-    const domain = chart.arms.map((_, g) => g);
+    const { data, slots, domain } = (chart.kind === "curves" ? curves : table)(chart, state);
+    const all = chart.arms.map((_, g) => g);
     const spec = filled(chart.spec, {
-      colors: { domain, range: chart.arms.map((arm) => arm.color) },
-      dashes: { domain, range: chart.arms.map((arm) => arm.dash || [1, 0]) },
-      x: scale(state.logarithmic.x, state.zoom && state.zoom.x),
-      y: scale(state.logarithmic.y, state.zoom && state.zoom.y),
+      colors: { domain: all, range: chart.arms.map((arm) => arm.color) },
+      dashes: { domain: all, range: chart.arms.map((arm) => arm.dash || [1, 0]) },
+      x: scale(state, "x", domain),
+      y: scale(state, "y", domain),
       ...slots,
     });
     spec.datasets = data;
-    spec.autosize = { type: "fit-x", contains: "padding" };
+    spec.layer = spec.layer.filter((layer) => !layer.data || data[layer.data.name].length);
     const place = figure.querySelector(".chart");
     const before = figure.view;
     const options = { actions: false, renderer: "svg", ast: true, config, tooltip: { theme: "custom" } };
