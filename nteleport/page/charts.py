@@ -137,7 +137,7 @@ def learning_rate_spec(key: str, score: str) -> Spec:
 def forest_spec(title: str) -> Spec:
     """Differences from the baseline with their intervals, a row for each arm of each cell.
 
-    Data sets: `rows` (i, g, text, heading, mean, low, high, and words for tooltips), `band` (i, g, low, high).
+    Data sets: `rows` (i, g, text, heading, mean, low, high, and words for tooltips), `band` (i, g, low, high), `zero` (x).
     """
     x = {"type": "quantitative", "title": title, "axis": {"format": _FORMAT}}
     tooltip = [_told(each) for each in ("arm", "cell", "difference", "interval", "p", "pairs", "verdict")]
@@ -150,7 +150,11 @@ def forest_spec(title: str) -> Spec:
                 "mark": {"type": "rect", "color": "var(--band)"},
                 "encoding": {"y": row, "x": {"field": "low", **x}, "x2": {"field": "high"}},
             },
-            {"mark": {"type": "rule", "color": _INK, "strokeDash": [3, 3]}, "encoding": {"x": {"datum": 0, **x}}},
+            {
+                "data": {"name": "zero"},
+                "mark": {"type": "rule", "color": _INK, "strokeDash": [3, 3]},
+                "encoding": {"x": {"field": "x", **x}},
+            },
             {
                 "data": {"name": "rows"},
                 "encoding": {"y": row, **_arms(dashed=False)},
@@ -164,7 +168,7 @@ def forest_spec(title: str) -> Spec:
                         "encoding": {"x": {"field": "mean", **x}, "tooltip": tooltip},
                     },
                     {
-                        "mark": {"type": "text", "align": "left", "dy": -8, "limit": 2000},
+                        "mark": {"type": "text", "align": "left", "dy": -8, "limit": {"expr": "width - 4"}},
                         "encoding": {
                             "x": {"value": 2},
                             "text": {"field": "text"},

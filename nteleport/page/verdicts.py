@@ -128,14 +128,14 @@ def _forest(folder: Folder, comparison: Comparison, outcome: Outcome, rows: pd.D
                 bands.append((len(lines), order[arm.key], rounded(-size), rounded(size)))
         lines.append((len(lines), order[arm.key], text, False, *numbers, *words))
     names = "i g text heading mean low high arm cell difference interval p pairs verdict".split()
-    data = {"rows": columns(names, lines), "band": columns(("i", "g", "low", "high"), bands)}
+    data = {"rows": columns(names, lines), "band": columns(("i", "g", "low", "high"), bands), "zero": {"x": [0]}}
     better = "right" if outcome.larger_is_better else "left"
     band = f" The shaded band, ± {outcome.band}, counts as equivalent." if outcome.band else ""
     caption = (
-        "Mean paired difference from the baseline with its 95 % interval, for each arm of each cell; better is to "
-        f"the {better}.{band}"
+        f"Mean paired difference from the baseline, {_label(folder, comparison.baseline)}, with its 95 % interval, for "
+        f"each arm of each cell; better is to the {better}.{band}"
     )
-    title = f"{outcome.name}, difference from {_label(folder, comparison.baseline)} ({outcome.unit_of_differences})"
+    title = f"difference ({outcome.unit_of_differences})"
     return Chart(f"{outcome.name}: differences", caption, forest_spec(title), data, _styles(arms), "table")
 
 
