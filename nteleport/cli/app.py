@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, str] = {
     "unravel": "Write each cell of the experiment CONFIG to a separate file.",
     "status": "Show the state of the jobs of a folder.",
     "collect": "Collect all epochs of all jobs of a folder into one table.",
+    "compare": "Compare teleportations with a baseline by paired runs.",
     "plot": "Draw mean curves and box plots of trained jobs.",
     "inspect": "Show what a teleportation does to each parameter of MODEL.",
     "teleport": "Teleport the weights in CHECKPOINT into other weights of the same function.",

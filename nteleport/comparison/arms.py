@@ -28,6 +28,7 @@ __all__ = [
     "cells_of",
     "differences_of",
     "horizon_of",
+    "one_line",
     "untuned_label",
     "values_of",
 ]
@@ -91,7 +92,7 @@ def cells_of(
     Args:
         results: the jobs.
         positions: those that are compared.
-        by: words that tell cells apart: hyper-parameters or whole parts; by default `BY`, as far as there are any.
+        by: words that tell cells apart: hyper-parameters or whole parts; None for `BY`, where they exist.
         tuned: hyper-parameters that were tuned for each arm, and so do not tell cells apart.
 
     Raises:
@@ -105,7 +106,8 @@ def cells_of(
     teleporting = [key for key in told if of_teleportation(key)]
     if teleporting:
         raise ResultsError(
-            f"cells cannot differ in {teleporting[0]!r}, which arms differ in: expected words such as {', '.join(BY)}"
+            f"cells cannot differ in {teleporting[0]!r}, which is of arms: expected words such as "
+            f"{', '.join(BY)}"
         )
     shared = [key for key in keys if not (of_teleportation(key) or key in (*tuned, *REPETITION, _OF_ARMS))]
     labels = _labels(jobs)
@@ -132,7 +134,7 @@ def _unit(job: JobResult) -> Unit:
 
 def _labels(jobs: Sequence[JobResult]) -> list[str]:
     """The arm of each job; what happens to the optimizer's state is named where it tells arms apart."""
-    labels = [" ".join(str(value_of(job.hparams, "teleport") or "no teleportation").split()) for job in jobs]
+    labels = [one_line(value_of(job.hparams, "teleport") or "no teleportation") for job in jobs]
     states: dict[str, set[Scalar | None]] = {}
     for job, label in zip(jobs, labels, strict=True):
         states.setdefault(label, set()).add(job.hparams.get("training.optimizer_state"))
@@ -147,7 +149,12 @@ def _in_words(job: JobResult, word: str, tuned: Sequence[str]) -> str:
     text = str(value_of(job.hparams, word))
     if word in job.hparams:
         text = untuned_label(text, word, tuned)
-    return " ".join(text.split())
+    return one_line(text)
+
+
+def one_line(text: object) -> str:
+    """Text from a file as one line that every terminal can show."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(str(text).split()))
 
 
 def untuned_label(label: str, part: str, tuned: Sequence[str]) -> str:
@@ -187,7 +194,8 @@ def arm_named(name: str, cells: Sequence[Cell]) -> str:
             f"several arms have the mode {name!r}, expected one of {'; '.join(map(repr, labels))}"
         )
     raise ResultsError(
-        f"no arm {name!r}{nearest(name, [*modes, *arms])}\nthese exist: {'; '.join(map(repr, [*modes, *arms]))}"
+        f"no arm {name!r}{nearest(name, [*modes, *arms])}\n"
+        f"these exist: {'; '.join(map(repr, [*modes, *arms]))}"
     )
 
 
@@ -236,8 +244,7 @@ def _numerically(unit: Unit) -> tuple[int, str, str]:
 
 def values_of(arm: Arm, measures: pd.DataFrame, horizon: float) -> np.ndarray:
     """The values of an arm: one for each unit, averaged over its settings."""
-    mirrored = differences_of(arm, arm, measures, horizon)
-    return mirrored["value"].to_numpy(dtype=np.float64)
+    return differences_of(arm, arm, measures, horizon)["value"].to_numpy(dtype=np.float64)
 
 
 def horizon_of(cell: Cell, measures: pd.DataFrame) -> float:

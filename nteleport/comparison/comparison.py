@@ -1,4 +1,4 @@
-"""A folder of results as a comparison of arms: rows of statistics, verdicts in words, and what to know first."""
+"""A folder of results as a comparison of arms: statistics, verdicts in words, and what to know first."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from nteleport.comparison.arms import Cell, arm_named, cells_of, values_of
+from nteleport.comparison.arms import Arm, Cell, arm_named, cells_of, values_of
 from nteleport.comparison.families import Family, family_of, shortage_in_words
-from nteleport.comparison.outcomes import Outcome, measured, read_outcomes
+from nteleport.comparison.outcomes import Outcome, analysis_seconds, measured, read_outcomes
 from nteleport.comparison.tuned import Tuned, points_of, read_choices, width_cell
 from nteleport.comparison.verdicts import (
     INCONCLUSIVE,
@@ -42,8 +42,8 @@ class Comparison:
         baseline: the label of the arm that the others are compared with.
         rows: one row per cell, arm and outcome; the columns are listed in `docs/comparing.md`.
         verdicts: one row per cell and teleporting arm: `arm`, `outcome`, `verdict`, `because`.
-        pairs: one row per pair: `arm`, `outcome`, `run`, `seed`, `baseline`, `value`, `difference`, and whether
-            one of its times was cut off at the horizon: `baseline_censored`, `censored`.
+        pairs: one row per pair: `arm`, `outcome`, `run`, `seed`, `baseline`, `value`, `difference`, and
+            whether one of its times was cut off at the horizon: `baseline_censored`, `censored`.
         notes: what a reader must know before the numbers, one line each, the gravest first.
     """
 
@@ -79,8 +79,8 @@ def compare(
         tuning: made by `nteleport.jobs.tuning.read_tuning`; None where nothing was tuned.
 
     Raises:
-        ResultsError: an outcome, arm, word or band is unknown; arms were tuned on data that are reported, too;
-            or there is nothing to compare.
+        ResultsError: an outcome, arm, word or band is unknown; arms were tuned on data that are reported,
+            too; or there is nothing to compare.
         MissingExtraError: scipy is not installed.
     """
     wanted = read_outcomes(outcomes, equivalent)
@@ -96,22 +96,25 @@ def compare(
         found, more = _families(cells, outcome, label, results, tuned, primary=number == 0)
         families += found
         notes += more
-    complaints = {cell.name: tuned.complaint(cell) for cell in cells}
     words = list(cells[0].values)
     return Comparison(
         by=tuple(words),
         outcomes=tuple(wanted),
         baseline=label,
         rows=_table(words, _ROW, [row for family in families for row in _rows(family, results, tuned)]),
-        verdicts=_table(words, _VERDICT, _verdicts(families, complaints)),
+        verdicts=_table(words, _VERDICT, _verdicts(families)),
         pairs=_table(words, _PAIR, [row for family in families for row in _pairs(family)]),
-        notes=(*_warnings(families, complaints), *tuned.notes, *notes, *_left_out(results, cells, label)),
+        notes=(*_warnings(families), *tuned.notes, *notes, *_left_out(results, cells, label)),
     )
 
 
+def _is_reached(family: Family, arm: Arm) -> bool:
+    return bool(np.isfinite(family.measured(arm)).any())
+
+
 _ROW = (
-    "arm mode outcome unit n missing baseline value difference low high p p_error p_holm band p_equivalent result "
-    "horizon baseline_censored censored baseline_point point"
+    "arm mode outcome unit n missing baseline value difference low high p p_error p_holm band p_equivalent "
+    "pairs_needed result horizon baseline_censored censored baseline_point point"
 ).split()
 _VERDICT = "arm outcome verdict because".split()
 _PAIR = "arm outcome run seed baseline value difference baseline_censored censored".split()
@@ -128,19 +131,34 @@ def _families(
     notes, found, open_ended, widths = [], [], 0, 0
     measures = pd.DataFrame() if outcome.kind == "lr_width" else measured(results, outcome)
     for cell in cells:
+        complaint = tuned.complaint(cell)
         if outcome.kind == "lr_width":
             cell, measures, several = width_cell(cell, tuned)
             open_ended, widths = open_ended + several, widths + len(measures)
-        family = family_of(cell, outcome, baseline, measures, primary=primary)
+        family = family_of(cell, outcome, baseline, measures, primary=primary, complaint=complaint)
         if family is not None:
             found.append(family)
+    if outcome.kind.startswith("seconds"):
+        unknown = np.isnan(analysis_seconds(results))
+        uncounted = sum(
+            bool(unknown[position])
+            for family in found
+            for label in family.pairs
+            for position in family.cell.arms[label].jobs.values()
+        )
+        if uncounted:
+            notes.append(
+                f"{outcome.name}: the analysis of {uncounted} jobs is not recorded, so it is not counted"
+            )
     if open_ended:
         notes.append(f"lr_width: {open_ended} of {widths} ranges reach an end of their grid and may be wider")
-    for family in found:
-        if outcome.is_time and not np.isfinite(family.measured(family.baseline)).any():
-            notes.append(
-                f"{outcome.name}: the baseline never gets there ({family.cell.name}), expected a target that it reaches"
-            )
+    never = [
+        family.cell.name for family in found if outcome.is_time and not _is_reached(family, family.baseline)
+    ]
+    if never:
+        notes.append(
+            f"{outcome.name}: the baseline never gets there ({_some(never)}), expected a target that it reaches"
+        )
     return found, notes
 
 
@@ -168,6 +186,7 @@ def _rows(family: Family, results: Results, tuned: Tuned) -> Iterator[dict[str, 
             "p_holm": finding.p if family.primary else math.nan,
             "band": "" if outcome.band is None else str(outcome.band),
             "p_equivalent": math.nan if finding.equivalence is None else finding.equivalence.p,
+            "pairs_needed": 0 if finding.equivalence is None else finding.equivalence.pairs,
             "result": finding.result,
             "horizon": family.horizon,
             "baseline_censored": int(pairs["baseline_censored"].sum()),
@@ -183,11 +202,10 @@ def _pairs(family: Family) -> Iterator[dict[str, Any]]:
             yield {**family.cell.values, "arm": label, "outcome": family.outcome.name, **pair}
 
 
-def _verdicts(families: Sequence[Family], complaints: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def _verdicts(families: Sequence[Family]) -> Iterator[dict[str, Any]]:
     """A verdict for each teleporting arm of each cell, on the primary outcome."""
     primary = [family for family in families if family.primary]
     for family in primary:
-        complaint = complaints[family.cell.name]
         judged = [
             arm
             for arm in family.cell.arms.values()
@@ -203,17 +221,17 @@ def _verdicts(families: Sequence[Family], complaints: Mapping[str, str]) -> Iter
                 for mode, other in companions_of(arm, family.cell).items()
             }
             verdict, because = judge(teleported, companions)
-            if repair := _repair(arm.label, family, primary, complaints):
+            if repair := _repair(arm.label, family, primary):
                 verdict, because = REPAIR, f"{because}; {repair}"
-            if complaint:
-                verdict, because = INCONCLUSIVE, f"{complaint}; {because}"
+            if family.complaint:
+                verdict, because = INCONCLUSIVE, f"{family.complaint}; {because}"
             yield {**shared, "arm": arm.label, "verdict": verdict, "because": because}
 
 
 _PYTORCH = "none"
 
 
-def _repair(label: str, family: Family, families: Sequence[Family], complaints: Mapping[str, str]) -> str:
+def _repair(label: str, family: Family, families: Sequence[Family]) -> str:
     """Why a gain is a repair of the initialization; "" if it is not, or other initializers were not run."""
     values = dict(family.cell.values)
     if values.get("initializer") != _PYTORCH:
@@ -224,7 +242,7 @@ def _repair(label: str, family: Family, families: Sequence[Family], complaints: 
         if {**other.cell.values, "initializer": _PYTORCH} == values
         and other is not family
         and label in other.findings
-        and not complaints[other.cell.name]
+        and not other.complaint
     }
     horizon = np.fmin.reduce([family.horizon, *(other.horizon for other in others.values())])
 
@@ -235,19 +253,27 @@ def _repair(label: str, family: Family, families: Sequence[Family], complaints: 
     return is_repair(start(family), {name: start(other) for name, other in others.items()}, family.outcome)
 
 
-def _warnings(families: Sequence[Family], complaints: Mapping[str, str]) -> list[str]:
-    """What would mislead a reader who does not know it: unequal tuning, too few pairs, pairs that are missing."""
-    notes = [
-        why if len(cells) == len(complaints) else f"{why} ({_some(cells)})"
-        for why, cells in _grouped((why, name) for name, why in complaints.items() if why).items()
-    ]
+def _warnings(families: Sequence[Family]) -> list[str]:
+    """What would mislead who does not know it: unequal tuning, too few pairs, pairs that are missing."""
     primary = [family for family in families if family.primary]
+    complaints = _grouped((family.complaint, family.cell.name) for family in primary if family.complaint)
+    notes = [
+        why if len(cells) == len(primary) else f"{why} ({_some(cells)})" for why, cells in complaints.items()
+    ]
     short = _grouped((family.shortage(), family.cell.name) for family in primary if family.shortage())
     notes += [shortage_in_words(*short_of, len(cells)) for short_of, cells in short.items() if short_of]
-    for family in primary:
-        notes += family.undecidable()
+    undecidable = {family.cell.name: family.undecidable() for family in primary if family.undecidable()}
+    if undecidable:
+        band, name = primary[0].outcome.band, primary[0].outcome.name
+        needed = [pairs for each in undecidable.values() for pairs in each]
+        notes.append(
+            f"too few pairs to decide whether {len(needed)} arms lie within {band} of the baseline in {name} "
+            f"({_some(list(undecidable))}); {max(needed):,} pairs would do"
+        )
+    lacking = {family.outcome.name: [] for family in families}
     for family in families:
-        notes += family.incomplete()
+        lacking[family.outcome.name] += family.incomplete()
+    notes += [f"{name}: pairs are missing: {_some(some)}" for name, some in lacking.items() if some]
     if len(families) > len(primary):
         notes.append(
             "outcomes after the first are not corrected for their number: they suggest, and decide nothing"

@@ -30,6 +30,7 @@ class Family:
         horizon: times are cut off there; NaN for outcomes that are no times.
         pairs: of each arm with the baseline, by label.
         findings: what they say, by label; of the primary outcome with adjusted p.
+        complaint: why its arms are not comparable: how they were tuned; "" if they are.
     """
 
     cell: Cell
@@ -40,6 +41,7 @@ class Family:
     horizon: float
     pairs: Mapping[str, pd.DataFrame]
     findings: Mapping[str, Finding]
+    complaint: str = ""
 
     def against(self, first: Arm, second: Arm) -> Finding:
         """How two of its arms compare with each other."""
@@ -57,23 +59,21 @@ class Family:
             return None
         return max(counts), len(counts)
 
-    def undecidable(self) -> list[str]:
-        """A note for each arm whose pairs cannot decide whether it lies in the band."""
-        notes = []
-        for label, finding in self.findings.items():
-            same, n = finding.equivalence, finding.contrast.n
-            if finding.result == "undecided" and same is not None and n > 1 and not same.decidable:
-                notes.append(
-                    f"{n} pairs cannot decide whether {label} lies within {self.outcome.band} of the baseline "
-                    f"in {self.outcome.name} ({self.cell.name}); {same.pairs} pairs would do"
-                )
-        return notes
+    def undecidable(self) -> list[int]:
+        """For each arm whose pairs cannot decide whether it lies in the band: how many would do."""
+        return [
+            finding.equivalence.pairs
+            for finding in self.findings.values()
+            if finding.result == "undecided"
+            and finding.equivalence is not None
+            and finding.contrast.n > 1
+            and not finding.equivalence.decidable
+        ]
 
     def incomplete(self) -> list[str]:
-        """A note for each arm with pairs that are missing."""
+        """For each arm with pairs that are missing: how many of how many."""
         return [
-            f"{self.outcome.name}: {missing} of {missing + len(self.pairs[label])} pairs of {label} are missing "
-            f"({self.cell.name})"
+            f"{missing} of {missing + len(self.pairs[label])} of {label} ({self.cell.name})"
             for label in self.pairs
             if (missing := self.missing(label))
         ]
@@ -84,7 +84,13 @@ class Family:
 
 
 def family_of(
-    cell: Cell, outcome: Outcome, baseline: str, measures: pd.DataFrame, *, primary: bool
+    cell: Cell,
+    outcome: Outcome,
+    baseline: str,
+    measures: pd.DataFrame,
+    *,
+    primary: bool,
+    complaint: str = "",
 ) -> Family | None:
     """Compare the arms of a cell with its baseline; None if it has no baseline."""
     if baseline not in cell.arms:
@@ -103,14 +109,14 @@ def family_of(
             label: replace(finding, p=float(p))
             for (label, finding), p in zip(findings.items(), adjusted, strict=True)
         }
-    return Family(cell, outcome, primary, reference, measures, horizon, pairs, findings)
+    return Family(cell, outcome, primary, reference, measures, horizon, pairs, findings, complaint)
 
 
 def shortage_in_words(pairs: int, arms: int, cells: int) -> str:
     """The note about families with too few pairs."""
     where = "" if cells == 1 else f" ({cells} cells)"
     return (
-        f"{pairs} pairs cannot show a difference{where}: their smallest p is {smallest_p(pairs):.2g}, and among "
-        f"{arms} {'arm' if arms == 1 else 'arms'} Holm asks for {ALPHA / arms:.2g}; "
+        f"{pairs} pairs cannot show a difference{where}: their smallest p is {smallest_p(pairs):.2g}, and "
+        f"Holm asks for {ALPHA / arms:.2g} among {arms} {'arm' if arms == 1 else 'arms'}; "
         f"{pairs_for_holm(arms)} pairs would do"
     )

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from nteleport.data.catalog import DATASETS
 from nteleport.errors import ResultsError, nearest
+from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.records import read_provenance
 from nteleport.jobs.state import JobState
 from nteleport.jobs.table import JobResult, Results
 
-__all__ = ["BANDS", "Band", "Outcome", "measured", "read_bands", "read_outcomes"]
+__all__ = ["BANDS", "Band", "Outcome", "analysis_seconds", "measured", "read_bands", "read_outcomes"]
 
 _SCORES = tuple(
     f"{split}_{score}"
@@ -27,6 +30,9 @@ _TIMES = ("seconds_to", "epochs_to")
 _NAMES = (*_SCORES, "seconds", *_TIMES, "divergences", "lr_width")
 
 _UNITS = {"seconds": "s", "seconds_to": "s", "epochs_to": "epochs", "lr_width": "decades", "divergences": "%"}
+
+_ENDLESS = 1e12
+"""No analysis takes so many seconds."""
 
 BANDS: Mapping[str, str] = {
     "test_accuracy": "0.5",
@@ -228,9 +234,19 @@ def _clocks(results: Results) -> pd.Series[float]:
         return pd.Series(math.nan, index=epochs.index)
     seconds = epochs["seconds"].where(epochs["seconds"] >= 0)
     unknown = seconds.isna().groupby(epochs["job"]).cummax()
-    analysis = np.array([float(job.result.get("analysis_seconds") or 0.0) for job in results.jobs])
+    analysis = np.nan_to_num(analysis_seconds(results))
     clock = seconds.groupby(epochs["job"]).cumsum() + analysis[epochs["job"].to_numpy()]
     return clock.mask(unknown)
+
+
+def analysis_seconds(results: Results) -> npt.NDArray[np.float64]:
+    """What the analysis of each job's network took, as if it were alone; NaN where that is not recorded."""
+    recorded = (read_provenance(JobPaths(results.directory, job.name)) for job in results.jobs)
+    return np.array([_seconds(content.get("analysis_seconds")) for content in recorded], dtype=np.float64)
+
+
+def _seconds(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < _ENDLESS else math.nan
 
 
 def _times(results: Results, outcome: Outcome) -> pd.DataFrame:

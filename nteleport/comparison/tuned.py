@@ -1,30 +1,31 @@
-"""What `tuning.csv` says of the jobs that are compared: at which point each arm is reported, and how chosen."""
+"""What `tuning.csv` says of the jobs that are compared: the chosen point of each arm, and how it was."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nteleport.comparison.arms import Arm, Cell, untuned_label
+from nteleport.comparison.arms import Arm, Cell, one_line, untuned_label
 from nteleport.errors import ResultsError
 from nteleport.jobs.table import JobResult, Results, Scalar
 from nteleport.jobs.tuning import ARM, good_range, run_columns, tuned_keys
+from nteleport.plots.wording import number
 
-__all__ = ["Tuned", "read_choices", "width_cell"]
+__all__ = ["Tuned", "points_of", "read_choices", "width_cell"]
 
 _HELD_OUT = "held out"
 _RATE = "optimizer.lr"
 
 BY_NAME = (
-    "there is no tuning.csv: arms are compared at the same learning rate by name, which teleporting multiplies; "
-    "this decides nothing"
+    "there is no tuning.csv: arms are compared at the same learning rate by name, which teleporting "
+    "multiplies; this decides nothing"
 )
 
 
@@ -89,48 +90,66 @@ def read_choices(results: Results, tuning: pd.DataFrame | None) -> Tuned:
     everything = range(len(results.jobs))
     if tuning is None or tuning.empty:
         return Tuned(everything)
-    missing = [
-        name for name in (*ARM, "round", "score", "chosen", "edge", "by", "data") if name not in tuning
-    ]
+    _check(tuning)
+    keys = tuned_keys(tuning)
+    runs = {int(name.rpartition(" ")[2]) for name in run_columns(tuning)}
+    arms = _Arms(tuning, keys)
+    groups: dict[int, pd.DataFrame] = {}
+    kept: list[int] = []
+    lost: Counter[str] = Counter()
+    for position, job in enumerate(results.jobs):
+        group = arms.of(job)
+        reason = "" if group is None else _why_not(job, group, keys, runs)
+        if reason:
+            lost[reason] += 1
+            continue
+        kept.append(position)
+        if group is not None:
+            groups[position] = group
+    notes = [f"{count} jobs are left out: {reason}" for reason, count in lost.items()]
+    if not kept:
+        raise ResultsError(f"no job of {results.directory} can be compared: {'; '.join(notes)}")
+    edges = dict.fromkeys(
+        one_line(results.jobs[position].hparams.get("teleport"))
+        for position, group in groups.items()
+        if group.loc[group["chosen"], "edge"].iloc[0]
+    )
+    if edges:
+        notes.append(
+            "chosen on the edge of a grid that could not be extended, so perhaps not the best: "
+            f"{'; '.join(edges)}"
+        )
+    return Tuned(kept, keys, groups, notes)
+
+
+def _check(tuning: pd.DataFrame) -> None:
+    """Check the columns of a table of tuning, and that no score was measured on data that are reported.
+
+    Raises:
+        ResultsError: see there.
+    """
+    expected = (*ARM, "round", "score", "chosen", "edge", "by", "data")
+    missing = [name for name in expected if name not in tuning]
     if missing:
         raise ResultsError(f"the table of tuning has no column {missing[0]!r}, expected that of tuning.csv")
     seen = sorted({str(data) for data in tuning["data"]} - {_HELD_OUT})
     if seen:
         raise ResultsError(
-            f"the tuned values were chosen on data that are reported, too ({', '.join(seen)}): expected a score "
-            "on images that were held out, with `validation` in training_params"
+            f"the tuned values were chosen on data that are reported, too ({', '.join(seen)}): expected a "
+            "score on images that were held out, by `validation` in training_params"
         )
-    keys = tuned_keys(tuning)
-    runs = {int(name.rpartition(" ")[2]) for name in run_columns(tuning)}
-    arms = _Arms(tuning, keys)
-    positions, groups = [], {}
-    lost: Counter[str] = Counter()
-    edges: dict[str, None] = {}
-    for position, job in enumerate(results.jobs):
-        group = arms.of(job)
-        if group is not None:
-            chosen = group[group["chosen"]]
-            if chosen.empty:
-                lost["tuning is not over yet"] += 1
-                continue
-            if not all(_same(job.hparams.get(key), chosen[key].iloc[0]) for key in keys):
-                lost["their tuned values were not chosen"] += 1
-                continue
-            if job.hparams.get("run") in runs:
-                lost["their run chose the tuned values, so it does not count as a result"] += 1
-                continue
-            if chosen["edge"].iloc[0]:
-                edges[str(job.hparams.get("teleport"))] = None
-            groups[position] = group
-        positions.append(position)
-    notes = [f"{count} jobs are left out: {reason}" for reason, count in lost.items()]
-    if edges:
-        notes.append(
-            f"chosen on the edge of a grid that could not be extended, so perhaps not the best: {'; '.join(edges)}"
-        )
-    if not positions:
-        raise ResultsError(f"no job of {results.directory} can be compared: {'; '.join(notes)}")
-    return Tuned(positions, keys, groups, notes)
+
+
+def _why_not(job: JobResult, group: pd.DataFrame, keys: Sequence[str], runs: Container[object]) -> str:
+    """Why a job of a tuned arm is no reported job; "" if it is one."""
+    chosen = group[group["chosen"]]
+    if chosen.empty:
+        return "the tuning of their arm is not over yet"
+    if not all(_same(job.hparams.get(key), chosen[key].iloc[0]) for key in keys):
+        return "their tuned values were not chosen"
+    if job.hparams.get("run") in runs:
+        return "their run chose the tuned values, so it does not count as a result"
+    return ""
 
 
 class _Arms:
@@ -182,7 +201,7 @@ def width_cell(cell: Cell, tuned: Tuned) -> tuple[Cell, pd.DataFrame, int]:
     """
     if _RATE not in tuned.keys:
         raise ResultsError(
-            f"lr_width needs a tuning.csv with {_RATE}: expected a key `tune` in the experiment file"
+            f"lr_width needs a tuning.csv with {_RATE}, which a key `tune` in the experiment file makes"
         )
     widths: list[float] = []
     arms = {}
@@ -207,14 +226,10 @@ def width_cell(cell: Cell, tuned: Tuned) -> tuple[Cell, pd.DataFrame, int]:
 
 def points_of(arm: Arm, results: Results, keys: Sequence[str]) -> str:
     """The tuned values of an arm: "lr 0.1, weight_decay 0.01"."""
-    found = {
-        ", ".join(
-            f"{key.rpartition('.')[2]} {value:g}"
-            if isinstance(value, float)
-            else f"{key.rpartition('.')[2]} {value}"
-            for key in keys
-            if (value := results.jobs[position].hparams.get(key)) is not None
-        )
-        for position in arm.jobs.values()
-    }
+    found = {_point(results.jobs[position], keys) for position in arm.jobs.values()}
     return "; ".join(sorted(found))
+
+
+def _point(job: JobResult, keys: Sequence[str]) -> str:
+    values = {key.rpartition(".")[2]: job.hparams.get(key) for key in keys}
+    return ", ".join(f"{name} {number(value)}" for name, value in values.items() if value is not None)

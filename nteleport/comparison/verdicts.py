@@ -94,6 +94,14 @@ def finding_of(pairs: pd.DataFrame, outcome: Outcome) -> Finding:
     return Finding(found, found.p, same, 1 if outcome.larger_is_better else -1, outcome.unit_of_differences)
 
 
+_AGAINST_BASELINE = {
+    "better": "better than the baseline",
+    "worse": "worse than the baseline",
+    "equivalent": "equivalent to the baseline",
+    "undecided": "not told from the baseline",
+}
+
+
 def companions_of(arm: Arm, cell: Cell) -> dict[str, Arm]:
     """The arms of `COMPANIONS` that agree with a teleporting arm in every option they share, by mode."""
     found: dict[str, Arm] = {}
@@ -104,21 +112,18 @@ def companions_of(arm: Arm, cell: Cell) -> dict[str, Arm]:
     return found
 
 
-def judge(
-    teleported: Finding, companions: Mapping[str, tuple[Finding, Finding]], *, baseline: str = "the baseline"
-) -> tuple[str, str]:
+def judge(teleported: Finding, companions: Mapping[str, tuple[Finding, Finding]]) -> tuple[str, str]:
     """The verdict on a teleporting arm, and why.
 
     Args:
         teleported: the arm against the baseline.
         companions: by mode, the companion against the baseline, and the arm against the companion.
-        baseline: its name.
     """
     against = {mode: second for mode, (_, second) in companions.items()}
     layer, shuffled = against.get("layer_rates"), against.get("shuffled_rates")
     because = "; ".join(
         [
-            f"{teleported.result} than {baseline} ({teleported})".replace("equivalent than", "equivalent to"),
+            f"{_AGAINST_BASELINE[teleported.result]} ({teleported})",
             *(f"{mode}: {first.result} ({first})" for mode, (first, _) in companions.items()),
             *(f"against {mode}: {second.result} ({second})" for mode, second in against.items()),
         ]
@@ -167,7 +172,7 @@ def is_repair(pytorch: Start, others: Mapping[str, Start], outcome: Outcome) -> 
         no_worse = welch_p(sign * other.baseline + band, sign * pytorch.arm)
         if other.finding.result == "equivalent" and max(gives, no_worse) <= ALPHA:
             return (
-                f"{name} gives the gain without it (p {gives:.2g}; no worse than teleported from PyTorch's initial "
-                f"weights, p {no_worse:.2g}), and there it adds nothing ({other.finding})"
+                f"{name} gives the gain without it (p {gives:.2g}; no worse than teleported from PyTorch's "
+                f"initial weights, p {no_worse:.2g}), and there it adds nothing ({other.finding})"
             )
     return ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,6 +51,8 @@ class Assembly:
         drops_last: an incomplete last batch is left out: because the job says so, or because it would be a
             single image, for which BatchNorm has no variance.
         steps_per_epoch: batches of an epoch.
+        analysis_seconds: what the analysis of the architecture took, in this process or for an earlier job;
+            0 for a job that needs none.
     """
 
     job: Job
@@ -62,6 +65,7 @@ class Assembly:
     augmented: bool
     drops_last: bool
     steps_per_epoch: int
+    analysis_seconds: float
 
     def training_batches(
         self, seed: int, epoch: int, max_batch: int | None = None
@@ -100,7 +104,8 @@ def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembl
         network = network.to(memory_format=torch.channels_last)
     drops_last = params.drop_last_batch or leaves_lone_image(network, len(train), params.batch_size)
     steps = num_batches(train, batch_size=params.batch_size, drop_last=drops_last, max_batch=params.max_batch)
-    optimizer = _optimizer(job, network, _quiver(job, dataset).to(device))
+    quiver, analysis_seconds = _quiver(job, dataset)
+    optimizer = _optimizer(job, network, quiver.to(device))
     learning_rate = build_learning_rate(
         optimizer.optimizer,
         job.scheduler,
@@ -127,6 +132,7 @@ def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembl
         augmented=dataset.augmented,
         drops_last=drops_last,
         steps_per_epoch=steps,
+        analysis_seconds=analysis_seconds,
     )
 
 
@@ -173,10 +179,10 @@ def _optimizer(job: Job, network: nn.Module, quiver: Quiver) -> TeleportedOptimi
     return optimizer
 
 
-def _quiver(job: Job, dataset: Dataset) -> Quiver:
-    """How the network teleports; a job that never teleports needs no analysis."""
+def _quiver(job: Job, dataset: Dataset) -> tuple[Quiver, float]:
+    """How the network teleports, and the seconds to find it; a job that never teleports needs no analysis."""
     if job.teleportation.mode == "no_teleport":
-        return Quiver(0, {}, ())
+        return Quiver(0, {}, ()), 0.0
     return _architecture(
         _ModelKey.of(job.model), dataset.input_shape, dataset.num_classes, job.teleportation.activations
     )
@@ -197,13 +203,15 @@ class _ModelKey:
 @lru_cache(maxsize=8)
 def _architecture(
     model: _ModelKey, input_shape: tuple[int, int, int], num_classes: int, activations: Activations
-) -> Quiver:
-    """The quiver of an architecture, which does not depend on its weights."""
+) -> tuple[Quiver, float]:
+    """The quiver of an architecture, which does not depend on its weights, and the seconds to find it."""
+    begun = time.perf_counter()
     with keeping_random_states(torch.device("cpu")):
         network = build_model(
             model.name, input_shape=input_shape, num_classes=num_classes, **json.loads(model.arguments)
         )
-    return analyze(network, torch.zeros(2, *input_shape), activations=activations)
+    quiver = analyze(network, torch.zeros(2, *input_shape), activations=activations)
+    return quiver, time.perf_counter() - begun
 
 
 @lru_cache(maxsize=1)

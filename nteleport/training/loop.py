@@ -106,7 +106,12 @@ def train_job(
 
         training = _resume(begin)
         begin_provenance(
-            paths, start=clock.now(), device=device, first_epoch=len(training.rows), command=options.command
+            paths,
+            start=clock.now(),
+            device=device,
+            first_epoch=len(training.rows),
+            command=options.command,
+            analysis_seconds=training.assembly.analysis_seconds,
         )
         try:
             training.run(stop_requested)

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -63,10 +63,16 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def begin_provenance(
-    paths: JobPaths, *, start: datetime, device: torch.device, first_epoch: int, command: Sequence[str]
+    paths: JobPaths,
+    *,
+    start: datetime,
+    device: torch.device,
+    first_epoch: int,
+    command: Sequence[str],
+    analysis_seconds: float,
 ) -> None:
     """Write `provenance.json` for a training run that starts or resumes now, keeping the record of earlier
-    ones.
+    ones. No epoch of `metrics.csv` counts the seconds of the analysis.
     """
     commit, dirty = source_revision()
     earlier = read_provenance(paths)
@@ -81,6 +87,7 @@ def begin_provenance(
             "platform": platform.platform(),
             "device": str(device),
             "device_name": device_name(device),
+            "analysis_seconds": analysis_seconds,
             "threads": torch.get_num_threads(),
             "git_commit": commit,
             "git_dirty": dirty,
