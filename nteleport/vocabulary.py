@@ -117,6 +117,10 @@ Monitor = Literal[
 MONITORS: tuple[Monitor, ...] = get_args(Monitor)
 """The columns of ``metrics.csv`` that can reach a plateau. A loss is better when smaller."""
 
+TuningScore = Literal["val_accuracy", "best_val_accuracy"]
+TUNING_SCORES: tuple[TuningScore, ...] = get_args(TuningScore)
+"""What tuning chooses by: the accuracy on held-out data after the last epoch, or after the best."""
+
 Schedule = Literal["every_n_epochs", "epochs", "every_n_steps", "on_plateau"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 """The options that say when to teleport, of which a teleportation has one; the first by default."""

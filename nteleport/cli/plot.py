@@ -50,6 +50,11 @@ _FOLDER = NamedPath(path_type=Path)
     "[default: below the axes]",
 )
 @click.option(
+    "--curve",
+    metavar="KEY",
+    help="Draw the scores of tuning against a tuned key, such as optimizer.lr, instead of epochs.",
+)
+@click.option(
     "--out-dir",
     cls=AliasedOption,
     aliases=("--output-dir",),
@@ -73,6 +78,7 @@ def plot(
     box_epochs: tuple[int, ...],
     band: str,
     legend_pos: str | None,
+    curve: str | None,
     out_dir: Path | None,
     fmt: str,
 ) -> None:
@@ -83,6 +89,9 @@ def plot(
 
     Each combination of data set, model and metric gets its own picture, and beside it a CSV file with the
     numbers shown. Unfinished and missing jobs are named in a warning.
+
+    With --curve, DIR is that of an experiment with a section `tune`: one picture of the score against the
+    values of a tuned key, with the chosen values and the width of the good range.
 
     \b
     nteleport plot results/quickstart
@@ -95,19 +104,25 @@ def plot(
     if folder is None:
         raise click.UsageError("missing DIR: expected the folder given as --out to `nteleport train`")
 
-    from nteleport.plots.report import METRICS, plot_results
+    if curve is not None and (metrics or group_by or boxplot or box_epochs or legend_pos):
+        raise click.UsageError("--curve draws a picture of its own: expected only --out-dir and --format")
 
-    report = plot_results(
-        folder,
-        metrics=metrics or METRICS,
-        group_by=group_by or None,
-        boxplot=boxplot or bool(box_epochs),
-        box_epochs=box_epochs or None,
-        out_dir=out_dir,
-        fmt=fmt,
-        band=band,
-        legend_pos=legend_pos,
-    )
+    from nteleport.plots.report import METRICS, plot_results, plot_sweep
+
+    if curve is not None:
+        report = plot_sweep(folder, curve, out_dir=out_dir, fmt=fmt)
+    else:
+        report = plot_results(
+            folder,
+            metrics=metrics or METRICS,
+            group_by=group_by or None,
+            boxplot=boxplot or bool(box_epochs),
+            box_epochs=box_epochs or None,
+            out_dir=out_dir,
+            fmt=fmt,
+            band=band,
+            legend_pos=legend_pos,
+        )
     for warning in report.warnings:
         click.echo(f"warning: {warning}", err=True)
     for path in report.files:

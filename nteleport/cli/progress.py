@@ -63,12 +63,14 @@ class Lines:
     def __init__(self, stream: TextIO, seconds: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._seconds = stream, seconds
         self._jobs = self._ended = 0
+        self._what = ""
         self._last: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
         match event:
-            case RunStarted(jobs):
-                self._jobs = len(jobs)
+            case RunStarted(jobs, what):
+                self._jobs, self._ended = len(jobs), 0
+                self._what = f"{what} " if what else ""
             case JobStarted(job):
                 self._last[job.name] = self._seconds()
             case Resumed(job, epochs):
@@ -87,7 +89,7 @@ class Lines:
                     self._say(outcome_line(event))
 
     def _say(self, text: str) -> None:
-        click.echo(f"[{self._ended}/{self._jobs}] {text}", file=self._stream)
+        click.echo(f"[{self._what}{self._ended}/{self._jobs}] {text}", file=self._stream)
 
 
 class Bars:
@@ -100,8 +102,9 @@ class Bars:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case RunStarted(jobs):
-                self._total = _bar(self._stream, 0, total=len(jobs), desc="jobs", unit="job")
+            case RunStarted(jobs, what):
+                self.close()
+                self._total = _bar(self._stream, 0, total=len(jobs), desc=what or "jobs", unit="job")
             case JobStarted(job):
                 self._open(job)
             case Resumed(job, epochs):

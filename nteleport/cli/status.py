@@ -87,12 +87,17 @@ def _print_csv(jobs: Sequence[JobStatus]) -> None:
 
 
 def _show(jobs: Sequence[JobStatus]) -> None:
+    from nteleport.jobs.folders import TUNING
     from nteleport.jobs.state import duration, summarize
 
     summary = summarize(jobs)
     counts = ", ".join(f"{count} {state}" for state, count in summary.states.items())
     eta = f"; all over in about {duration(summary.eta_seconds)}" if summary.eta_seconds is not None else ""
     click.echo(f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}: {counts}{eta}")
+    tuning = [job for job in jobs if TUNING in job.job.split("/")[:-1]]
+    if tuning:
+        counts = ", ".join(f"{count} {state}" for state, count in summarize(tuning).states.items())
+        click.echo(f"  {len(tuning)} of them tuning: {counts}")
     attention = [job for job in jobs if job.state in _SHOWN]
     for job in attention[:_LONGEST_LIST]:
         click.echo(f"  {job.state:<10} {_progress(job):>9}  {_accuracy(job):>6}  {job.job}{_remark(job)}")

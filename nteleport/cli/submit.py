@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nteleport.cli.options import AliasedOption, Command, NamedPath, list_option
-from nteleport.cli.summary import counted
+from nteleport.cli.summary import chosen_line, counted
 from nteleport.errors import SlurmError
 from nteleport.jobs.options import RunOptions
 from nteleport.runner.slurm_task import run_task
 
 if TYPE_CHECKING:
+    from nteleport.experiment.experiment import Experiment
     from nteleport.jobs.job import Job
     from nteleport.runner.slurm import Resources
 
@@ -117,9 +118,10 @@ def submit(
 
     Jobs that are over, running or already in the queue are left out. A task that is preempted or reaches its
     time limit is queued again and continues from its checkpoint; in all other cases, repeat the command to
-    submit what is missing. Needs the extra nteleport[slurm].
+    submit what is missing. If CONFIG has a section `tune`, the command submits its tuning jobs, and repeated
+    after them what follows: extensions of the grids, and the jobs to report.
+    Needs the extra nteleport[slurm].
     """
-    from nteleport.experiment.matrix import expand
     from nteleport.extras import import_extra
     from nteleport.jobs.paths import check_folder
     from nteleport.runner.preflight import load_checked
@@ -129,16 +131,48 @@ def submit(
     if asked["gres"] and asked["gpus"] is not None:
         raise click.UsageError("give --gres or --gpus, not both: each asks for GPUs")
     resources = Resources(time=None if time is None else minutes(time), **asked)
-    jobs = expand(load_checked(config, overrides=overrides), max_jobs)
+    experiment = load_checked(config, overrides=overrides)
+    batches = _batches(experiment, out, max_jobs)
     check_folder(out)
     if dry_run:
-        _print_scripts(jobs, out, resources)
+        for jobs, folder in batches:
+            _print_scripts(jobs, folder, resources)
         return
     options = ["--data-dir", str(data_dir.absolute()), "--device", device]
     options += ["--save-weights"] * save_weights
     options += [word for name in trackers for word in ("--tracker", name)]
     run_options = RunOptions(data_dir=data_dir, device=device, trackers=trackers)
-    _submit(jobs, out.absolute(), run_options, resources, TrainTask(tuple(options)))
+    for jobs, folder in batches:
+        _submit(jobs, folder.absolute(), run_options, resources, TrainTask(tuple(options)))
+    if experiment.tune is not None:
+        _submitted_tuning(experiment, out, max_jobs)
+
+
+def _batches(experiment: Experiment, out: Path, max_jobs: int) -> list[tuple[Sequence[Job], Path]]:
+    """The jobs that are known, with the folder of their results; a tuned experiment has two kinds."""
+    from nteleport.experiment.matrix import expand
+    from nteleport.experiment.trials import recorded_plan
+    from nteleport.jobs.tuning import tuning_folder
+
+    if experiment.tune is None:
+        return [(expand(experiment, max_jobs), out)]
+    plan = recorded_plan(experiment, out, max_jobs)
+    reported = [(plan.reported, out)] if plan.reported else []
+    return [(plan.tuning, tuning_folder(out)), *reported]
+
+
+def _submitted_tuning(experiment: Experiment, out: Path, max_jobs: int) -> None:
+    """Write the table of tuning, and print what is still to be submitted."""
+    from nteleport.experiment.trials import recorded_plan
+    from nteleport.jobs.tuning import write_tuning
+
+    plan = recorded_plan(experiment, out, max_jobs)
+    write_tuning(out, plan.rows)
+    click.echo(chosen_line(plan, experiment))
+    if not plan.is_complete:
+        click.echo(
+            "repeat this command when the tuning jobs have ended, to choose and to submit what follows"
+        )
 
 
 def _print_scripts(jobs: Sequence[Job], out: Path, resources: Resources) -> None:

@@ -12,9 +12,12 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
+    from nteleport.experiment.experiment import Experiment
+    from nteleport.experiment.trials import Plan
     from nteleport.jobs.events import JobEnded
+    from nteleport.runner.phases import Tuned
 
-__all__ = ["command_again", "counted", "summarize"]
+__all__ = ["chosen_line", "command_again", "counted", "summarize", "summarize_tuned"]
 
 _LOGS_SHOWN = 3
 
@@ -45,6 +48,38 @@ def summarize(jobs: int, outcomes: Sequence[JobEnded], out: Path, again: str) ->
     if states["finished"] or states["diverged"]:
         options = "--metrics val_accuracy,train_loss --group-by teleport,optimizer"
         click.echo(f"pictures: nteleport plot {shlex.quote(str(out))} {options}")
+
+
+def summarize_tuned(experiment: Experiment, tuned: Tuned, out: Path) -> None:
+    """Print the outcome of a run of a tuned experiment."""
+    from nteleport.jobs.tuning import tuning_folder, tuning_table
+
+    plan, folder = tuned.plan, tuning_folder(out)
+    for what, jobs, outcomes in (
+        ("tuning", len(plan.tuning), tuned.tuning), ("to report", len(tuned.jobs), tuned.reported),
+    ):  # fmt: skip
+        states = Counter(outcome.state for outcome in outcomes)
+        states["not begun"] = jobs - len(outcomes)
+        click.echo(f"{jobs} job{'s' if jobs != 1 else ''} {what}: {counted(states)}")
+        _show_failures([outcome for outcome in outcomes if outcome.state == "failed"])
+    click.echo(chosen_line(plan, experiment))
+    for row in plan.rows:
+        if row.chosen and row.edge:
+            best = ", ".join(f"{key} {value}" for key, value in row.point.items())
+            click.echo(f"warning: the best of {row.arm['teleport']} is on the edge of its grid: {best}")
+    click.echo(f"results: {out}, chosen in {tuning_table(out)} from {folder}")
+    if tuned.interrupted or not plan.is_complete:
+        click.echo("repeat the command to continue with what is missing")
+    elif any(key.grid is not None for key in experiment.tune.keys if experiment.tune):
+        name = next(key.name for key in experiment.tune.keys if key.grid is not None)
+        click.echo(f"pictures: nteleport plot {shlex.quote(str(out))} --curve {name}")
+
+
+def chosen_line(plan: Plan, experiment: Experiment) -> str:
+    """For how many arms the values are chosen."""
+    text = f"chosen for {plan.chosen} of {plan.arms} arm{'s' if plan.arms != 1 else ''}"
+    waiting = (plan.arms - plan.chosen) * len(experiment.runs)
+    return f"{text}; {waiting} jobs to report wait for their tuning" if waiting else text
 
 
 def counted(states: Mapping[str, int]) -> str:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nteleport.cli.options import AliasedOption, Command, NamedPath, list_option
-from nteleport.cli.summary import command_again, counted, summarize
+from nteleport.cli.summary import chosen_line, command_again, counted, summarize, summarize_tuned
 from nteleport.errors import JobError
 from nteleport.jobs.options import RunOptions
 
 if TYPE_CHECKING:
+    from nteleport.experiment.experiment import Experiment
     from nteleport.jobs.job import Job
+    from nteleport.runner.phases import Select
 
 __all__ = ["train"]
 
@@ -93,6 +95,9 @@ def train(
     even in the middle of a job. Several commands may work on one folder at the same time, on one machine or
     many; they share the jobs. A failed job does not stop the others.
 
+    If CONFIG has a section `tune`, its tuning jobs come first, in OUT/tuning; then the jobs to report, at the
+    values chosen in OUT/tuning.csv.
+
     Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2 stops at the next batch and keeps a checkpoint; a second Ctrl-C ends
     at once.
 
@@ -108,17 +113,23 @@ def train(
     else:
         from nteleport.runner.preflight import load_checked as load
 
-    jobs = expand(load(config, overrides=overrides), max_jobs)
+    experiment = load(config, overrides=overrides)
+    jobs = expand(experiment, max_jobs) if experiment.tune is None else []
     check_folder(out, writable=not dry_run)
+    if enable_comet:
+        trackers = tuple(dict.fromkeys([*trackers, "comet"]))
+    chosen = RunOptions(command=tuple(sys.argv), trackers=trackers, **options)
+    if experiment.tune is not None:
+        if dry_run:
+            _list_tuned(experiment, out, only, max_jobs)
+            return 0
+        return _run_tuned(experiment, out, chosen, only, max_jobs)
     if only:
         jobs = _chosen(jobs, matching(jobs, out, only), only)
     if dry_run:
         _list_jobs(jobs, out)
         return 0
     again = command_again(ctx, without=("only", "redo", "fail_fast"), more=("--only", "failed"))
-    if enable_comet:
-        trackers = tuple(dict.fromkeys([*trackers, "comet"]))
-    chosen = RunOptions(command=tuple(sys.argv), trackers=trackers, **options)
     return _run(jobs, out, chosen, again) if jobs else 0
 
 
@@ -142,7 +153,7 @@ def _chosen(jobs: Sequence[Job], chosen: list[Job], only: Sequence[str]) -> list
     return []
 
 
-def _list_jobs(jobs: Sequence[Job], out: Path) -> None:
+def _list_jobs(jobs: Sequence[Job], out: Path, prefix: str = "") -> None:
     from nteleport.jobs.paths import JobPaths
     from nteleport.jobs.state import job_state
 
@@ -150,8 +161,61 @@ def _list_jobs(jobs: Sequence[Job], out: Path) -> None:
     for job in jobs:
         state = job_state(JobPaths(out, job.name), job)
         states[state] += 1
-        click.echo(f"{state:<10}  {job.name}")
+        click.echo(f"{state:<10}  {prefix}{job.name}")
     click.echo(f"{len(jobs)} job{'s' if len(jobs) != 1 else ''}: {counted(states)}")
+
+
+def _selection(experiment: Experiment, out: Path, only: Sequence[str], max_jobs: int) -> Select:
+    """Which jobs of a tuned experiment `--only` chooses.
+
+    Raises:
+        JobError: none of those known as yet, and no job can ever match the patterns.
+    """
+    from nteleport.experiment.trials import recorded_plan
+    from nteleport.jobs.state import matching
+    from nteleport.jobs.tuning import tuning_folder
+
+    def select(jobs: Sequence[Job], folder: Path) -> Sequence[Job]:
+        return matching(jobs, folder, only) if only else jobs
+
+    if only:
+        plan = recorded_plan(experiment, out, max_jobs)
+        found = [*select(plan.tuning, tuning_folder(out)), *select(plan.reported, out)]
+        if plan.is_complete or found:
+            _chosen([*plan.tuning, *plan.reported], found, only)
+    return select
+
+
+def _list_tuned(experiment: Experiment, out: Path, only: Sequence[str], max_jobs: int) -> None:
+    from nteleport.experiment.trials import recorded_plan
+    from nteleport.jobs.folders import TUNING
+    from nteleport.jobs.tuning import tuning_folder
+
+    select = _selection(experiment, out, only, max_jobs)
+    plan = recorded_plan(experiment, out, max_jobs)
+    _list_jobs(select(plan.tuning, tuning_folder(out)), tuning_folder(out), prefix=f"{TUNING}/")
+    if plan.reported:
+        _list_jobs(select(plan.reported, out), out)
+    click.echo(chosen_line(plan, experiment))
+
+
+def _run_tuned(
+    experiment: Experiment, out: Path, options: RunOptions, only: Sequence[str], max_jobs: int
+) -> int:
+    """Train the jobs of a tuned experiment and print the outcome; returns the exit code."""
+    from nteleport.cli.progress import progress_on
+    from nteleport.runner.phases import run_tuned
+    from nteleport.runner.signals import stopping_on_signals
+
+    select = _selection(experiment, out, only, max_jobs)
+    with stopping_on_signals() as flag, progress_on(sys.stderr) as report:
+        tuned = run_tuned(
+            experiment, out, options, report, select=select, most_jobs=max_jobs, stop_requested=flag
+        )
+    summarize_tuned(experiment, tuned, out)
+    if flag():
+        return int(flag.exit_code)
+    return SOME_JOB_FAILED if any(each.state == "failed" for each in (*tuned.tuning, *tuned.reported)) else 0
 
 
 def _run(jobs: Sequence[Job], out: Path, options: RunOptions, again: str) -> int:

@@ -62,7 +62,7 @@ def read_models(node: Node, problems: Problems) -> list[Placed[Component]]:
         if entry is None:
             continue
         name, arguments = entry
-        _check_finite(arguments, problems)
+        check_finite(arguments, problems)
         if "pretrained" in arguments and arguments["pretrained"].value is False:
             del arguments["pretrained"]  # the same job as without it
         if name == "mlp" and "activation" in arguments:
@@ -94,7 +94,7 @@ def read_optimizers(node: Node, problems: Problems) -> list[Placed[OptimizerChoi
         entry = _read_entry(item, _any_name, problems, "optimizers")
         if entry is not None:
             name, arguments = entry
-            _check_finite(arguments, problems)
+            check_finite(arguments, problems)
             scheduler = _read_scheduler(arguments.pop("lr_scheduler", None), problems)
             found.append(Placed(OptimizerChoice(Component(name, _plain(arguments)), scheduler), item))
     return found
@@ -116,12 +116,12 @@ def _read_scheduler(node: Node | None, problems: Problems) -> Scheduler | None:
     return Scheduler(name, _plain(arguments), interval)
 
 
-def _check_finite(arguments: dict[str, Node], problems: Problems) -> None:
+def check_finite(arguments: dict[str, Node], problems: Problems) -> None:
     """Reject `.nan` and `.inf` at any depth: torch accepts many of them, and every job would diverge."""
     for key, node in arguments.items():
         for item in node.value if isinstance(node.value, list) else [node]:
             if isinstance(item.value, dict):
-                _check_finite(item.value, problems)
+                check_finite(item.value, problems)
             elif isinstance(item.value, float) and not math.isfinite(item.value):
                 problems.add(item.mark, f"{key}: {item.described()}, expected a finite number")
             elif isinstance(item.value, int) and abs(item.value) > LARGEST_INTEGER:

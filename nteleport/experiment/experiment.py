@@ -22,6 +22,7 @@ from nteleport.experiment.components import (
     read_models,
     read_optimizers,
 )
+from nteleport.experiment.grids import Tuning, read_tune
 from nteleport.experiment.teleportations import read_teleportations
 from nteleport.jobs.job import Component, Teleportation, TrainingParams
 from nteleport.schema.fields import (
@@ -46,6 +47,7 @@ _KEYS = (
     "optimizers",
     "training_params",
     "teleportations",
+    "tune",
 )
 _REQUIRED = ("datasets", "models", "optimizers")
 
@@ -58,7 +60,9 @@ _MOST_RUNS = 10_000
 
 @dataclass(frozen=True)
 class Experiment:
-    """The axes of a matrix of jobs; `nteleport.experiment.matrix.expand` gives the jobs."""
+    """The axes of a matrix of jobs; `nteleport.experiment.matrix.expand` gives the jobs, or with `tune`
+    `nteleport.experiment.trials.plan`.
+    """
 
     path: Path
     datasets: tuple[str, ...] = ()
@@ -68,6 +72,7 @@ class Experiment:
     optimizers: tuple[Placed[OptimizerChoice], ...] = ()
     teleportations: tuple[Teleportation, ...] = (Teleportation(),)
     runs: tuple[int, ...] = (0,)
+    tune: Tuning | None = None
 
 
 def read_experiment(path: Path, overrides: Sequence[str] = ()) -> tuple[Experiment, list[Problem]]:
@@ -108,7 +113,11 @@ def _read(path: Path, root: Node, problems: Problems) -> Experiment:
             sections[key] = tuple(read(entries[key], problems))
     if "teleportations" in entries:
         sections["teleportations"] = read_teleportations(entries["teleportations"], training, problems)
-    return Experiment(path, **sections)
+    tune = None
+    if "tune" in entries:
+        optimizers = sections.get("optimizers", ())
+        tune = read_tune(entries["tune"], sections["runs"], training, optimizers, problems)
+    return Experiment(path, **sections, tune=tune)
 
 
 def _read_datasets(node: Node, problems: Problems) -> list[str]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from nteleport.errors import JobError
+from nteleport.errors import ExperimentError, JobError, Problem
 from nteleport.experiment.experiment import Experiment
 from nteleport.jobs.atomic import write_text_atomic
 from nteleport.jobs.job import Job
@@ -31,7 +32,15 @@ def cells(experiment: Experiment, most_jobs: int = MOST_JOBS) -> list[Job]:
 
     Raises:
         JobError: the matrix has more jobs than `most_jobs`; nothing has been built then.
+        ExperimentError: the experiment is tuned, so that its cells lack their optimizer's best arguments.
     """
+    if experiment.tune is not None:
+        mark = experiment.tune.node.key_mark or experiment.tune.node.mark
+        message = (
+            "tune: the jobs to report follow from tuning, in which all arms of a cell take part; expected "
+            "`nteleport train` or `submit`, which write a config.yml for each job"
+        )
+        raise ExperimentError([Problem(mark.file, mark.line, mark.column, message)])
     axes = (
         experiment.datasets,
         experiment.training,
@@ -70,11 +79,16 @@ def expand(experiment: Experiment, most_jobs: int = MOST_JOBS) -> list[Job]:
             have 32 bits.
     """
     jobs = [replace(cell, run=run) for cell in cells(experiment, most_jobs) for run in experiment.runs]
-    return list(_by_name([job.name for job in jobs], jobs).values())
+    return list(by_name(jobs).values())
 
 
-def _by_name(names: list[str], jobs: list[Job]) -> dict[str, Job]:
-    """The jobs by name; no two may share one."""
+def by_name(jobs: Sequence[Job], name: Callable[[Job], str] = lambda job: job.name) -> dict[str, Job]:
+    """The jobs by name.
+
+    Raises:
+        JobError: two of them share one.
+    """
+    names = [name(job) for job in jobs]
     named = dict(zip(names, jobs, strict=True))
     if len(named) < len(jobs):
         twice = next(name for name, count in Counter(names).items() if count > 1)
@@ -92,12 +106,13 @@ def unravel(
 
     Raises:
         JobError: `out` cannot be written, or the matrix has more than `most_jobs` jobs.
+        ExperimentError: the experiment is tuned.
     """
     if per_run:
         files = {job.name: job.to_experiment() for job in expand(experiment, most_jobs)}
     else:
         found = cells(experiment, most_jobs)
-        named = _by_name([cell.cell_name for cell in found], found)
+        named = by_name(found, lambda cell: cell.cell_name)
         files = {name: cell.to_experiment(experiment.runs) for name, cell in named.items()}
     written: dict[str, str] = {}
     try:

@@ -17,9 +17,10 @@ from nteleport.jobs.records import MetricRow
 
 @dataclass(frozen=True)
 class RunStarted:
-    """Reported once, before the first job."""
+    """Reported before the first job; in a tuned experiment once per phase, whose name is `what`."""
 
     jobs: tuple[Job, ...]
+    what: str = ""
 
 
 @dataclass(frozen=True)

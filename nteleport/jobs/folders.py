@@ -18,8 +18,14 @@ _FILES = frozenset({"hparams.yml", "config.yml", "metrics.csv", "result.json"})
 _LEASE = JobPaths(Path(), "").lease.name
 
 
-def job_names(out: Path) -> list[str]:
+TUNING = "tuning"
+"""The name of the folder of tuning jobs in an output folder; beside it is `tuning.csv`."""
+
+
+def job_names(out: Path, *, tuning: bool = False) -> list[str]:
     """The jobs in `out` and its subfolders: their paths relative to `out`, with `/`, sorted.
+
+    Tuning jobs are not among them without `tuning`, unless `out` is their own folder.
 
     Nothing is searched inside a job, unless all it has is a `config.yml`, which may be the file of an
     experiment whose jobs are below. Hidden folders are passed over. A link is followed after all folders were
@@ -38,14 +44,14 @@ def job_names(out: Path) -> list[str]:
         raise ResultsError(f"{out} is a file: {expected}") from None
     except OSError as error:
         raise ResultsError(f"cannot read {out}: {error.strerror}; {expected}") from error
-    found = set(_found(out, seen=set(map(str, Path(os.path.realpath(out)).parents))))
+    found = set(_found(out, seen=set(map(str, Path(os.path.realpath(out)).parents)), tuning=tuning))
     above = {
         "/".join(parts[:end]) for parts in (name.split("/") for name in found) for end in range(len(parts))
     }
     return sorted(found - above)
 
 
-def _found(out: Path, seen: set[str]) -> Iterator[str]:
+def _found(out: Path, seen: set[str], *, tuning: bool) -> Iterator[str]:
     """The names of jobs below `out`; `seen` are the real paths that are not to be searched again."""
     waiting = [("", os.path.realpath(out), 0)]
     links: list[tuple[str, str, int]] = []
@@ -65,7 +71,10 @@ def _found(out: Path, seen: set[str]) -> Iterator[str]:
             yield name
         in_use = any(each == _LEASE for each, _ in folders)
         if depth < DEEPEST and not in_use and (not depth or own <= {"config.yml"}):
+            tuned = not depth or f"{TUNING}.csv" in files
             for each, is_link in folders:
+                if each == TUNING and tuned and not tuning:
+                    continue
                 below = f"{name}/{each}" if name else each
                 path = os.path.join(real, each)
                 if is_link:

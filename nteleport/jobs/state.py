@@ -105,11 +105,12 @@ class Summary:
 
 def read_status(out: Path) -> list[JobStatus]:
     """The status of every job in `out` and its subfolders, sorted by state as in `JobState`, then by name.
+    Tuning jobs are among them; their names begin with `tuning/`.
 
     Raises:
         ResultsError: `out` is not a readable folder, or holds no job.
     """
-    names = job_names(out)
+    names = job_names(out, tuning=True)
     folders = [JobPaths(out, name) for name in names]
     found = [_status_of(paths) for paths in folders if holds_a_job(paths, [paths.config])]
     if not found:

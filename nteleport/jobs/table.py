@@ -29,7 +29,7 @@ import pandas as pd
 import yaml
 
 from nteleport.errors import ResultsError
-from nteleport.jobs.folders import job_names
+from nteleport.jobs.folders import TUNING, job_names
 from nteleport.jobs.paths import JobPaths, printable
 from nteleport.jobs.published import PlainLoader, epochs_of_steps, flattened, is_finished, is_published
 from nteleport.jobs.records import MetricRows, read_result, read_rows, read_text
@@ -104,7 +104,7 @@ class Results:
 
 
 def read_results(out: str | Path) -> Results:
-    """Read every job of the folder `out` and its subfolders.
+    """Read every job of the folder `out` and its subfolders, without tuning jobs unless `out` is theirs.
 
     Raises:
         ResultsError: `out` is not a folder, or holds no job.
@@ -124,6 +124,11 @@ def read_results(out: str | Path) -> Results:
         rows.append(job_rows)
     if not jobs and skipped:
         raise ResultsError(f"no readable job in {directory}: {'; '.join(skipped[:3])}")
+    if not jobs and (directory / TUNING).is_dir():
+        raise ResultsError(
+            f"no jobs in {directory} but those of its tuning: expected jobs to report, or the folder "
+            f"{directory / TUNING}"
+        )
     if not jobs:
         raise ResultsError(
             f"no jobs in {directory}: expected folders with hparams.yml and metrics.csv, as `nteleport train "

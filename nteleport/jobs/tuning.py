@@ -30,28 +30,28 @@ from typing import TYPE_CHECKING, Any
 
 from nteleport.errors import JobError, ResultsError
 from nteleport.jobs.atomic import write_text_atomic
+from nteleport.jobs.folders import TUNING
 from nteleport.jobs.job import Job
+from nteleport.jobs.state import JobState, recorded_state
+from nteleport.vocabulary import TuningScore
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
     "ARM",
-    "TUNING",
     "GoodRange",
     "TuningRow",
     "arm_of",
     "good_range",
     "read_tuning",
     "run_columns",
+    "score_of",
     "tuned_keys",
     "tuning_folder",
     "tuning_table",
     "write_tuning",
 ]
-
-TUNING = "tuning"
-"""The name of the folder of tuning jobs in an output folder."""
 
 ARM = ("dataset", "model", "initializer", "optimizer", "lr_scheduler", "teleport", "training")
 """The columns that tell arms, and their cells, from each other."""
@@ -126,6 +126,19 @@ def arm_of(job: Job) -> dict[str, str]:
         key.removeprefix("training."): value for key, value in hparams.items() if key.startswith("training.")
     }
     return {**{key: str(hparams[key]) for key in ARM[:-1]}, "training": json.dumps(training)}
+
+
+def score_of(result: Mapping[str, Any], by: TuningScore, chance: float) -> float | None:
+    """The score of a tuning job, from the content of its `result.json`; None if it has none (yet).
+
+    A diverged job, and one whose accuracy is no number, has the score of chance. A failed one has none.
+    """
+    state = recorded_state(result)
+    if state is None or not state.is_over:
+        return None
+    kept: Mapping[str, Any] = result.get("best" if by == "best_val_accuracy" else "final", {})
+    score = kept.get("val_accuracy") if state is JobState.FINISHED else None
+    return chance if score is None else float(score)
 
 
 def write_tuning(out: Path, rows: Sequence[TuningRow]) -> None:

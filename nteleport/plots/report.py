@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from nteleport.errors import ResultsError, nearest
 from nteleport.jobs.atomic import replacing
 from nteleport.jobs.published import our_name
 from nteleport.jobs.table import Results, read_results
+from nteleport.jobs.tuning import read_tuning, tuning_table
 from nteleport.plots import tables
 from nteleport.plots.boxes import draw_boxes
 from nteleport.plots.curves import draw_curves
@@ -22,9 +24,10 @@ from nteleport.plots.grouping import arrange
 from nteleport.plots.legend import PLACES
 from nteleport.plots.panels import Panel, default_group_by
 from nteleport.plots.style import paper_style
+from nteleport.plots.sweeps import draw_sweep, sweep_table
 from nteleport.plots.tables import BANDS
 
-__all__ = ["BANDS", "FORMATS", "METRICS", "PlotReport", "plot_results"]
+__all__ = ["BANDS", "FORMATS", "METRICS", "PlotReport", "plot_results", "plot_sweep"]
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -141,6 +144,34 @@ def plot_results(
         for metric in dict.fromkeys(metrics):
             warnings += _draw(results, panel, metric, output, look)
     return PlotReport(tuple(output.files), tuple(warnings))
+
+
+def plot_sweep(
+    out: str | Path, key: str, *, out_dir: str | Path | None = None, fmt: str = "png"
+) -> PlotReport:
+    """Draw the scores of a tuning against the values of `key`, such as `optimizer.lr`: a panel per cell.
+
+    Args:
+        out: the output folder of an experiment with a section `tune`.
+        key: a tuned key with positive numbers.
+        out_dir: the folder for the picture and its table; by default `plots` in `out`.
+        fmt: one of `FORMATS`.
+
+    Raises:
+        ResultsError: there is no table of tuning, or no such key in it; nothing is written then.
+    """
+    _check_choice("format", fmt, FORMATS)
+    tuning = read_tuning(Path(out))
+    if tuning is None:
+        raise ResultsError(
+            f"no {tuning_table(Path(out))}: expected the --out of `nteleport train` with a section tune"
+        )
+    table = sweep_table(tuning, key)
+    output = _Output(Path(out) / "plots" if out_dir is None else Path(out_dir), fmt)
+    output.add(f"tuning-{re.sub(r'[^A-Za-z0-9._]+', '-', key)}", draw_sweep(table, key), table)
+    missing = int(tuning["score"].isna().sum())
+    waiting = f"{missing} of {len(tuning)} points have no score yet, and are left out"
+    return PlotReport(tuple(output.files), (waiting,) if missing else ())
 
 
 def _repeated(results: Results) -> list[str]:

@@ -33,6 +33,7 @@ from nteleport.errors import (
 )
 from nteleport.experiment.components import OptimizerChoice, Placed
 from nteleport.experiment.experiment import Experiment, read_experiment
+from nteleport.experiment.grids import TunedKey
 from nteleport.expression import compile_lambda
 from nteleport.jobs.job import Component, Job, Scheduler, TrainingParams
 from nteleport.jobs.options import RunOptions
@@ -111,10 +112,48 @@ def _check_optimizer(entry: Placed[OptimizerChoice], experiment: Experiment, pro
             )
     if scheduler is not None:
         _check_scheduler_class(scheduler_node, problems)
+    tuned = experiment.tune.keys if experiment.tune is not None else ()
+    if cls is not None:
+        _check_tuned_arguments(cls, tuned, problems)
+    if len(problems) == found:
+        _check_tuned(chosen, tuned, experiment, problems)
+    chosen = Component(chosen.cls, {**chosen.kwargs, **_first_values(tuned)})
     if len(problems) == found:
         _try(chosen, None, experiment, place, problems)
     if len(problems) == found and scheduler is not None:
         _try(chosen, scheduler, experiment, _name_node(scheduler_node), problems)
+
+
+def _check_tuned_arguments(cls: type, keys: Sequence[TunedKey], problems: Problems) -> None:
+    for key in keys:
+        for node in key.nodes():
+            given = {key.argument: node}
+            if not _check_arguments(_defaults(cls), given, cls.__name__, problems, lists=False):
+                break
+
+
+def _check_tuned(
+    chosen: Component, keys: Sequence[TunedKey], experiment: Experiment, problems: Problems
+) -> None:
+    """Try each value that is tuned, of a grid those at its furthest ends. One that does not work alone, such
+    as `nesterov` without `momentum`, is tried with the first values of the other keys.
+    """
+    first = _first_values(keys)
+    for key in keys:
+        for node in key.nodes():
+            value = {key.argument: node.plain()}
+            alone, among_others = Problems(), Problems()
+            _try(Component(chosen.cls, {**chosen.kwargs, **value}), None, experiment, node, alone)
+            if alone:
+                together = Component(chosen.cls, {**chosen.kwargs, **first, **value})
+                _try(together, None, experiment, node, among_others)
+            problems += among_others
+            if among_others:
+                break
+
+
+def _first_values(keys: Sequence[TunedKey]) -> dict[str, Any]:
+    return {key.argument: key.nodes()[0].plain() for key in keys}
 
 
 def _check_scheduler_class(node: Node, problems: Problems) -> None:

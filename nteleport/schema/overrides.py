@@ -8,7 +8,7 @@ of the path are created. The value is YAML. The n-th `--set` has the place `--se
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 from nteleport.schema.yaml_source import DEEPEST, Mark, Node, Problems, parse_yaml
@@ -37,10 +37,10 @@ def apply_overrides(root: Node, overrides: Sequence[str], problems: Problems) ->
 
 def _set(node: Node, path: Sequence[str], value: Node, mark: Mark, problems: Problems) -> None:
     """Set the value at `path` below `node`."""
-    key, *rest = path
     if node.value is None:
         node.value = {}
     if isinstance(node.value, dict):
+        key, rest = _longest_key(node.value, path)
         if rest:
             _set(node.value.setdefault(key, Node(None, value.mark, mark)), rest, value, mark, problems)
         else:
@@ -48,7 +48,16 @@ def _set(node: Node, path: Sequence[str], value: Node, mark: Mark, problems: Pro
     elif isinstance(node.value, list):
         _set_in_list(node.value, path, value, mark, problems)
     else:
-        problems.add(mark, f"cannot set {key!r} of {node.described()}: expected a mapping there")
+        problems.add(mark, f"cannot set {path[0]!r} of {node.described()}: expected a mapping there")
+
+
+def _longest_key(entries: Mapping[str, Node], path: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The first key of the path and the rest of it; a key that has dots itself counts if it is there."""
+    for length in range(len(path), 1, -1):
+        key = ".".join(path[:length])
+        if key in entries:
+            return key, path[length:]
+    return path[0], path[1:]
 
 
 def _set_in_list(items: list[Node], path: Sequence[str], value: Node, mark: Mark, problems: Problems) -> None:
