@@ -13,6 +13,7 @@ from typing import Any
 from nteleport.errors import NTeleportError
 from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
+from nteleport.experiment.trials import recorded_plan
 from nteleport.jobs.job import Job
 from nteleport.page.folder import Folder
 from nteleport.page.numbers import counted
@@ -49,7 +50,9 @@ def section(folder: Folder, experiment: Path | None = None) -> Section:
 def _given(folder: Folder, path: Path) -> list[Part]:
     """The text of an experiment file, and how many jobs of the folder it describes."""
     experiment = load_experiment(path)
-    described = {job.name for job in expand(experiment)}
+    tuned = experiment.tune is not None
+    jobs = recorded_plan(experiment, folder.results.directory).reported if tuned else expand(experiment)
+    described = {job.name for job in jobs}
     others = sum(job.name.rpartition("/")[2] not in described for job in folder.results.jobs)
     text = Code(f"Experiment file, {path.name}", path.read_text(encoding="utf-8-sig"))
     if not others:
