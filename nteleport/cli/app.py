@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, str] = {
     "collect": "Collect all epochs of all jobs of a folder into one table.",
     "compare": "Compare teleportations with a baseline by paired runs.",
     "plot": "Draw mean curves and box plots of trained jobs.",
+    "report": "Write one page about a folder of results, to hand on.",
     "inspect": "Show what a teleportation does to each parameter of MODEL.",
     "teleport": "Teleport the weights in CHECKPOINT into other weights of the same function.",
     "study": "Run one of the paper's studies: a table, a picture and the study.yml that runs it again.",

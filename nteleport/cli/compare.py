@@ -83,7 +83,7 @@ def compare(
     nteleport compare results/digits --equivalent test_accuracy=0.3 -o digits.json
     """
     chosen = _format(fmt, out)
-    bands = _bands(equivalent)
+    bands = bands_of(equivalent)
 
     from nteleport.comparison import compare as compare_arms
     from nteleport.comparison.tables import FORMATS
@@ -127,7 +127,8 @@ def _format(fmt: str | None, out: Path | None) -> str:
     return fmt or ending or "md"
 
 
-def _bands(words: tuple[str, ...]) -> dict[str, str]:
+def bands_of(words: tuple[str, ...]) -> dict[str, str]:
+    """The bands of equivalence in `--equivalent OUTCOME=BAND`, by outcome."""
     bands = {}
     for word in words:
         name, equals, band = word.partition("=")

@@ -88,7 +88,7 @@ def _print_csv(jobs: Sequence[JobStatus]) -> None:
 
 def _show(jobs: Sequence[JobStatus]) -> None:
     from nteleport.jobs.folders import TUNING
-    from nteleport.jobs.state import summarize
+    from nteleport.jobs.state import duration, summarize
 
     summary = summarize(jobs)
     counts = ", ".join(f"{count} {state}" for state, count in summary.states.items())
@@ -115,6 +115,8 @@ def _accuracy(job: JobStatus) -> str:
 
 
 def _remark(job: JobStatus) -> str:
+    from nteleport.jobs.state import duration
+
     if job.error:
         return f": {job.error}"
     if job.state == "stale":
@@ -122,15 +124,3 @@ def _remark(job: JobStatus) -> str:
     if job.state == "running" and job.eta_seconds is not None:
         return f": {duration(job.eta_seconds)} left"
     return ""
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3 min`, `2 h 05 min` or `3 d 4 h`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 90:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"

@@ -148,6 +148,18 @@ def _seconds_left(job: JobStatus, pace: float) -> float:
     return pace * max(0, (job.of_epochs or 0) - job.epochs)
 
 
+def duration(seconds: float) -> str:
+    """`45 s`, `3 min`, `2 h 05 min` or `3 d 4 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
 def _status_of(paths: JobPaths) -> JobStatus:
     """The status of a job; a folder that cannot be read is a failure of the job, so that others are shown."""
     try:

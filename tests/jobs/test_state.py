@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from support.synthetic_results import learning_curve, make_job, matrix, write_job, write_jobs
 
 from nteleport.cli.collect import collect
-from nteleport.cli.status import duration, status
+from nteleport.cli.status import status
 from nteleport.errors import ResultsError
 from nteleport.jobs.lease import SILENCE, leased
 from nteleport.jobs.owner import Owner
