@@ -157,7 +157,8 @@ def _families(
     ]
     if never:
         notes.append(
-            f"{outcome.name}: the baseline never gets there ({_some(never)}), expected a target that it reaches"
+            f"{outcome.name}: the baseline never gets there ({_some(never)}), "
+            "expected a target that it reaches"
         )
     return found, notes
 
@@ -267,7 +268,8 @@ def _warnings(families: Sequence[Family]) -> list[str]:
         band, name = primary[0].outcome.band, primary[0].outcome.name
         needed = [pairs for each in undecidable.values() for pairs in each]
         notes.append(
-            f"too few pairs to decide whether {len(needed)} arms lie within {band} of the baseline in {name} "
+            f"too few pairs to decide whether {'an arm lies' if len(needed) == 1 else f'{len(needed)} arms lie'} "
+            f"within {band} of the baseline in {name} "
             f"({_some(list(undecidable))}); {max(needed):,} pairs would do"
         )
     lacking = {family.outcome.name: [] for family in families}
