@@ -27,8 +27,8 @@ _COLORS = {"holds": "green", "does not hold": "red", "not run": "yellow"}
 @click.argument("figures", metavar="[FIGURE]...", nargs=-1, type=int)
 @click.option(
     "--tier", type=click.Choice(["cpu", "real", "paper"]), default="cpu", show_default=True,
-    help="cpu: small experiments, minutes on two cores. real: the paper's networks on MNIST and CIFAR-10, as far as "
-    "two cores get in 40 minutes. paper: as published, days on a GPU.",
+    help="cpu: small experiments, minutes on two cores. real: the paper's networks on MNIST and CIFAR-10, as "
+    "far as two cores get in 40 minutes. paper: as published, days on a GPU.",
 )  # fmt: skip
 @click.option(
     "--out", "-o", type=NamedPath(file_okay=False, path_type=Path), default=None,

@@ -1,8 +1,8 @@
 """The claims of the paper as data: what each says, what is run to check it, and how it is judged.
 
-Three tiers: `cpu` runs small networks on digits (and Fashion-MNIST if it is on the machine), in minutes on two
-cores; `real` runs the paper's networks on MNIST and CIFAR-10 as far as two cores get in 40 minutes; `paper` runs
-the published experiments, which need a GPU cluster. No torch.
+Three tiers: `cpu` runs small networks on digits (and Fashion-MNIST if it is on the machine), in minutes on
+two cores; `real` runs the paper's networks on MNIST and CIFAR-10, as far as two cores get in 40 minutes;
+`paper` runs the published experiments, which need a GPU cluster. No torch.
 """
 
 from __future__ import annotations
