@@ -286,6 +286,7 @@ def test_answers_come_from_the_jobs_on_disk(tmp_path: Path) -> None:
     assert "![Fig. 6: e.yml](pictures/e/all-val_accuracy-boxes.png)" in table
     assert "1 holds, 1 does not hold, 0 not run" in table
     assert "| 10 | No \\| gain |" in table
+    assert table.count("** at the published rates |") == 2
 
 
 @pytest.mark.slow
