@@ -39,7 +39,7 @@ vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14
 """
 
 #: Every name that ``nteleport.networks.models.build_model`` knows.
-MODEL_NAMES: tuple[str, ...] = ("mlp", *_TORCHVISION_NAMES.split())
+MODEL_NAMES: tuple[str, ...] = ("mlp", "cnn", "vit", *_TORCHVISION_NAMES.split())
 
 #: Every type that ``nteleport.networks.initializers.initialize`` knows.
 INITIALIZERS: tuple[str, ...] = ("none", "normal", "xavier", "xavier_uniform", "kaiming", "orthogonal")
@@ -47,7 +47,7 @@ INITIALIZERS: tuple[str, ...] = ("none", "normal", "xavier", "xavier_uniform", "
 #: The non-linearities whose gain torch knows; an initializer's ``non_linearity`` is one of them.
 NON_LINEARITIES: tuple[str, ...] = ("linear", "relu", "leaky_relu", "tanh", "sigmoid", "selu")
 
-#: The activations of ``mlp``.
+#: The activations of ``mlp`` and ``cnn``.
 ACTIVATIONS: tuple[str, ...] = ("relu", "elu", "leakyrelu", "tanh", "sigmoid")
 
 
@@ -66,7 +66,7 @@ def canonical_name(name: str) -> str:
         if candidate in MODEL_NAMES:
             return candidate
     raise UnknownNameError(
-        f"unknown model {name!r}: expected 'mlp' or the name of a torchvision classifier"
+        f"unknown model {name!r}: expected 'mlp', 'cnn', 'vit' or the name of a torchvision classifier"
         f"{nearest(plain, MODEL_NAMES)}"
     )
 

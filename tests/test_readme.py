@@ -71,7 +71,7 @@ def test_the_experiment_of_the_readme_has_no_problems(tmp_path: Path) -> None:
     (text,) = blocks("yaml")
     (tmp_path / "experiment.yml").write_text(text, encoding="utf-8")
     jobs = expand(load_checked(tmp_path / "experiment.yml"))
-    assert len(jobs) == 3 * 3 * (1 + 2 * 2 + 1) * 5  # models, optimizers, teleportations, runs
+    assert len(jobs) == 4 * 3 * (1 + 2 * 2 + 1) * 5  # models, optimizers, teleportations, runs
     assert {job.teleportation.mode for job in jobs} == {"no_teleport", "random", "optim", "optimize"}
 
 

@@ -27,7 +27,8 @@ _RANGE = 0.9
     "--model",
     type=model_type,
     required=True,
-    help="The network that the weights belong to: `mlp`, a torchvision classifier, or FILE.py:CLASS.",
+    help="The network that the weights belong to: `mlp`, `cnn`, `vit`, a torchvision classifier, or "
+    "FILE.py:CLASS.",
 )
 @network_options
 @click.option(

@@ -172,3 +172,19 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         )
     rest, kept = (torch.nonzero(mask).flatten().to(split.device) for mask in (~held, held))
     return split.select(rest), split.select(kept)
+
+
+def some_of(split: Split, count: int, seed: int) -> Split:
+    """At most ``count`` images of a split, drawn at random; the same seed draws the same ones.
+
+    Of two counts the smaller draws a part of the larger. The images keep their order.
+
+    Args:
+        split: usually what ``hold_out`` leaves.
+        count: at least 1.
+        seed: usually the job's seed.
+    """
+    if count >= len(split):
+        return split
+    drawn = torch.randperm(len(split), generator=generator_for("epoch", seed, -2))[:count]
+    return split.select(drawn.sort().values.to(split.device))

@@ -65,9 +65,9 @@ def read_models(node: Node, problems: Problems) -> list[Placed[Component]]:
         check_finite(arguments, problems)
         if "pretrained" in arguments and arguments["pretrained"].value is False:
             del arguments["pretrained"]  # the same job as without it
-        if name == "mlp" and "activation" in arguments:
+        if name in ("mlp", "cnn") and "activation" in arguments:
             chosen = {"activation": arguments["activation"]}
-            fields(chosen, {"activation": one_of(*ACTIVATIONS)}, problems, "mlp")
+            fields(chosen, {"activation": one_of(*ACTIVATIONS)}, problems, name)
         found.append(Placed(Component(name, _plain(arguments)), item))
     return found
 

@@ -71,6 +71,8 @@ class TrainingParams:
         None, optional(number("above 0 and below 1, or null", lambda share: 0 < share < 1))
     )
     """Fraction of the training split held out; None validates on the test split, as published."""
+    train_images: int | None = option(None, optional(whole_number(1)))
+    """At most this many of the images that are left are trained on, the same ones in every epoch."""
     optimizer_state: OptimizerState = option("reset", one_of(*OPTIMIZER_STATES))
     """What a teleportation does to the optimizer state."""
     preprocessing: Preprocessing = option("standard", one_of(*PREPROCESSINGS))
@@ -331,6 +333,8 @@ class Job:
             del chosen["optimizer_state"]
         if self.training.certificates or not self._teleports:  # left out, as from earlier jobs
             del chosen["certificates"]
+        if self.training.train_images is None:
+            del chosen["train_images"]
         return chosen
 
     @cached_property

@@ -41,25 +41,32 @@ class MLP(nn.Sequential):
         hidden_layers: Sequence[int] = (500, 500, 500, 500, 500),
         activation: str = "relu",
     ) -> None:
-        sizes = _checked_sizes(hidden_layers)
-        activation_class = _activation_class(activation)
+        sizes, activated = checked_sizes(hidden_layers, "hidden_layers"), activation_class(activation)
         channels, height, width = input_shape
         layers: list[nn.Module] = [nn.Flatten()]
         for fan_in, fan_out in zip([channels * height * width, *sizes], sizes, strict=False):
-            layers += [nn.Linear(fan_in, fan_out), activation_class()]
+            layers += [nn.Linear(fan_in, fan_out), activated()]
         super().__init__(*layers, nn.Linear(sizes[-1], num_classes))
 
 
-def _checked_sizes(hidden_layers: Sequence[int]) -> list[int]:
-    sizes: list[int] = list(hidden_layers) if isinstance(hidden_layers, (list, tuple)) else []
-    if not sizes or not all(type(size) is int and size > 0 for size in sizes):
-        raise ModelError(
-            f"hidden_layers is {hidden_layers!r}: expected a list of whole numbers of at least 1"
-        )
-    return sizes
+def checked_sizes(sizes: Sequence[int], name: str) -> list[int]:
+    """The sizes of layers as a list.
+
+    Raises:
+        ModelError: no list, an empty one, or a size that is not a positive whole number.
+    """
+    checked: list[int] = list(sizes) if isinstance(sizes, (list, tuple)) else []
+    if not checked or not all(type(size) is int and size > 0 for size in checked):
+        raise ModelError(f"{name} is {sizes!r}: expected a list of whole numbers of at least 1")
+    return checked
 
 
-def _activation_class(activation: str) -> type[nn.Module]:
+def activation_class(activation: str) -> type[nn.Module]:
+    """The class of an activation, by its name as for ``MLP``.
+
+    Raises:
+        ModelError: no activation has this name.
+    """
     key = str(activation).lower().rpartition(".")[2].replace("_", "")
     if key not in _ACTIVATIONS:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Building the network of an experiment by name: a multilayer perceptron, or a torchvision classifier.
+"""Building the network of an experiment by name: one of this package, or a torchvision classifier.
 
 A network made here is plain PyTorch; nothing about it is prepared for teleportation. It takes normalized
 images ``[B, C, H, W]`` and always returns one tensor of logits ``[B, num_classes]``, in training and in
@@ -20,10 +20,12 @@ import torch
 from torch import nn
 
 from nteleport.errors import ModelError, UnknownNameError, nearest
+from nteleport.networks.cnn import CNN
 from nteleport.networks.initializers import initialize
 from nteleport.networks.mlp import MLP
 from nteleport.networks.pretrained import load_where_shapes_fit, pretrained_weights
 from nteleport.networks.stems import fit_stem
+from nteleport.networks.vit import vit
 from nteleport.vocabulary import MODEL_NAMES, STEMS, canonical_name
 
 __all__ = [
@@ -36,6 +38,9 @@ __all__ = [
     "seeded_model",
     "size_problem",
 ]
+
+_OWN: Mapping[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "vit": vit}
+"""Those of this package, by name."""
 
 # Smallest height and width that a family's poolings do not reduce to nothing.
 _MINIMUM_SIZE = {"alexnet": 29, "densenet": 29, "googlenet": 15, "inception": 75, "squeezenet": 21, "vgg": 32}
@@ -56,10 +61,12 @@ def build_model(
     The weights come from torch's default generator; see ``seeded_model``.
 
     Args:
-        name: ``mlp`` or a torchvision classifier, in any case, with or without a suffix ``COB``.
+        name: ``mlp``, ``cnn``, ``vit`` or a torchvision classifier, in any case, with or without a suffix
+            ``COB``.
         input_shape: (channels, height, width) of an image.
         num_classes: size of the output.
-        kwargs: arguments of the model, as in an experiment file: of ``MLP``, or of torchvision's class.
+        kwargs: arguments of the model, as in an experiment file: of ``MLP``, ``CNN`` or ``vit``, or of
+            torchvision's class.
 
     Returns:
         The network in training mode; its output is ``[B, num_classes]``.
@@ -73,9 +80,12 @@ def build_model(
     problem = size_problem(canonical, input_shape)
     if problem is not None:
         raise ModelError(problem)
-    if canonical == "mlp":
-        return MLP(input_shape=input_shape, num_classes=num_classes, **kwargs)
     try:
+        if canonical in _OWN:
+            network = _OWN[canonical](input_shape=input_shape, num_classes=num_classes, **kwargs)
+            if canonical == "vit":
+                fit_stem(network, input_shape)
+            return network
         return _torchvision_model(canonical, input_shape, num_classes, kwargs)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ModelError(f"model {canonical!r} cannot be built with {kwargs}: {error}") from error
@@ -112,6 +122,11 @@ def _torchvision_builder(canonical: str) -> Callable[..., nn.Module]:
     return builder
 
 
+def _torchvision_class(canonical: str) -> type[nn.Module]:
+    made: type[nn.Module] = typing.get_type_hints(_torchvision_builder(canonical))["return"]
+    return made
+
+
 def model_keywords(name: str) -> tuple[str, ...]:
     """The arguments an experiment file may give to a model.
 
@@ -119,19 +134,17 @@ def model_keywords(name: str) -> tuple[str, ...]:
         UnknownNameError: no model has this name.
     """
     canonical = canonical_name(name)
-    model_class: type = MLP
-    if canonical != "mlp":
-        model_class = typing.get_type_hints(_torchvision_builder(canonical))["return"]
+    made: Callable[..., nn.Module] = _OWN.get(canonical) or _torchvision_class(canonical)
     keywords = [
         parameter.name
-        for parameter in inspect.signature(model_class).parameters.values()
+        for parameter in inspect.signature(made).parameters.values()
         if parameter.default is not parameter.empty
         and parameter.name not in _NOT_AN_ARGUMENT
         and "Callable" not in str(parameter.annotation)  # a layer class cannot be written in a file
     ]
-    if canonical != "mlp":
+    if canonical not in _OWN:
         keywords.append("pretrained")
-    if model_class.__name__ == "ResNet":
+    if made.__name__ == "ResNet":
         keywords.append("stem")
     if canonical.startswith("efficientnet"):
         keywords.append("dropout")  # the class requires it, torchvision's builders have a default

@@ -38,6 +38,7 @@ _DATASETS = {
 
 _FAMILIES = {
     "alexnet": "AlexNet",
+    "cnn": "CNN",
     "convnext": "ConvNeXt",
     "densenet": "DenseNet",
     "efficientnet": "EfficientNet",

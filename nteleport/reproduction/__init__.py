@@ -1,6 +1,7 @@
 """Checks whether the claims of the paper hold here, for `nteleport reproduce`.
 
-- `claims`: the claims as a table, for two tiers: `cpu`, small and quick, and `paper`, as published;
+- `claims`: the claims as a table, for three tiers: `cpu`, small and quick, `real`, the paper's networks
+  and data for minutes, and `paper`, as published;
 - `folder`: where a reproduction keeps its jobs, studies and report;
 - `trainings`: what the metrics of pairs of trained jobs say about a claim;
 - `measures`: what the tables of studies say about a claim; means with t intervals over seeds;

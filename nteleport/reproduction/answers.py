@@ -17,6 +17,8 @@ from nteleport.vocabulary import MODES
 
 HOLDS, DOES_NOT_HOLD, NOT_RUN = "holds", "does not hold", "not run"
 
+_AT_ONE_RATE = "at the published rates"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,6 +32,7 @@ class Row:
         measured: the value with its interval, or why there is none.
         verdict: `HOLDS`, `DOES_NOT_HOLD` or `NOT_RUN`.
         numbers: the measured numbers.
+        condition: what the verdict depends on, in words.
     """
 
     claim: str
@@ -39,6 +42,7 @@ class Row:
     measured: str
     verdict: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    condition: str = ""
 
 
 def answers(claims: Sequence[Claim], layout: Layout) -> list[Row]:
@@ -113,7 +117,9 @@ def _training_row(
         return Row(claim.name, claim.figure, claim.says, here, reason, NOT_RUN)
     holds = found.gains_early if claim.gain else not any(gain.is_positive for gain in found.gains[:2])
     verdict = HOLDS if holds else DOES_NOT_HOLD
-    return Row(claim.name, claim.figure, claim.says, here, _described(found), verdict, _numbers(found))
+    return Row(
+        claim.name, claim.figure, claim.says, here, _described(found), verdict, _numbers(found), _AT_ONE_RATE
+    )
 
 
 def _described(found: Comparison) -> str:

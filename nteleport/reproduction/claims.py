@@ -1,7 +1,8 @@
 """The claims of the paper as data: what each says, what is run to check it, and how it is judged.
 
-Two tiers: `cpu` runs small networks on digits (and Fashion-MNIST if it is on the machine), in minutes on two
-cores; `paper` runs the published experiments, which need a GPU cluster. No torch.
+Three tiers: `cpu` runs small networks on digits (and Fashion-MNIST if it is on the machine), in minutes on
+two cores; `real` runs the paper's networks on MNIST and CIFAR-10, as far as two cores get in 40 minutes;
+`paper` runs the published experiments, which need a GPU cluster. No torch.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nteleport.vocabulary import Mode
-
-TIERS = ("cpu", "paper")
 
 REACH = {"digits": 0.9, "mnist": 0.95, "fashion_mnist": 0.7, "cifar10": 0.4, "cifar100": 0.15}
 """The validation accuracy to reach, by data set: the number of epochs until then is compared."""
@@ -131,6 +130,37 @@ CPU: tuple[Claim, ...] = (
     StudyClaim("fig11", 11, _WIDER, "weights", "wider", {**_FIG11, "datasets": ["digits"]}, 5),
 )  # fmt: skip
 
+REAL: tuple[Claim, ...] = (
+    StudyClaim(
+        "fig4-mlp", 4, _ORTHOGONAL, "micro", "orthogonal",
+        {"models": [_SMALL_MLP], "datasets": ["mnist", "cifar10"], "batch_sizes": [8, 64]}, seeds=5,
+    ),
+    StudyClaim(
+        "fig4-vgg16", 4, _ORTHOGONAL, "micro", "orthogonal",
+        {"models": ["vgg16"], "datasets": ["mnist", "cifar10"], "batch_sizes": [8], "teleportations": 10},
+        seeds=3,
+    ),
+    *(
+        StudyClaim(
+            f"fig5-{name}", 5, _SHARPER, "interpolate", "sharper",
+            {"models": ["mlp"], "datasets": [name], "epochs": 3, "batch_size_a": 32, "batch_size_b": 1024,
+             "optimizer_a": _SGD, "optimizer_b": _SGD, "points": 41, "images": 1000}, seeds=3,
+        )
+        for name in ("mnist", "cifar10")
+    ),
+    *_trainings(3, {6: ("sgd_vs_teleport",)}),
+    StudyClaim(
+        "fig7", 7, _GROWS, "gradients", "grows",
+        {"models": _FOUR_MODELS, "datasets": ["mnist", "cifar10"], "batches": 5}, seeds=3,
+    ),
+    *_trainings(3, {8: ("other_activations",), 9: ("initializers",)}),
+    *_pseudo(3, ("pseudo_teleport.yml",)),
+    *(
+        StudyClaim(f"fig11-{name}", 11, _WIDER, "weights", "wider", {**_FIG11, "datasets": [name]}, 5)
+        for name in ("mnist", "cifar10")
+    ),
+)  # fmt: skip
+
 PAPER: tuple[Claim, ...] = (
     StudyClaim(
         "fig4-mlp", 4, _ORTHOGONAL, "micro", "orthogonal",
@@ -158,4 +188,4 @@ PAPER: tuple[Claim, ...] = (
 
 def claims_of(tier: str) -> tuple[Claim, ...]:
     """The claims of a tier, by figure."""
-    return {"cpu": CPU, "paper": PAPER}[tier]
+    return {"cpu": CPU, "real": REAL, "paper": PAPER}[tier]

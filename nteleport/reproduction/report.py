@@ -20,7 +20,9 @@ _RULES = """\
 Accuracies are validation accuracies, and differences are paired: both trainings of a pair start from the
 same weights and see the same batches. Brackets are 95% t intervals over the seeds. A gain holds when its
 interval lies above zero at the early or the middle epoch and below zero at none; "no gain" holds when it
-lies above zero at neither of the two.\
+lies above zero at neither of the two. Trainings are compared at the published learning rates, the same for
+both sides. Teleporting multiplies the rate of each weight, so these verdicts do not say which side is better
+at its own best rate.\
 """
 
 
@@ -33,7 +35,8 @@ def markdown(rows: Sequence[Row], tier: str, pictures: Sequence[Picture], folder
     lines = [f"Tier `{tier}`: {summary(rows)}.", "", *_RULES.splitlines(), ""]
     lines += ["| Fig. | The paper says | Here | Measured | Verdict |", "|---|---|---|---|---|"]
     for row in rows:
-        cells = (str(row.figure), row.says, row.here, row.measured, f"**{row.verdict}**")
+        verdict = f"**{row.verdict}** {row.condition}".rstrip()
+        cells = (str(row.figure), row.says, row.here, row.measured, verdict)
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     for picture in pictures:
         caption = f"Fig. {picture.figure}: {picture.shows}"

@@ -218,6 +218,7 @@ def _steps_per_epoch(dataset: str, params: TrainingParams) -> int:
         DatasetError: there is none.
     """
     images = round(dataset_info(dataset).train_size * (1 - (params.validation or 0)))
+    images = min(images, params.train_images or images)
     return num_batches(
         images,
         batch_size=params.batch_size,

@@ -24,7 +24,7 @@ from nteleport.core.optimizer import TeleportedOptimizer
 from nteleport.core.optimizer_state import check_transportable
 from nteleport.core.preserving import keeping_random_states
 from nteleport.core.quiver import Quiver
-from nteleport.data.batching import EVALUATION_BATCH, batches, hold_out, num_batches
+from nteleport.data.batching import EVALUATION_BATCH, batches, hold_out, num_batches, some_of
 from nteleport.data.splits import Dataset, Split, load_dataset
 from nteleport.errors import JobError, nearest
 from nteleport.expression import compile_lambda
@@ -99,6 +99,8 @@ def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembl
     train, validation = dataset.train, dataset.test
     if params.validation is not None:
         train, validation = hold_out(dataset.train, params.validation, job.seed)
+    if params.train_images is not None:
+        train = some_of(train, params.train_images, job.seed)
     network = _network(job, dataset).to(device)
     if params.channels_last:
         network = network.to(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms
 
 from nteleport.data import batching
-from nteleport.data.batching import batches, hold_out, num_batches
+from nteleport.data.batching import batches, hold_out, num_batches, some_of
 from nteleport.data.catalog import DATASETS, dataset_info, preprocessed
 from nteleport.data.files import read_digits
 from nteleport.data.splits import Split, load_dataset, random_split
@@ -286,6 +286,19 @@ def test_hold_out_depends_on_its_seed_alone_and_keeps_the_order() -> None:
 def test_hold_out_refuses_to_leave_a_part_empty(fraction: float) -> None:
     with pytest.raises(DatasetError, match="cannot be held out"):
         hold_out(numbered_split(20), fraction, seed=0)
+
+
+def test_some_images_are_drawn_by_a_seed_in_order_and_fewer_of_them_are_a_part_of_more() -> None:
+    split = numbered_split(90)
+    few, more, others = (
+        set(some_of(split, count, seed).images[:, 0, 0, 0].tolist())
+        for count, seed in ((10, 1), (40, 1), (40, 2))
+    )
+    assert (len(few), len(more)) == (10, 40)
+    assert few < more != others
+    drawn = some_of(split, 40, 1).images[:, 0, 0, 0].tolist()
+    assert drawn == sorted(drawn)
+    assert some_of(split, 90, 1) is split is some_of(split, 1000, 1)
 
 
 def test_random_data_is_standardised_and_repeatable() -> None:

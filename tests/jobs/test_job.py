@@ -247,6 +247,15 @@ def test_a_schedule_is_one_of_its_options_in_files_and_labels(case: str) -> None
     assert teleportation.label == label
 
 
+def test_a_number_of_training_images_is_named_where_there_is_one() -> None:
+    some = replace(BASELINE, training=replace(BASELINE.training, train_images=100))
+    assert some.digest != BASELINE.digest
+    assert some.seed == BASELINE.seed
+    assert "training.train_images" not in BASELINE.hparams()
+    assert some.hparams()["training.train_images"] == 100
+    assert some.to_experiment()["training_params"]["train_images"] == 100
+
+
 def test_certificates_are_named_where_they_are_switched_off() -> None:
     without = replace(TELEPORTED, training=replace(TELEPORTED.training, certificates=False))
     plain = replace(BASELINE, training=replace(BASELINE.training, certificates=False))

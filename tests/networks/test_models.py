@@ -17,7 +17,7 @@ from nteleport.networks.stems import fit_stem
 from nteleport.vocabulary import MODEL_NAMES, canonical_name
 
 ONE_OF_EACH_FAMILY = (
-    "mlp", "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet",
+    "mlp", "cnn", "vit", "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet",
     "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18",
     "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_0", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn",
     "vit_b_16", "wide_resnet50_2",
@@ -36,8 +36,9 @@ def output_shape(network: nn.Module, input_shape: tuple[int, int, int]) -> tuple
     return tuple(network(images).shape)
 
 
-def test_names_are_mlp_and_every_torchvision_classifier() -> None:
-    assert sorted(MODEL_NAMES) == sorted(["mlp", *torchvision.models.list_models(module=torchvision.models)])
+def test_names_are_those_of_this_package_and_every_torchvision_classifier() -> None:
+    published = torchvision.models.list_models(module=torchvision.models)
+    assert sorted(MODEL_NAMES) == sorted(["mlp", "cnn", "vit", *published])
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,17 @@ def test_mlp_takes_its_sizes_and_activation(written: str, layer: type[nn.Module]
         ("mlp", {"hidden_layers": [5, -1]}, "expected a list of whole numbers"),
         ("mlp", {"activation": "relo"}, "did you mean 'relu'"),
         ("mlp", {"num_classes": 3}, "the data set gives it"),
+        ("cnn", {"channel": [5]}, "did you mean 'channels'"),
+        ("cnn", {"channels": []}, "channels is \\[\\]: expected a list of whole numbers"),
+        ("cnn", {"channels": [4] * 6}, "6 poolings need at least 64×64"),
+        ("cnn", {"hidden_layers": [0]}, "hidden_layers is \\[0\\]: expected a list of whole numbers"),
+        ("cnn", {"activation": "relo"}, "did you mean 'relu'"),
+        ("vit", {"patch_size": 5}, "needs squares whose side is a multiple of patch_size 5"),
+        ("vit", {"hidden_dim": 130}, "130 is not a multiple of num_heads 4"),
+        ("vit", {"num_layers": 0}, "num_layers is 0, expected a whole number"),
+        ("vit", {"num_layers": 1.5}, "num_layers is 1.5, expected a whole number"),
+        ("vit", {"dropout": 2}, "model 'vit' cannot be built"),
+        ("vit", {"image_size": 32}, "takes no argument 'image_size'"),
         ("resnet18", {"hidden_layers": [5]}, "takes no argument 'hidden_layers'"),
         ("resnet18", {"weights": "DEFAULT"}, "takes no argument 'weights'"),
         ("resnet18", {"groups": 2}, "cannot be built"),
@@ -232,6 +244,7 @@ def test_good_arguments_pass_the_check_and_reach_the_model() -> None:
 
 def test_model_keywords_leave_out_what_a_file_cannot_say() -> None:
     assert model_keywords("MLPCOB") == ("hidden_layers", "activation")
+    assert model_keywords("cnn") == ("channels", "hidden_layers", "activation")
     assert model_keywords("resnet18") == (
         "zero_init_residual", "groups", "width_per_group", "replace_stride_with_dilation", "pretrained",
         "stem",

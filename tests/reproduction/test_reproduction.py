@@ -20,7 +20,7 @@ from nteleport.experiment.matrix import expand
 from nteleport.jobs.job import Component, Job, Teleportation, TrainingParams
 from nteleport.jobs.schedule import teleports_at
 from nteleport.reproduction.answers import DOES_NOT_HOLD, HOLDS, NOT_RUN, answers
-from nteleport.reproduction.claims import CPU, PAPER, REACH, StudyClaim, TrainingClaim
+from nteleport.reproduction.claims import CPU, PAPER, REACH, REAL, StudyClaim, TrainingClaim
 from nteleport.reproduction.folder import Layout
 from nteleport.reproduction.measures import grows, orthogonal, sharper, wider
 from nteleport.reproduction.report import draw_pictures, markdown
@@ -28,6 +28,9 @@ from nteleport.reproduction.run import missing_studies, run_studies
 from nteleport.reproduction.trainings import Pair, compare, epochs_until, pairs_of, rows_of
 from nteleport.studies.study import Progress, find_study
 
+TIERED = [
+    (tier, claim) for tier, claims in (("cpu", CPU), ("real", REAL), ("paper", PAPER)) for claim in claims
+]
 RANDOM = Teleportation(mode="random", every_n_epochs=0, teleport_only_once=True)
 EXPERIMENT = """
 runs_per_config: 3
@@ -217,11 +220,10 @@ def test_wider_is_the_ratio_of_standard_deviations() -> None:
     assert not wider([densities(0.9), densities(0.8)]).holds
 
 
-@pytest.mark.parametrize("claim", [*CPU, *PAPER], ids=lambda claim: claim.name)
+@pytest.mark.parametrize(("tier", "claim"), TIERED, ids=[f"{tier}-{claim.name}" for tier, claim in TIERED])
 def test_every_claim_names_a_study_or_an_experiment_that_exists(
-    claim: StudyClaim | TrainingClaim, tmp_path: Path
+    tier: str, claim: StudyClaim | TrainingClaim, tmp_path: Path
 ) -> None:
-    tier = "cpu" if claim in CPU else "paper"
     layout = Layout(tmp_path, CONFIGS / tier, tmp_path)
     if isinstance(claim, StudyClaim):
         assert layout.study(claim, 0).study == find_study(claim.study)
@@ -236,8 +238,21 @@ def test_every_claim_names_a_study_or_an_experiment_that_exists(
             assert [e for e in range(epochs) if teleports_at(e, teleportation, epochs)] == [0]
 
 
-def test_the_cpu_tier_has_a_claim_about_every_figure() -> None:
-    assert sorted({claim.figure for claim in CPU}) == [4, 5, 6, 7, 8, 9, 10, 11]
+@pytest.mark.parametrize("claims", [CPU, REAL], ids=["cpu", "real"])
+def test_a_tier_for_two_cores_has_a_claim_about_every_figure(
+    claims: tuple[StudyClaim | TrainingClaim, ...],
+) -> None:
+    assert sorted({claim.figure for claim in claims}) == [4, 5, 6, 7, 8, 9, 10, 11]
+
+
+def test_the_real_tier_has_every_figure_on_both_data_sets(tmp_path: Path) -> None:
+    layout = Layout(tmp_path, CONFIGS / "real", tmp_path)
+    found: dict[int, set[str]] = {}
+    for claim in REAL:
+        studied = claim.settings["datasets"] if isinstance(claim, StudyClaim) else ()
+        trained = () if isinstance(claim, StudyClaim) else (job.dataset for job in layout.expand(claim))
+        found.setdefault(claim.figure, set()).update(studied, trained)
+    assert found == {figure: {"mnist", "cifar10"} for figure in range(4, 12)}
 
 
 def write_job(folder: Path, job: Job, curve: list[float]) -> None:
@@ -271,6 +286,7 @@ def test_answers_come_from_the_jobs_on_disk(tmp_path: Path) -> None:
     assert "![Fig. 6: e.yml](pictures/e/all-val_accuracy-boxes.png)" in table
     assert "1 holds, 1 does not hold, 0 not run" in table
     assert "| 10 | No \\| gain |" in table
+    assert table.count("** at the published rates |") == 2
 
 
 @pytest.mark.slow

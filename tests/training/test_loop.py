@@ -18,7 +18,7 @@ from torch.optim import lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nteleport import TeleportableModel, sample_cob
-from nteleport.data.batching import batches, hold_out
+from nteleport.data.batching import batches, hold_out, some_of
 from nteleport.data.splits import load_dataset
 from nteleport.errors import NTeleportError
 from nteleport.jobs.job import Component, Job, Plateau, Scheduler
@@ -371,6 +371,23 @@ def test_held_out_images_are_validated_on_and_the_test_split_is_kept_for_the_end
             for split in (held_out, DIGITS.test)
         ]
     assert [result.rows[0].val_loss, result.test["loss"]] == pytest.approx(losses, rel=1e-4)
+
+
+def test_some_images_alone_are_trained_on_in_every_epoch(tmp_path: Path) -> None:
+    job = small_job(validation=0.2, train_images=48, batch_size=48, epochs=3)
+    result = run(job, tmp_path)
+
+    rest, held_out = hold_out(DIGITS.train, 0.2, job.seed)
+    chosen = some_of(rest, 48, job.seed)
+    network = initial_network(job)
+    optimizer = torch.optim.SGD(network.parameters(), **job.optimizer.kwargs)
+    for _ in range(3):  # each epoch is one batch of all of them, in whatever order
+        optimizer.zero_grad()
+        cross_entropy(network(chosen.normalized(chosen.images)), chosen.labels).backward()
+        optimizer.step()
+    with torch.no_grad():
+        expected = float(cross_entropy(network(held_out.normalized(held_out.images)), held_out.labels))
+    assert result.rows[-1].val_loss == pytest.approx(expected, rel=1e-4)
 
 
 class _Waits(TorchDispatchMode):

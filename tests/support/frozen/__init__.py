@@ -41,9 +41,13 @@ def jobs_of(config: Path) -> Iterator[list[str]]:
 
 
 def job_table() -> str:
-    """A line for each job of each file in ``configs/``: file, name and seed."""
+    """A line for each job of each file in ``configs/``: file, name and seed.
+
+    The jobs of ``configs/evidence`` follow from the results of its tuning.
+    """
     lines = ["file,name,seed"]
-    for config in sorted(CONFIGS.rglob("*.yml")):
+    tuned = CONFIGS / "evidence"
+    for config in sorted(path for path in CONFIGS.rglob("*.yml") if tuned not in path.parents):
         lines += [",".join([config.relative_to(CONFIGS).as_posix(), *row]) for row in jobs_of(config)]
     return "\n".join(lines) + "\n"
 
