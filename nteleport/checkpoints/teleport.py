@@ -34,6 +34,7 @@ def teleport_checkpoint(
     cob_range: float = 0.9,
     objective: Objective | None = None,
     generator: torch.Generator | None = None,
+    description: str | None = None,
 ) -> Certificate:
     """Read weights, teleport them with activations kept, and write them with their certificate.
 
@@ -49,9 +50,10 @@ def teleport_checkpoint(
         overwrite: whether ``out`` and its certificate may exist.
         cob_range, generator: of the change of basis, as for ``teleport_``.
         objective: choose the change of basis instead: one of ``choose_cob`` that needs no labels.
+        description: what the example inputs are, for the certificate that is written.
 
     Returns:
-        The certificate, as written to ``certificate_path(out)``.
+        The certificate, as written to ``certificate_path(out)``: there, ``inputs`` is the description.
 
     Raises:
         CheckpointError: a file that cannot be read or written, or does not fit the network.
@@ -68,8 +70,9 @@ def teleport_checkpoint(
     write_back(network, checkpoint)
     write_checkpoint(checkpoint, out)
     assert done.certificate is not None
+    content = {**done.certificate.to_dict(), **({} if description is None else {"inputs": description})}
     try:
-        write_json_atomic(certificate_path(out), done.certificate.to_dict(), durable=True)
+        write_json_atomic(certificate_path(out), content, durable=True)
     except OSError as error:
         raise CheckpointError(f"{certificate_path(out)}: cannot be written ({error.strerror})") from error
     return done.certificate

@@ -30,7 +30,7 @@ COLORS = {"teleported": "green", "tied": "yellow", "untouched": "red"}
 @click.command(cls=Command)
 @click.argument("subject", metavar="MODEL|CHECKPOINT", type=model_type)
 @click.option("--model", type=model_type, help="The network that the weights in CHECKPOINT belong to.")
-@network_options
+@network_options("its files are not read")
 @click.option(
     "--activations",
     type=click.Choice(["conjugated", "kept"]),

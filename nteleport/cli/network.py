@@ -60,8 +60,12 @@ class NetworkChoice:
         )
 
 
-def network_options(command: _Decorated) -> _Decorated:
-    """Add the options; `network_choice` takes their values."""
+def network_options(dataset_use: str) -> Callable[[_Decorated], _Decorated]:
+    """Add the options; `network_choice` takes their values.
+
+    Args:
+        dataset_use: what else the command does with the data set, for the help of ``--dataset``.
+    """
     options = [
         click.option(
             "--model-args", "model_args", metavar="KEY=VALUE", multiple=True,
@@ -69,8 +73,8 @@ def network_options(command: _Decorated) -> _Decorated:
         ),
         click.option(
             "--dataset", type=NameType("name", DATASETS),
-            help="The data set that gives the size of the input and the number of classes; its files are not "
-            f"read.  [default: {_DATASET}]",
+            help="The data set that gives the size of the input and the number of classes; "
+            f"{dataset_use}.  [default: {_DATASET}]",
         ),
         list_option(
             "--input-shape", metavar="SIZES", item_type=click.IntRange(min=1),
@@ -83,9 +87,13 @@ def network_options(command: _Decorated) -> _Decorated:
             "set.",
         ),
     ]  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: _Decorated) -> _Decorated:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def network_choice(

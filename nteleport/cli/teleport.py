@@ -30,7 +30,14 @@ _RANGE = 0.9
     help="The network that the weights belong to: `mlp`, `cnn`, `vit`, a torchvision classifier, or "
     "FILE.py:CLASS.",
 )
-@network_options
+@network_options("if it is named, outputs are compared on images of it instead of random inputs")
+@click.option(
+    "--data-dir",
+    type=_FILE,
+    default="data",
+    show_default=True,
+    help="Where the data set is, or is downloaded to.",
+)
 @click.option(
     "--cob-range",
     type=float,
@@ -40,8 +47,8 @@ _RANGE = 0.9
 @click.option(
     "--objective",
     type=NameType("name", OBJECTIVES),
-    help="Choose the change of basis instead: balance, path_conditioning, or activation_range (on random "
-    "inputs).",
+    help="Choose the change of basis instead: balance, path_conditioning, or activation_range (on the "
+    "inputs on which outputs are compared).",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the change of basis.")
 @click.option("-o", "--out", type=_FILE, required=True, help="The file to write: .pt or .safetensors.")
@@ -53,6 +60,7 @@ def teleport(
     dataset: str | None,
     input_shape: tuple[int, ...],
     image_size: int | None,
+    data_dir: Path,
     cob_range: float | None,
     objective: Objective | None,
     seed: int,
@@ -66,8 +74,8 @@ def teleport(
     has one under state_dict, model_state_dict, model or weights; it is read without running code in it.
     FILE.py of --model is your own code, and is run.
 
-    The certificate, how far the outputs on random inputs differ, is printed, and written to
-    OUT.certificate.json.
+    The certificate, how far the outputs differ on random inputs or on images of the data set, is printed,
+    and written to OUT.certificate.json.
     """
     if objective is not None and cob_range is not None:
         raise click.UsageError(
@@ -75,16 +83,18 @@ def teleport(
         )
     choice = network_choice(model, model_args, dataset, input_shape, image_size)
 
+    from nteleport.checkpoints.inputs import drawn, images
     from nteleport.checkpoints.teleport import certificate_path, teleport_checkpoint
-    from nteleport.networks.chosen import random_inputs
     from nteleport.randomness import generator_for
 
-    inputs = random_inputs(choice.input_shape, generator_for("inputs", seed))
+    network = choice.build()
+    inputs = images(dataset, data_dir, choice.input_shape[1:]) if dataset else drawn(choice.input_shape, seed)
     certificate = teleport_checkpoint(
-        checkpoint, choice.build(), inputs, out,
+        checkpoint, network, inputs.tensor, out,
         overwrite=force, cob_range=_RANGE if cob_range is None else cob_range,
-        objective=objective, generator=generator_for("change of basis", seed),
+        objective=objective, generator=generator_for("change of basis", seed), description=inputs.description,
     )  # fmt: skip
+    click.echo(f"inputs       {inputs.description}")
     for line in described(certificate):
         click.echo(line)
     click.echo(f"weights      {out}")

@@ -1,87 +1,88 @@
-"""The largest absolute output of every neuron, as the modules of a network put it out."""
+"""The largest absolute activation of every neuron, wherever in the network it is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_flatten
 
-from nteleport.core.sides import Side, side_of
+from nteleport.core.labeled_graph import activation_labels, runnable
+from nteleport.core.network_graph import trace_functional
 from nteleport.core.task import Task
-from nteleport.errors import TeleportationError
 
 
 def activation_ranges(task: Task) -> Tensor:
-    """The largest absolute output of each neuron on the batches, in the present mode of the network.
+    """The largest absolute activation of each neuron on the batches, in the present mode of the network.
 
-    Outputs of linear layers, convolutions, embeddings and normalizations are seen, before the activation
-    function: the numbers that have to be held. Neurons of anything else have 0.
+    Seen is every activation that an entry multiplies: outputs of layers, before and after the activation
+    function, and sums of them in residual streams; computed by modules or by functions. The network is traced
+    once for each shape of the batches.
 
     Returns:
-        Shape ``(cob_size,)``, like ``Task.start``.
+        Shape ``(cob_size,)``, like ``Task.start``; 0 for entries that multiply no activation.
 
     Raises:
-        TeleportationError: no neuron is seen at all.
+        AnalysisError: the network cannot be traced on these batches in its present mode.
     """
     found = torch.cat([task.start().new_zeros(1), task.start()])
-    hooks = [
-        module.register_forward_hook(partial(_note, found, axis, side))
-        for module, axis, side in _observable(task)
-    ]
-    if task.quiver.cob_size and not hooks:
-        raise TeleportationError(
-            "activation_range sees the outputs of linear layers, convolutions, embeddings and normalizations "
-            "that are modules, and this network has none that the change of basis scales"
-        )
-    try:
-        torch.manual_seed(task.seed)
-        with torch.no_grad():
-            for inputs, _ in task.batches:
-                task.outputs(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    observed: dict[object, GraphModule] = {}
+    for inputs, _ in task.batches:
+        form = _form(inputs)
+        if form not in observed:
+            observed[form] = _observed(task, inputs, found)
+    torch.manual_seed(task.seed)
+    with torch.no_grad():
+        for inputs, _ in task.batches:
+            args, kwargs = task.call(inputs)
+            observed[_form(inputs)](*args, **kwargs)
     return found[1:]
 
 
-def _observable(task: Task) -> Iterator[tuple[nn.Module, Callable[[Tensor], int], Side]]:
-    """Modules whose outputs are scaled neurons: with the axis of these neurons, and which they are."""
-    names = {id(p): name for name, p in task.network.named_parameters()}
-    for module in task.network.modules():
-        axis = _neuron_axis(module)
-        weight = module._parameters.get("weight")
-        if axis is None or weight is None or names[id(weight)] not in task.quiver.parameters:
-            continue
-        for factor in task.quiver.parameters[names[id(weight)]].factors:
-            side = side_of(factor, weight.dim()) if factor.power == 1 else None
-            if side is not None:
-                yield module, axis, side
+def _form(inputs: Any) -> object:
+    """Equal for inputs that one graph can run on."""
+    leaves, structure = tree_flatten(inputs)
+    return str(structure), tuple((x.shape, x.dtype) if isinstance(x, Tensor) else repr(x) for x in leaves)
 
 
-def _neuron_axis(module: nn.Module) -> Callable[[Tensor], int] | None:
-    match module:
-        case nn.Linear() | nn.Bilinear() | nn.Embedding() | nn.LayerNorm():
-            return lambda output: output.dim() - 1
-        case _ConvNd():
-            spatial = len(module.kernel_size)
-            return lambda output: output.dim() - spatial - 1
-        case _NormBase() | nn.GroupNorm():
-            return lambda output: 1
-    return None
+def _observed(task: Task, inputs: Any, found: Tensor) -> GraphModule:
+    """The network with an observer after each activation that is scaled."""
+    traced = trace_functional(task.network, *task.call(inputs), training=task.network.training)
+    module = runnable(traced)
+    labels = activation_labels(module, task.network, traced, task.quiver)
+    for node, entries in labels.items():
+        graph = node.graph
+        owner = graph.owning_module
+        assert owner is not None
+        name = f"_observer_{len(owner._modules)}"
+        owner.add_submodule(name, _Observer(found, entries.to(found.device)))
+        with graph.inserting_after(node):
+            graph.call_module(name, (node,))
+    for part in module.modules():
+        if isinstance(part, GraphModule):
+            part.recompile()
+    return module
 
 
-def _note(
-    found: Tensor, axis: Callable[[Tensor], int], side: Side, _module: nn.Module, _inputs: Any, output: Any
-) -> None:
-    """Raise the ranges to those of one output."""
-    if not isinstance(output, Tensor) or not output.numel():
-        return
-    sizes = output.detach().abs().movedim(axis(output), 0).flatten(1).amax(1).to(found)
-    labels = side.labels.repeat_interleave(side.repeats).to(found.device)
-    if len(labels) == len(sizes):
-        found.scatter_reduce_(0, labels, sizes, "amax")
+class _Observer(nn.Module):
+    """Raises ranges to those of one activation, directly after it was computed: it may be written to later.
+
+    Args:
+        found: the ranges of all entries of the extended change of basis.
+        entries: labels that broadcast to the activation.
+    """
+
+    def __init__(self, found: Tensor, entries: Tensor) -> None:
+        super().__init__()
+        self._found, self._entries = found, entries
+
+    def forward(self, activation: Tensor) -> None:
+        """See the class."""
+        if not activation.numel() or not (activation.is_floating_point() or activation.is_complex()):
+            return
+        axes = [axis for axis, size in enumerate(self._entries.shape) if size == 1]
+        sizes = activation.detach().abs()
+        sizes = (sizes.amax(axes) if axes else sizes).to(self._found)
+        self._found.scatter_reduce_(0, self._entries.flatten(), sizes.flatten(), "amax")

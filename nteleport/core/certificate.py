@@ -11,7 +11,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple, get_args
 
@@ -92,6 +92,7 @@ class Snapshot:
 
     Every forward pass starts from the same random states, runs without gradients on copies of the inputs,
     and leaves no trace in buffers, modes and random states, see ``nteleport.core.preserving.preserved``.
+    Meanwhile a thread takes the digests.
 
     Args:
         network: runs in the mode and precision in which it is.
@@ -105,7 +106,8 @@ class Snapshot:
 
     def __init__(self, network: nn.Module, example_inputs: ExampleInputs, *, full: bool = False) -> None:
         self._network, self._call = network, as_call(example_inputs)
-        self._weights = {name: tensor.detach().clone() for name, tensor in _weights(network).items()}
+        self._weights = {name: _copied_to_host(tensor) for name, tensor in _weights(network).items()}
+        self._digest = _digest_in_background(self._weights)
         self._wide: nn.Module | None = None
         self._further: list[_Run] = []
         self._skipped: dict[str, str] = {}
@@ -128,7 +130,7 @@ class Snapshot:
         That is 1.5e-8 for float64, 3.5e-4 for float32, 0.03 for float16 and 0.09 for bfloat16. On a GPU
         float32 counts as TF32 (0.03), to which convolutions are rounded there by default.
         """
-        tensors = [*self._weights.values(), *self._run.outputs]
+        tensors = [*_weights(self._network).values(), *self._run.outputs]
         used = [t for t in tensors if t.is_floating_point() or t.is_complex()]
         return math.sqrt(max(map(_epsilon, used), default=torch.finfo(torch.float32).eps))
 
@@ -140,13 +142,16 @@ class Snapshot:
             move: moves the weights of a network in place. It is called on a copy in float64, if full.
         """
         torch.clear_autocast_cache()  # which holds casts of the weights before
+        versions = [parameter._version for parameter in self._network.parameters()]
+        digest = _digest_in_background(_readable(self._network))
         outputs = self._run.change()
         if self._wide is not None:
             move(self._wide)
         further = {run.name: run.change() for run in self._further}
-        with ThreadPoolExecutor() as pool:
-            before, after = pool.map(weights_digest, (self._weights, _weights(self._network)))
-        certificate = Certificate.of(quiver, cob, (before, after), outputs)
+        after = digest.result()
+        if versions != [parameter._version for parameter in self._network.parameters()]:
+            after = weights_digest(_weights(self._network))  # a forward pass wrote to them
+        certificate = Certificate.of(quiver, cob, (self._digest.result(), after), outputs)
         return replace(certificate, further=further, skipped=self._skipped)
 
     def restore(self) -> None:
@@ -205,7 +210,7 @@ class _Run:
 
     def _forward(self) -> list[Tensor]:
         with (
-            preserved(self._network, self._call),
+            preserved(self._network, self._call, traced=False),
             keeping_buffers(self._network),
             torch.inference_mode(False),
             torch.no_grad(),
@@ -218,6 +223,28 @@ class _Run:
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def _readable(network: nn.Module) -> dict[str, Tensor]:
+    """The weights as they can be read while the network runs: copies of what is on another device, and of
+    buffers, which a forward pass updates."""
+    parameters = {
+        name: parameter.detach() if parameter.device.type == "cpu" else _copied_to_host(parameter)
+        for name, parameter in network.named_parameters()
+    }
+    return parameters | {name: _copied_to_host(buffer) for name, buffer in network.named_buffers()}
+
+
+def _copied_to_host(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _digest_in_background(weights: Mapping[str, Tensor]) -> Future[str]:
+    """Hashing releases the interpreter's lock, so that it costs a core, but next to no time."""
+    executor = ThreadPoolExecutor(1)
+    digest = executor.submit(weights_digest, weights)
+    executor.shutdown(wait=False)
+    return digest
 
 
 def _tensors(outputs: object) -> Iterator[Tensor]:

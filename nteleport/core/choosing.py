@@ -105,6 +105,7 @@ def choose_cob(
     Raises:
         TeleportationError: the quiver of another network, an unknown objective or option, batches that are
             missing, or an objective that is not defined or has no minimum here.
+        AnalysisError: ``activation_range`` cannot trace the network on these batches.
     """
     began = time.perf_counter()
     check_network(network, quiver)

@@ -11,23 +11,23 @@ in the mode in which the quiver was found, are conjugated too: they run on unsca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from operator import attrgetter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from nteleport.core.analysis import Sources, used_factors, walk_graph
+from nteleport.core.analysis import used_factors
 from nteleport.core.checks import checked_cob
+from nteleport.core.labeled_graph import conjugated_walk, runnable
 from nteleport.core.labels import collapse, is_pinned, pinned
 from nteleport.core.model import TeleportableModel
 from nteleport.core.mutations import region
-from nteleport.core.network_graph import Traced, canonical_names, trace_functional, unscalable
+from nteleport.core.network_graph import Traced, trace_functional
 from nteleport.core.parameter_views import ParameterView
 from nteleport.core.quiver import ParameterScaling, Quiver, scales
-from nteleport.core.walk import Flow, FreshLabels, Labels, Propagation, operator_name
+from nteleport.core.walk import Flow, Labels, Propagation, operator_name
 from nteleport.errors import TeleportationError
 
 _aten = torch.ops.aten
@@ -54,10 +54,8 @@ def materialize(model: TeleportableModel) -> GraphModule:
     network, quiver = model.network, model.quiver
     cob = checked_cob(quiver, model.cob, model.cob, dict(network.named_parameters()))
     traced = trace_functional(network, model.example_inputs, model.example_kwargs, training=network.training)
-    module = traced.program.module()
-    assert isinstance(module, GraphModule)
+    module = runnable(traced)
     _separate_memory(module)
-    _remove_checks(module)
     if quiver.activations == "conjugated":
         _conjugate(module, network, traced, quiver, cob)
     for graph_module in module.modules():
@@ -69,10 +67,7 @@ def materialize(model: TeleportableModel) -> GraphModule:
 
 def _conjugate(module: GraphModule, network: nn.Module, traced: Traced, quiver: Quiver, cob: Tensor) -> None:
     """Rewrite a traced network so that it runs on scaled activations."""
-    names = canonical_names(network)
-    sources = _sources(module, names, unscalable(network, traced.changed), traced.changed)
-    walk = Propagation(_labels_from(quiver))
-    walk_graph(module.graph, sources, walk)
+    walk = conjugated_walk(module, network, traced, quiver)
     otherwise_wired = (
         {n for n, p in quiver.parameters.items() if not _agrees(p, n, walk)}
         if traced.training != quiver.training
@@ -92,41 +87,6 @@ def _separate_memory(module: nn.Module) -> None:
         for name, buffer in part._buffers.items():
             if buffer is not None:
                 part._buffers[name] = copies.setdefault(buffer, buffer.detach().clone())
-
-
-def _remove_checks(module: GraphModule) -> None:
-    """Drop the checks of shapes and types that export adds: they are not part of the computation."""
-    for node in module.graph.find_nodes(op="call_module", target="_guards_fn"):
-        module.graph.erase_node(node)
-    for part in module.modules():
-        if isinstance(part, GraphModule):
-            for node in list(part.graph.nodes):
-                if operator_name(node) == "_assert_tensor_metadata":
-                    part.graph.erase_node(node)
-
-
-def _sources(
-    module: GraphModule, names: Mapping[str, str], fixed: Mapping[str, str], changed: Collection[str]
-) -> Sources:
-    sources = Sources({}, module.graph.find_nodes(op="placeholder"), {})
-    for node in module.graph.find_nodes(op="get_attr"):
-        target = str(node.target)
-        if target in names and names[target] not in fixed:
-            sources.parameters[node] = names[target]
-        elif target not in changed:
-            sources.add_constant(node, attrgetter(target)(module))
-    return sources
-
-
-def _labels_from(quiver: Quiver) -> FreshLabels:
-    """Labels of uses taken from the quiver, in place of fresh ones."""
-    left = {name: list(p.outputs) for name, p in quiver.parameters.items()}
-
-    def fresh(parameter: str, size: int) -> Tensor:
-        labels = left[parameter].pop(0).cpu() if left.get(parameter) else pinned((size,))
-        return labels if len(labels) == size else pinned((size,))
-
-    return fresh
 
 
 def _agrees(scaling: ParameterScaling, name: str, walk: Propagation) -> bool:

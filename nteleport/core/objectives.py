@@ -197,7 +197,7 @@ def activation_range(task: Task) -> Search:
     """Smallest spread of activations: the largest ``τ_i R_i`` of each layer as small as it gets while
     ``Σ log τ_i = 0`` there.
 
-    ``R_i`` is the largest absolute output of neuron ``i`` on the batches; ``τ_i`` is proportional to
+    ``R_i`` is the largest absolute activation of neuron ``i`` on the batches; ``τ_i`` is proportional to
     ``1 / R_i``. Reported is the largest over the geometric mean of ``τ_i R_i``, averaged over layers.
 
     Source: equalization of ranges (Nagel et al., *Data-Free Quantization*, arXiv 1906.04721), of measured

@@ -50,7 +50,7 @@ RandomStates = dict[str, Tensor]
 
 
 @contextmanager
-def preserved(network: nn.Module, inputs: object = ()) -> Iterator[None]:
+def preserved(network: nn.Module, inputs: object = (), *, traced: bool = True) -> Iterator[None]:
     """Restore ``network`` and its surroundings after the block to their state before it.
 
     That is: every attribute of every module (parameters, buffers, hooks, modes); plain containers and plain
@@ -62,8 +62,10 @@ def preserved(network: nn.Module, inputs: object = ()) -> Iterator[None]:
     Args:
         network: the module that the block runs.
         inputs: what it runs on, arbitrarily nested.
+        traced: whether it runs on fake tensors. Otherwise no cache can keep any, and none is searched for,
+            which saves milliseconds.
     """
-    snapshot = _Snapshot(network)
+    snapshot = _Snapshot(network, cached_elsewhere=traced)
     tensors = (*network.parameters(), *network.buffers(), *tree_leaves(inputs))
     devices = {t.device for t in tensors if isinstance(t, Tensor) and t.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()
@@ -131,14 +133,14 @@ def keeping_buffers(network: nn.Module) -> Iterator[None]:
 class _Snapshot:
     """What everything reachable from a network holds."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, cached_elsewhere: bool) -> None:
         self._seen: dict[int, object] = {id(t): t for t in (*network.parameters(), *network.buffers())}
         self._restorers: list[Callable[[], None]] = []
         self._cached_functions: list[tuple[Any, int]] = []
         self._containers: list[tuple[Any, Any]] = []
         self._pending: list[tuple[object, bool]] = [(module, False) for module in network.modules()]
         self._visit_pending()
-        for name, module in list(sys.modules.items()):
+        for name, module in list(sys.modules.items()) if cached_elsewhere else ():
             if isinstance(module, ModuleType) and not is_foreign(name):
                 found = [v for v in list(vars(module).values()) if type(v) is _CACHED_FUNCTION]
                 self._pending += [(function, True) for function in found]

@@ -5,6 +5,8 @@ and its output is scaled. Every gate neuron has its own entry; ``W_ih`` carries 
 other side and ``W_hh`` those of the hidden state. The hidden state has the entries of the gate that is its
 first factor in the recurrence (``h = o · tanh(c)`` in an LSTM, ``h = (1 − z) · n + z · h`` in a GRU, the
 neuron itself in a plain network) or, with a projection, those of the projection. Cell states are pinned.
+
+Where activations are kept, ``nteleport.core.kept_rules.recurrent`` takes their place.
 """
 
 from __future__ import annotations
@@ -16,21 +18,36 @@ from torch import Tensor
 from torch.fx import Node
 
 from nteleport.core.labels import along_last_axis, pinned
+from nteleport.core.ties import Restriction
 from nteleport.core.walk import Flow, Propagation, Use, arguments, operator_name, result_shapes
 from nteleport.core.weight_rules import join
 
 
-class _Kind(NamedTuple):
-    """How many gates there are, and which of them gives the hidden state its entries."""
+class Kind(NamedTuple):
+    """A kind of recurrent network.
+
+    Attributes:
+        gates: how many there are.
+        output_gate: which of them gives the hidden state its entries.
+        candidate: which of them is added to the state, where activations are kept.
+        admits: what the activation function of the candidate admits.
+    """
 
     gates: int
     output_gate: int
+    candidate: int
+    admits: Restriction
 
 
-_KINDS = {"lstm": _Kind(4, 3), "gru": _Kind(3, 2), "rnn_tanh": _Kind(1, 0), "rnn_relu": _Kind(1, 0)}
+KINDS = {
+    "lstm": Kind(4, 3, 2, "sign"),
+    "gru": Kind(3, 2, 2, "sign"),
+    "rnn_tanh": Kind(1, 0, 0, "sign"),
+    "rnn_relu": Kind(1, 0, 0, "positive"),
+}
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """The parameters of one layer in one direction."""
 
     weight_ih: Node
@@ -41,10 +58,10 @@ class _Step(NamedTuple):
 
 def recurrent(node: Node, walk: Propagation) -> Flow | None:
     """All layers and directions of a recurrent network over a sequence."""
-    given, kind = arguments(node), _KINDS[operator_name(node)]
+    given, kind = arguments(node), KINDS[operator_name(node)]
     directions, layers = 1 + bool(given["bidirectional"]), int(given["num_layers"])
     source = given.get("input", given.get("data"))
-    steps = _steps(given["params"], layers * directions, bool(given["has_biases"]))
+    steps = steps_of(given["params"], layers * directions, bool(given["has_biases"]))
     inputs, uses, hidden = along_last_axis(walk.labels_of(source)), dict[Node, Use](), list[Tensor]()
     for layer in range(layers):
         found = [
@@ -64,10 +81,10 @@ def recurrent(node: Node, walk: Propagation) -> Flow | None:
 
 def cell(node: Node, walk: Propagation) -> Flow | None:
     """One step of one layer; repeated with the same parameters, it carries the same labels."""
-    given, kind = arguments(node), _KINDS[operator_name(node).removesuffix("_cell")]
+    given, kind = arguments(node), KINDS[operator_name(node).removesuffix("_cell")]
     biases = tuple(given[name] for name in ("b_ih", "b_hh") if given[name] is not None)
     uses: dict[Node, Use] = {}
-    step = _Step(given["w_ih"], given["w_hh"], biases, None)
+    step = Step(given["w_ih"], given["w_hh"], biases, None)
     hidden = _apply(step, kind, along_last_axis(walk.labels_of(given["input"])), node, walk, uses)
     if hidden is None:
         return None
@@ -78,18 +95,19 @@ def cell(node: Node, walk: Propagation) -> Flow | None:
     return Flow(result, walk.unscaled(walk.activations(node)), uses, conjugated=True)
 
 
-def _steps(parameters: list[Node], count: int, has_biases: bool) -> list[_Step]:
+def steps_of(parameters: list[Node], count: int, has_biases: bool) -> list[Step]:
+    """The parameters of ``count`` layers and directions, in order."""
     size = len(parameters) // count
     steps = []
     for start in range(0, len(parameters), size):
         weight_ih, weight_hh, *others = parameters[start : start + size]
         biases = tuple(others[:2]) if has_biases else ()
-        steps.append(_Step(weight_ih, weight_hh, biases, others[-1] if len(others) > len(biases) else None))
+        steps.append(Step(weight_ih, weight_hh, biases, others[-1] if len(others) > len(biases) else None))
     return steps
 
 
 def _apply(
-    step: _Step, kind: _Kind, inputs: Tensor | None, node: Node, walk: Propagation, uses: dict[Node, Use]
+    step: Step, kind: Kind, inputs: Tensor | None, node: Node, walk: Propagation, uses: dict[Node, Use]
 ) -> Tensor | None:
     """Use the parameters of one layer in one direction; returns the labels of its hidden state."""
     operator = operator_name(node)
@@ -115,7 +133,7 @@ def _apply(
         uses |= {bias: joined} if joined else {}
     hidden = rows.view(kind.gates, -1)[kind.output_gate]
     if step.projection is not None:
-        projected = _project(step.projection, hidden, operator, walk, uses)
+        projected = project(step.projection, hidden, operator, walk, uses)
         hidden = pinned(result_shapes(step.projection)[:1]) if projected is None else projected
     uses_hh = walk.known_use(view_hh, "recurrent")
     if uses_hh is None:
@@ -128,9 +146,10 @@ def _apply(
     return hidden
 
 
-def _project(
+def project(
     weight: Node, hidden: Tensor, operator: str, walk: Propagation, uses: dict[Node, Use]
 ) -> Tensor | None:
+    """Use the projection of hidden states; returns their labels after it."""
     view = walk.parameter(weight)
     if view is None:
         return None
@@ -146,6 +165,6 @@ def _project(
 
 
 RECURRENT = {
-    **dict.fromkeys(_KINDS, recurrent),
-    **dict.fromkeys([f"{name}_cell" for name in _KINDS], cell),
+    **dict.fromkeys(KINDS, recurrent),
+    **dict.fromkeys([f"{name}_cell" for name in KINDS], cell),
 }

@@ -106,8 +106,13 @@ class Task:
 
     def outputs(self, inputs: Any) -> Any:
         """What the network returns."""
-        args, kwargs = as_call(inputs if isinstance(inputs, (tuple, Mapping)) else (inputs,))
+        args, kwargs = self.call(inputs)
         return self.network(*args, **kwargs)
+
+    @staticmethod
+    def call(inputs: Any) -> tuple[tuple[object, ...], dict[str, object]]:
+        """Inputs of a batch as positional and keyword arguments."""
+        return as_call(inputs if isinstance(inputs, (tuple, Mapping)) else (inputs,))
 
     @contextmanager
     def preserved(self) -> Iterator[None]:

@@ -16,7 +16,9 @@ from torch.nn import functional as F
 from nteleport.checkpoints.files import read_checkpoint
 from nteleport.checkpoints.fitting import load_into
 from nteleport.checkpoints.teleport import certificate_path, teleport_checkpoint
+from nteleport.data.files import read_digits
 from nteleport.errors import CheckpointError
+from nteleport.networks.models import build_model
 from nteleport.randomness import generator_for
 
 
@@ -434,6 +436,52 @@ class TestCommand:
         )[0] == 0  # fmt: skip
         other = torch.load(tmp_path / "out.pt", weights_only=True)
         assert not torch.equal(other["layers.2.weight"], after["layers.2.weight"])
+
+    def test_outputs_are_compared_on_images_of_the_data_set_that_is_named(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        network = build_model("mlp", input_shape=(1, 16, 16), num_classes=10).eval()
+        torch.save(network.state_dict(), tmp_path / "w.pt")
+        out = tmp_path / "out.pt"
+        code, printed, err = self.run(
+            "teleport", tmp_path / "w.pt", "--model", "mlp", "--image-size", 16, "--dataset", "digits",
+            "--objective", "activation_range", "-o", out,
+        )  # fmt: skip
+        assert (code, err) == (0, "")
+        what = "the first 16 training images of digits, resized to 16x16"
+        assert f"inputs       {what}" in printed.splitlines()
+        written = json.loads(certificate_path(out).read_text())
+        assert written["inputs"] == what
+        bytes_, _ = read_digits("train")
+        images = (torch.from_numpy(bytes_[:16]) / 255 - 0.3058) / 0.3761
+        images = F.interpolate(images, (16, 16), mode="bilinear", antialias=True)
+        state = torch.load(out, weights_only=True)
+        weight, bias = list(state.values())[:2]
+        sizes = F.linear(images.flatten(1), weight, bias).abs().amax(0)  # equal on these images alone
+        torch.testing.assert_close(sizes, sizes.mean().expand_as(sizes), rtol=1e-4, atol=0)
+
+    def test_a_data_set_that_cannot_be_had_is_said_and_nothing_is_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_network(*_: object) -> None:
+            raise OSError("no network")
+
+        monkeypatch.setattr("nteleport.data.sources._download", no_network)
+        torch.save(
+            build_model("mlp", input_shape=(1, 32, 32), num_classes=10).state_dict(), tmp_path / "w.pt"
+        )
+        code, printed, err = self.run(
+            "teleport", tmp_path / "w.pt", "--model", "mlp", "--dataset", "mnist", "--data-dir", tmp_path,
+            "-o", tmp_path / "out.pt",
+        )  # fmt: skip
+        assert (code, printed) == (2, "")
+        assert "'mnist' is not on this machine and could not be downloaded (no network)" in err
+        assert not (tmp_path / "out.pt").exists()
+
+    def test_random_inputs_are_named_in_the_certificate(self, tmp_path: Path, file: Path) -> None:
+        options = ["--model", f"{file}:Mine", "--model-args", "depth=2", "--input-shape", 4, "--seed", 3]
+        assert self.run("teleport", tmp_path / "w.pt", *options, "-o", tmp_path / "out.pt")[0] == 0
+        written = json.loads(certificate_path(tmp_path / "out.pt").read_text())
+        assert written["inputs"] == "2 random inputs, normal, seed 3"
 
     def test_inspect_lists_the_free_entries_of_a_checkpoint(self, tmp_path: Path, file: Path) -> None:
         options = ["--model", f"{file}:Mine", "--model-args", "depth=2", "--input-shape", 4]

@@ -274,6 +274,30 @@ def test_the_digests_are_those_of_the_weights_before_and_after() -> None:
     assert done.certificate.weights_after == weights_digest(network.state_dict()) != before
 
 
+def test_digests_see_neither_statistics_of_a_forward_pass_nor_halves_of_one() -> None:
+    class Clamped(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                for parameter in self[0].parameters():
+                    parameter.clamp_(-2.0, 2.0)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
+    certificate = certificate_of(network, Quiver(0, {}, ()), lambda _: None)
+    expected = weights_digest({**dict(network.named_parameters()), **dict(network.named_buffers())})
+    assert certificate.weights_before == certificate.weights_after == expected
+
+    network = Clamped(nn.Linear(3, 400), nn.ReLU(), nn.Linear(400, 2))
+    before = weights_digest(network.state_dict())
+    certificate = certificate_of(network, Quiver(0, {}, ()), lambda each: each[0].weight.data.fill_(5.0))
+    assert network[0].weight.max() == 2.0
+    assert (certificate.weights_before, certificate.weights_after) == (
+        before,
+        weights_digest(network.state_dict()),
+    )
+
+
 @pytest.mark.parametrize(
     ("dtype", "expected"), [(torch.float64, 1.5e-8), (torch.float32, 3.5e-4), (torch.bfloat16, 0.088)]
 )

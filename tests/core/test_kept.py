@@ -164,6 +164,92 @@ class TestNegativeControls:
         assert change(network, inputs, conjugated, drawn(conjugated).abs()) > 1e-3
 
 
+class Recurrent(nn.Module):
+    """Embeds vectors, runs a recurrent network from given states or none, and reads what it hides."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.first, self.layer = nn.Linear(3, 4), layer
+        self.last = nn.Linear(getattr(layer, "proj_size", 0) or 5, 2)
+
+    def forward(self, x: Tensor, states: Any = None) -> Tensor:
+        return self.last(self.layer(torch.tanh(self.first(x)), states)[0])
+
+
+RECURRENT: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
+    "rnn_tanh": (lambda: nn.RNN(4, 5, batch_first=True), {"sign": 4 + 5}),
+    "rnn_relu": (lambda: nn.RNN(4, 5, nonlinearity="relu", batch_first=True), {"sign": 4, "positive": 5}),
+    "lstm": (lambda: nn.LSTM(4, 5, batch_first=True), {"sign": 4 + 5}),
+    "lstm_projected": (
+        lambda: nn.LSTM(4, 5, proj_size=3, batch_first=True),
+        {"sign": 4 + 5, "nonzero": 3},
+    ),
+    "gru": (lambda: nn.GRU(4, 5, batch_first=True), {"sign": 4 + 5}),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+class TestHiddenStates:
+    def analyzed(self, name: str, *states: Any) -> tuple[nn.Module, Quiver, Tensor]:
+        torch.manual_seed(0)
+        make, _ = RECURRENT[name]
+        network, x = Recurrent(make()), torch.randn(2, 6, 3)
+        return network, analyze(network, (x, *states), activations="kept"), x
+
+    def test_they_admit_what_their_activation_does(self, name: str) -> None:
+        network, quiver, x = self.analyzed(name)
+        assert Counter(quiver.admits) == Counter(RECURRENT[name][1])
+        for seed in range(3):
+            assert change(network, (x,), quiver, drawn(quiver, seed)) < 1e-12
+
+    def test_they_admit_no_more_than_that(self, name: str) -> None:
+        network, quiver, x = self.analyzed(name)
+        for entry, word in enumerate(quiver.admits):
+            if word != "nonzero":
+                cob = torch.ones(quiver.cob_size)
+                cob[entry] = 2.0 if word == "sign" else -1.0
+                assert change(copy.deepcopy(network), (x,), quiver, cob) > 1e-6, entry
+
+    def test_states_that_are_given_pin_them_unless_they_are_zeros(self, name: str) -> None:
+        network, free, x = self.analyzed(name)
+        width = 3 if name == "lstm_projected" else 5
+        states: Any = torch.randn(1, 2, width)
+        if name.startswith("lstm"):
+            states = (states, torch.randn(1, 2, 5))
+        _, quiver, _ = self.analyzed(name, states)
+        assert Counter(quiver.admits) == Counter({"sign": 4})
+        assert change(copy.deepcopy(network), (x, states), quiver, drawn(quiver)) < 1e-12
+        cob = torch.where(torch.arange(free.cob_size) < 4, 1.0, drawn(free))
+        assert change(copy.deepcopy(network), (x, states), free, cob) > 1e-6
+
+
+class Decoder(nn.Module):
+    """A decoder starts from the states of an encoder, and another one from zeros that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.LSTM(3, 5, batch_first=True), nn.LSTM(3, 5, batch_first=True)
+        self.cell, self.last = nn.GRUCell(5, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.decoder(x, self.encoder(x)[1])
+        state = x.new_zeros(len(x), 5)
+        for step in y.unbind(1):
+            state = self.cell(step, state)
+        return self.last(state)
+
+
+def test_states_of_an_encoder_are_tied_to_those_of_its_decoder() -> None:
+    torch.manual_seed(0)
+    network, x = Decoder(), torch.randn(2, 4, 3)
+    quiver = analyze(network, x, activations="kept")
+    assert Counter(quiver.admits) == Counter({"sign": 5 + 5})
+    assert change(network, (x,), quiver, drawn(quiver)) < 1e-12
+    assert {name for name, p in quiver.parameters.items() if p.factors} >= {
+        "encoder.weight_hh_l0", "decoder.weight_hh_l0", "cell.weight_ih", "cell.weight_hh", "last.weight",
+    }  # fmt: skip
+
+
 MLP_LAYERS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
