@@ -1,4 +1,6 @@
 from .core.analysis import analyze as analyze
+from .core.attachment import Attachment as Attachment
+from .core.attachment import attach as attach
 from .core.certificate import Certificate as Certificate
 from .core.certificate import OutputChange as OutputChange
 from .core.certificate import weights_digest as weights_digest

@@ -98,7 +98,9 @@ class Attachment:
             PlainCoordinates() if type(optimizer) is SGD else TeleportedCoordinates(self._parameters)
         )
         self._watch = Watch(network, self._parameters)
-        self._factors: dict[str, list[Tensor]] = {}  # of 1 / s, for SGD of 1 / s²; empty while nothing is scaled
+        self._factors: dict[
+            str, list[Tensor]
+        ] = {}  # of 1 / s, for SGD of 1 / s²; empty while nothing is scaled
         self._hook()
 
     def detach(self, optimizer_state: OptimizerState = "transport") -> None:

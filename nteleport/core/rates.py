@@ -84,7 +84,9 @@ def checked_rates(rates: object, like: Tensor, parameters: Mapping[str, Tensor])
         raise TeleportationError(f"rates are a mapping from names to tensors, got {type(rates).__name__}")
     for name, rate in rates.items():
         if name not in parameters:
-            raise TeleportationError(f"rates of {name!r}, which is no parameter{nearest(str(name), parameters)}")
+            raise TeleportationError(
+                f"rates of {name!r}, which is no parameter{nearest(str(name), parameters)}"
+            )
         _check_rate(name, rate, like.dtype, parameters[name])
     return {name: rates[name].detach().to(like) for name in parameters if name in rates}
 

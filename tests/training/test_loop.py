@@ -199,9 +199,13 @@ INTERRUPTED = {
         optimizer=Component("Adam", {"lr": 0.01}),
         optimizer_state="keep",
     ),
-    "layer CoB on plateaus": small_job("layer_cob", teleport={"on_plateau": Plateau(0, "val_loss")}, epochs=6),
+    "layer CoB on plateaus": small_job(
+        "layer_cob", teleport={"on_plateau": Plateau(0, "val_loss")}, epochs=6
+    ),
     "optimizer reset": small_job("optimizer_reset", teleport={"epochs": (1,)}),
-    "matched norms at epochs": small_job("matched_norms", teleport={"epochs": (0, 2)}, optimizer_state="keep"),
+    "matched norms at epochs": small_job(
+        "matched_norms", teleport={"epochs": (0, 2)}, optimizer_state="keep"
+    ),
     "random on plateaus": small_job("random", teleport={"on_plateau": Plateau(0, "val_loss")}, epochs=6),
     "BatchNorm and dropout": small_job(epochs=4),
 }
