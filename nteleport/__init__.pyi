@@ -1,6 +1,8 @@
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .core.analysis import analyze as analyze
+from .core.attachment import Attachment as Attachment
+from .core.attachment import attach as attach
 from .core.certificate import Certificate as Certificate
 from .core.certificate import OutputChange as OutputChange
 from .core.certificate import weights_digest as weights_digest

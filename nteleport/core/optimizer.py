@@ -1,43 +1,24 @@
-"""Training a teleported network at the speed of the plain one.
-
-The teleported network computes ``f(θ' / s)``, so there is no need to run it: the plain network runs at ``θ =
-θ' / s`` and only the optimizer works in teleported coordinates, see ``nteleport.core.coordinates``. There
-``s`` may be more than a change of basis can give, see ``nteleport.core.rates``.
-"""
+"""An optimizer that is made to train a teleported network."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import reduce
-from operator import mul
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
-from nteleport.core.checks import check_move, check_network, checked_cob
-from nteleport.core.coordinates import Coordinates, PlainCoordinates, TeleportedCoordinates
-from nteleport.core.optimizer_state import check_state, check_transportable
-from nteleport.core.quiver import Quiver, cob_dtype, factor_scales
-from nteleport.core.rates import Rates, checked_rates, rate_exponent
-from nteleport.core.scaling import fast_factors, multiply, multiply_sparse
-from nteleport.core.watch import Watch
+from nteleport.core.attachment import Attachment
+from nteleport.core.checks import check_network
+from nteleport.core.quiver import Quiver
 from nteleport.errors import TeleportationError
-from nteleport.vocabulary import OPTIMIZER_STATES, OptimizerState
 
 
-class TeleportedOptimizer:
-    """A torch optimizer that works on the teleported weights of ``network``.
+class TeleportedOptimizer(Attachment):
+    """A torch optimizer of all trained parameters of a network, attached to it.
 
-    Attributes:
-        network: the plain network; it runs forward and backward as usual.
-        quiver: how the CoB acts on its parameters.
-        cob: the current CoB, shape ``(cob_size,)``; initially ones.
-        rates: the current rates by parameter; initially none.
-        rate_exponent: what rates multiply: 2 gradients, 1 steps.
-        optimizer: the wrapped torch optimizer; learning-rate schedulers attach to it.
+    See ``Attachment`` for what it does; ``nteleport.attach`` does it to an optimizer that exists.
 
     Args:
         network: its parameters that require gradients are trained.
@@ -59,33 +40,15 @@ class TeleportedOptimizer:
             raise TeleportationError(
                 f"expected a class of torch.optim, as torch.optim.SGD; got {optimizer_class!r}"
             )
-        self.network, self.quiver = network, quiver
-        self._parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        check_network(network, quiver, self._parameters)
-        if not self._parameters:
+        trained = [p for p in network.parameters() if p.requires_grad]
+        if not trained:
             raise TeleportationError(f"no parameter of {type(network).__name__} requires a gradient")
-        first, dtype = next(iter(self._parameters.values())), cob_dtype(network.parameters())
-        self.cob = torch.ones(quiver.cob_size, dtype=dtype, device=first.device)
-        self._off_ones = False  # the CoB; known, so that no step waits for the device
-        self.rates: Rates = {}
-        self.rate_exponent = rate_exponent(optimizer_class)
-        kind = PlainCoordinates if optimizer_class is SGD else TeleportedCoordinates
-        self._coordinates: Coordinates = kind(self._parameters)
-        fused = _fused(optimizer_class, self._parameters.values(), hyper_parameters)
+        fused = _fused(optimizer_class, trained, hyper_parameters)
         self._fused_by_default = bool(fused)
-        self._hyper_parameters = {**fused, **hyper_parameters}
-        self.optimizer = self._new_optimizer(optimizer_class)
-        self._watch = Watch(network, self._parameters)
-        self._factors: dict[
-            str, list[Tensor]
-        ] = {}  # of 1 / s, for SGD of 1 / s²; empty while nothing is scaled
+        super().__init__(optimizer_class(trained, **fused, **hyper_parameters), network, quiver)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One optimizer step from the gradients of the plain network. It consumes ``.grad`` of the
-        parameters.
-
-        It starts from the weights that the network has: also from those that were loaded into it or written
-        to it in place since the last step, unless through ``parameter.data``.
+        """One optimizer step from the gradients of the plain network.
 
         Args:
             closure: re-evaluates the loss, for optimizers that need it; it clears gradients and runs
@@ -95,256 +58,21 @@ class TeleportedOptimizer:
             What the closure returned, if there is one.
 
         Raises:
-            TeleportationError: the network was moved to another dtype or device, or its parameters were
-                replaced, since the optimizer was made.
+            TeleportationError: see ``Attachment``.
         """
-        self._take_over_writes()
-        if closure is None:
-            self._push_gradients()
-            self.optimizer.step()
-            self._write_back()
-            return None
-        evaluate = closure
-
-        def evaluate_at_teleported_weights() -> Any:
-            self._write_back()
-            with torch.enable_grad():
-                loss = evaluate()
-            self._take_over_writes()
-            self._push_gradients()
-            return loss
-
-        loss = self.optimizer.step(evaluate_at_teleported_weights)
-        self._write_back()
-        return loss
+        if self._fused_by_default and any(
+            p.grad is not None and p.grad.is_sparse for p in self._parameters.values()
+        ):  # which fused steps do not support
+            for group in self.optimizer.param_groups:
+                group["fused"] = False
+        try:
+            return self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        finally:
+            self._coordinates.leave()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of the network, as ``Optimizer.zero_grad`` does."""
         self.network.zero_grad(set_to_none)
-        self.optimizer.zero_grad(set_to_none)
-
-    def teleport(self, cob: Tensor, optimizer_state: OptimizerState = "reset") -> None:
-        """Move to another point of weight space; the function stays the same.
-
-        Args:
-            cob: the new total CoB, relative to the plain network; shape ``(cob_size,)``.
-            optimizer_state: ``reset`` starts the optimizer's state afresh, ``transport`` moves it exactly (a
-                first moment like a gradient, a second moment like its square), ``keep`` leaves the numbers as
-                they are. Hyper-parameters, and thus the progress of a scheduler, are kept in all cases.
-
-        Raises:
-            TeleportationError: an unusable CoB, an unknown policy, or a state that cannot be transported.
-        """
-        self._watch.check_kept()
-        cob = self._checked(cob)
-        self._check_policy(optimizer_state)
-        if optimizer_state != "reset":
-            power = 2 if optimizer_state == "transport" else 1
-            check_move(self.quiver, cob, self.cob, self._parameters, power)
-        self._move(cob, self.rates, optimizer_state)
-
-    def set_rates(self, rates: Rates, optimizer_state: OptimizerState = "reset") -> None:
-        """Make the steps of each weight larger or smaller; weights and CoB stay.
-
-        For SGD, gradients are multiplied by the rates; for other optimizers, steps, see
-        ``nteleport.core.rates``.
-
-        Args:
-            rates: in place of earlier ones. By the name of a parameter, positive numbers of its shape, or of
-                size 1 along some axes; parameters that are left out have rate 1.
-            optimizer_state: see ``teleport``; ``transport`` makes the state what it would be had the rates
-                been there.
-
-        Raises:
-            TeleportationError: unusable rates, an unknown policy, or a state that cannot be transported.
-        """
-        self._watch.check_kept()
-        found = self._checked_rates(rates)
-        self._check_policy(optimizer_state)
-        self._move(self.cob, found, optimizer_state)
-
-    def reset_state(self) -> None:
-        """Start the optimizer's state afresh; hyper-parameters are kept."""
-        self.optimizer.state.clear()
-        self.optimizer.state.update(self._new_optimizer(type(self.optimizer)).state)
-
-    def reload_weights(self) -> None:
-        """Adopt the network's parameters; call this after writing to them through ``parameter.data``.
-
-        Other writes are noticed by ``step``.
-
-        Raises:
-            TeleportationError: see ``step``.
-        """
-        self._watch.check_kept()
-        self._adopt(list(self._parameters))
-
-    def scales(self) -> dict[str, Tensor]:
-        """The scale of every trained parameter, rates included, in its shape; expanded views: do not write to
-        them.
-        """
-        compact, one = self._compact_scales(self._parameters), self.cob.new_ones(())
-        return {name: compact.get(name, one).expand_as(p) for name, p in self._parameters.items()}
-
-    def teleported_weights(self) -> dict[str, Tensor]:
-        """The weights ``θ'`` of every trained parameter; do not write to them."""
-        self._watch.check_kept()
-        self._take_over_writes()
-        own = self._coordinates.own_weights()
-        return own or {name: p.clone() for name, p in self._teleported(self._parameters).items()}
-
-    def teleported_gradients(self) -> dict[str, Tensor]:
-        """The gradients ``g / s`` of every parameter that has one; meaningful between backward and step."""
-        found = ((name, p.grad, scale) for (name, p), scale in self._with_scales())
-        return {name: (g / scale).to(g.dtype) for name, g, scale in found if g is not None}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The CoB, the rates if there are any, the state of the torch optimizer and the teleported weights
-        where they are held separately.
-
-        The weights of the network are in its own ``state_dict``; restore those first.
-        """
-        self._take_over_writes()
-        weights = self._coordinates.own_weights() if self._is_scaled else {}
-        state = {"cob": self.cob, "optimizer": self.optimizer.state_dict(), "teleported_weights": weights}
-        return {**state, "rates": dict(self.rates)} if self.rates else state
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
-
-        Raises:
-            TeleportationError: it does not fit this network or this optimizer. In that case nothing is
-                changed.
-        """
-        self._watch.check_kept()
-        check_state(state, self._coordinates.trained, self.optimizer)
-        self._set_scales(self._checked(state["cob"]), self._checked_rates(state.get("rates", {})))
-        self.reload_weights()
-        self.optimizer.load_state_dict(state["optimizer"])
-        for name, weights in state["teleported_weights"].items():
-            self._coordinates.trained[name].data.copy_(weights)
-
-    def _new_optimizer(self, optimizer_class: type[Optimizer]) -> Optimizer:
-        return optimizer_class(self._coordinates.trained.values(), **self._hyper_parameters)
-
-    def _checked(self, cob: Tensor) -> Tensor:
-        """A usable CoB in the dtype and on the device of the current one."""
-        # Gradients are multiplied by 1 / s², or their squares by 1 / s² become moments.
-        return checked_cob(self.quiver, cob, self.cob, self._parameters, power=2)
-
-    def _checked_rates(self, rates: object) -> Rates:
-        found = checked_rates(rates, self.cob, dict(self.network.named_parameters()))
-        return {name: rate for name, rate in found.items() if name in self._parameters}
-
-    def _check_policy(self, optimizer_state: str) -> None:
-        if optimizer_state not in OPTIMIZER_STATES:
-            raise TeleportationError(
-                f"optimizer_state is one of {', '.join(OPTIMIZER_STATES)}; got {optimizer_state!r}"
-            )
-        if optimizer_state == "transport":
-            check_transportable(self.optimizer)
-
-    def _move(self, cob: Tensor, rates: Rates, optimizer_state: OptimizerState) -> None:
-        """Work at another CoB and with other rates."""
-        before = self._compact_scales(self._parameters)
-        self._set_scales(cob, rates)
-        if optimizer_state == "reset":
-            self.reset_state()
-        else:
-            exactly = optimizer_state == "transport"
-            self._coordinates.move_state(self.optimizer, self._ratios(before), exactly)
-        self.reload_weights()
-
-    def _set_scales(self, cob: Tensor, rates: Rates) -> None:
-        self.cob, self.rates = cob.clone(), rates
-        self._off_ones = bool((cob != 1).any())
-        power = self._coordinates.gradient_power
-        self._factors = {
-            name: [factor.pow(power) for factor in fast_factors(self._parameters[name], scale)]
-            for name, scale in self._factor_scales(self._parameters).items()
-        }
-
-    def _factor_scales(self, names: Iterable[str]) -> dict[str, tuple[Tensor, ...]]:
-        """The factors of the scale of each of these parameters that is scaled: those of the CoB, then that of
-        its rates.
-        """
-        names = list(names)
-        found: dict[str, tuple[Tensor, ...]] = {}
-        if self._off_ones:
-            known = [name for name in names if name in self.quiver.parameters]
-            found = factor_scales(self.quiver, self.cob, known)
-        for name in names:
-            if name in self.rates:
-                scale = self.rates[name].pow(-1 / self.rate_exponent)
-                found[name] = (*found.get(name, ()), scale)
-        return found
-
-    @property
-    def _is_scaled(self) -> bool:
-        return bool(self._factors)
-
-    @property
-    def _notices_writes(self) -> bool:
-        """Whether the weights of the optimizer lie elsewhere than those of the network."""
-        return self._is_scaled and self._coordinates.holds_weights
-
-    def _compact_scales(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The scale of each of these parameters that is scaled, of size 1 along axes where it is constant."""
-        return {name: reduce(mul, factors) for name, factors in self._factor_scales(names).items()}
-
-    def _with_scales(self) -> Iterator[tuple[tuple[str, Tensor], Tensor]]:
-        return zip(self._parameters.items(), self.scales().values(), strict=True)
-
-    def _ratios(self, before: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
-        """For each trained tensor that moves, its new scale over the one ``before``."""
-        after, one = self._compact_scales(self._parameters), self.cob.new_ones(())
-        return {
-            self._coordinates.trained[name]: after.get(name, one) / before.get(name, one)
-            for name in {**before, **after}
-        }
-
-    def _plain(self, names: Iterable[str]) -> dict[str, Tensor]:
-        return {name: self._parameters[name].detach() for name in names}
-
-    def _teleported(self, names: Iterable[str]) -> dict[str, Tensor]:
-        plain = self._plain(names)
-        found = self._compact_scales(plain)
-        return {name: (p * found[name]).to(p.dtype) if name in found else p for name, p in plain.items()}
-
-    def _write_back(self) -> None:
-        self._coordinates.write_back(self._factors)
-        if self._notices_writes:
-            self._watch.note_writes()
-
-    def _take_over_writes(self) -> None:
-        """Adopt the parameters that someone else wrote to since the last write-back. Reads no values."""
-        changed = self._watch.changed(written=self._notices_writes)
-        if changed:
-            self._watch.check_kinds()
-            self._adopt(changed)
-
-    def _adopt(self, names: list[str]) -> None:
-        if self._coordinates.holds_weights:
-            found = self._teleported(names) if self._is_scaled else self._plain(names)
-            self._coordinates.load_weight_vector(found)
-        self._watch.note()
-
-    def _push_gradients(self) -> None:
-        """Give the optimizer the gradients in its coordinates."""
-        gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-        if not gradients:  # all parameters may have been replaced
-            self._watch.check_owner()
-        for name in [name for name, gradient in gradients.items() if gradient.is_sparse]:
-            multiply_sparse(gradients.pop(name), self._factors.get(name, []))
-            self._step_without_fused()
-        multiply(gradients, self._factors)
-        self._coordinates.hand_over_gradients()
-
-    def _step_without_fused(self) -> None:
-        """Fused steps, the default here, do not support sparse gradients."""
-        if self._fused_by_default:
-            for group in self.optimizer.param_groups:
-                group["fused"] = False
 
 
 def _fused(

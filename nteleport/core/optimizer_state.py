@@ -8,6 +8,7 @@ a mean of squared gradients by ``1 / r²``, a step size in weight units by ``|r|
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -102,6 +103,21 @@ def check_state(state: Any, trained: Mapping[str, Tensor], optimizer: Optimizer)
             raise TeleportationError(
                 f"the saved state has weights {name} of shape {tuple(weights.shape)}, the network {known}"
             )
+
+
+def initial_state(optimizer: Optimizer) -> dict[Tensor, Any]:
+    """The state of ``optimizer`` before its first step, which for most is none.
+
+    Adagrad and others fill it when they are made; so one more is made, unless that takes arguments that are no
+    hyper-parameters.
+    """
+    known = inspect.signature(type(optimizer)).parameters
+    defaults = {name: value for name, value in optimizer.defaults.items() if name in known}
+    required = (name for name, each in known.items() if each.default is each.empty and name not in defaults)
+    if set(required) - {next(iter(known))}:
+        return {}
+    groups = [dict(group) for group in optimizer.param_groups]
+    return dict(type(optimizer)(groups, **defaults).state)
 
 
 @torch.no_grad()
