@@ -5,8 +5,16 @@ Any ``nn.Module`` can be teleported as it is. Start with ``TeleportableModel``; 
 first use, so that importing the package does not import torch.
 """
 
+from typing import Any
+
 import lazy_loader
 
-__version__ = "0.1.0"
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # from the tag it was built at
+        from importlib.metadata import version
+
+        return version("nteleport")
+    return _load(name)

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tomllib
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,10 +16,6 @@ from support import ROOT
 import nteleport
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-
-
-def test_installed_version_is_that_of_the_module() -> None:
-    assert version("nteleport") == nteleport.__version__
 
 
 def test_console_script_is_the_command_line() -> None:

@@ -27,7 +27,6 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import CompletionItem
 
-from nteleport import __version__
 from nteleport.cli.options import CONTEXT_SETTINGS, Failure
 from nteleport.errors import NTeleportError, nearest
 
@@ -157,7 +156,7 @@ def _show_and_exit(error: click.ClickException) -> NoReturn:
 
 
 @click.command(cls=LazyGroup, lazy=COMMANDS, context_settings=CONTEXT_SETTINGS)
-@click.version_option(__version__, prog_name="nteleport")
+@click.version_option(package_name="nteleport", prog_name="nteleport")
 def nteleport() -> None:
     """Neural teleportation: move a network's weights without changing its function, and train from there.
 
