@@ -8,7 +8,7 @@ activation; the uses of the parameters that it records make up the quiver.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import reduce
 from typing import Any, NamedTuple, get_args
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.fx import Graph, Node
 
-from nteleport.core.kept import asks_for_its_mode, lost_entries, resolved_factors, tie_walks
+from nteleport.core.kept import lost_entries, noticing_mode_reads, resolved_factors, tie_walks
 from nteleport.core.labels import collapse, is_pinned, pinned
 from nteleport.core.mutations import region
 from nteleport.core.network_graph import Traced, canonical_names, trace_functional, unscalable
@@ -75,7 +75,8 @@ def analyze(
         expected = " or ".join(get_args(Activations))
         raise AnalysisError(f"activations are {expected}, got {activations!r}")
     args, kwargs = as_call(example_inputs)
-    traced = trace_functional(network, args, kwargs, training=training)
+    with noticing_mode_reads(network) if activations == "kept" else nullcontext([]) as asked:
+        traced = trace_functional(network, args, kwargs, training=training)
     fixed = unscalable(network, traced.changed)
     if activations == "conjugated":
         runs = Runs()
@@ -85,7 +86,7 @@ def analyze(
     ties = Ties()
     runs = Runs(ties)
     walks = [_kept_walk(network, traced, fixed, runs, ties)]
-    if asks_for_its_mode(network):
+    if asked:
         with suppress(AnalysisError):  # a network may not run in the other mode at all
             other = trace_functional(network, args, kwargs, training=not traced.training)
             walks.append(_kept_walk(network, other, fixed, Runs(ties, start=runs.count), ties))

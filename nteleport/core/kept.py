@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import CodeType
 
 import torch
@@ -27,6 +29,34 @@ def asks_for_its_mode(network: nn.Module) -> bool:
         if any(_reads_training(part, seen) for part in parts):
             return True
     return False
+
+
+@contextmanager
+def noticing_mode_reads(network: nn.Module) -> Iterator[list[str]]:
+    """Collect the names of the modules of code that asks a network for its mode while the block runs.
+
+    What is traced without such a question is wired alike in both modes. Code of torch, and ours that sets modes,
+    does not count. Only networks that may ask are watched.
+    """
+    asked: list[str] = []
+    if not asks_for_its_mode(network):
+        yield asked
+        return
+
+    def mode(module: nn.Module) -> bool:
+        caller = str(sys._getframe(1).f_globals.get("__name__"))
+        if caller.partition(".")[0] != "torch" and not caller.startswith("nteleport.core."):
+            asked.append(caller)
+        return bool(module.__dict__["training"])
+
+    def set_mode(module: nn.Module, training: bool) -> None:
+        module.__dict__["training"] = training
+
+    nn.Module.training = property(mode, set_mode)  # type: ignore[assignment]
+    try:
+        yield asked
+    finally:
+        del nn.Module.training
 
 
 def _is_of_torch(made: object) -> bool:

@@ -15,10 +15,12 @@ from support.zoo.constructs import Inputs, Wired
 from support.zoo.constructs_run import assert_same, call, kept, largest, made
 from support.zoo.networks import CONSTRUCTS
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision import models
 
 from nteleport import Quiver, TeleportableModel, analyze, materialize, sample_cob, scales, teleported
 from nteleport.core.cob import admitted_cob
+from nteleport.core.kept import noticing_mode_reads
 from nteleport.errors import AnalysisError, TeleportationError
 
 
@@ -460,3 +462,25 @@ def test_the_report_names_what_pins_a_parameter() -> None:
 def test_unknown_activations_are_refused() -> None:
     with pytest.raises(AnalysisError, match="conjugated or kept"):
         analyze(nn.Linear(2, 2), torch.randn(1, 2), activations="frozen")  # type: ignore[arg-type]
+
+
+class Thinned(nn.Module):
+    """Asks for its mode only where it drops something, as the dense layers of torchvision do."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate, self.first, self.second = rate, nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x).relu()
+        return self.second(F.dropout(hidden, self.rate, self.training) if self.rate else hidden)
+
+
+@pytest.mark.parametrize(("rate", "asks"), [(0.0, False), (0.5, True)])
+def test_a_network_is_traced_in_both_modes_only_where_it_asks_for_its_own(rate: float, asks: bool) -> None:
+    network = Thinned(rate)
+    with noticing_mode_reads(network) as asked:
+        network.eval()(torch.zeros(2, 3))
+    assert asked == [__name__] * asks
+    assert "training" not in vars(nn.Module)
+    assert not network.training
