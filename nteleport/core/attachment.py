@@ -10,7 +10,7 @@ back. Whatever calls ``optimizer.step`` need not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 from operator import mul
 from typing import Any
@@ -49,8 +49,8 @@ def attach(optimizer: Optimizer, network: nn.Module, quiver: Quiver) -> Attachme
         quiver: from ``nteleport.analyze``.
 
     Raises:
-        TeleportationError: the quiver is of another network, the optimizer trains nothing of it or is attached
-            already, or parameters are sharded (FSDP).
+        TeleportationError: the quiver is of another network, the optimizer trains nothing of it or is
+            attached already, or parameters are sharded (FSDP).
     """
     return Attachment(optimizer, network, quiver)
 
@@ -60,8 +60,8 @@ class Attachment:
 
     A step starts from the weights that the network has: also from those that were loaded into it or written
     to it in place since the last step, unless through ``parameter.data``. It consumes ``.grad`` of the
-    parameters. ``step`` of the optimizer raises ``TeleportationError`` if the network was moved to another dtype
-    or device, or if parameters were replaced, added or removed, since it was attached.
+    parameters. ``step`` of the optimizer raises ``TeleportationError`` if the network was moved to another
+    dtype or device, or if parameters were replaced, added or removed, since it was attached.
 
     Attributes:
         network: the plain network; it runs forward and backward as usual.
@@ -290,8 +290,8 @@ class Attachment:
         now = self._parameters_of_groups()
         if len(now) != len(self._stepped) or any(a is not b for a, b in zip(now, self._stepped, strict=True)):
             raise TeleportationError(
-                f"parameters of this {type(self.optimizer).__name__} were added, removed or replaced after it was "
-                "attached: detach it before, and attach it again"
+                f"parameters of this {type(self.optimizer).__name__} were added, removed or replaced after it "
+                "was attached: detach it before, and attach it again"
             )
 
     def _checked(self, cob: Tensor) -> Tensor:
@@ -421,6 +421,6 @@ def _check_whole(parameters: Mapping[str, Tensor]) -> None:
     for name, parameter in parameters.items():
         if type(parameter.data) is not Tensor:
             raise TeleportationError(
-                f"parameter {name} is a {type(parameter.data).__name__}: only whole tensors can be scaled, so networks "
-                "sharded by FSDP cannot be attached"
+                f"parameter {name} is a {type(parameter.data).__name__}: only whole tensors can be scaled, "
+                "so networks sharded by FSDP cannot be attached"
             )

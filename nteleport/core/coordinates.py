@@ -5,8 +5,8 @@ The optimizer's step belongs in teleported coordinates, where weights are ``θ' 
 ``PlainCoordinates`` need no second copy of the weights. Every other optimizer works on ``θ'`` itself
 (``TeleportedCoordinates``), and after its step ``θ = θ' / s`` is written back.
 
-The optimizer always trains the parameters of the network. During a step, ``parameter.data`` is ``θ'``: scaling
-the weights in and out of place instead would round them twice per step, whatever the step was.
+The optimizer always trains the parameters of the network. During a step, ``parameter.data`` is ``θ'``:
+scaling the weights in and out of place instead would round them twice per step, whatever the step was.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ def asks_for_its_mode(network: nn.Module) -> bool:
 def noticing_mode_reads(network: nn.Module) -> Iterator[list[str]]:
     """Collect the names of the modules of code that asks a network for its mode while the block runs.
 
-    What is traced without such a question is wired alike in both modes. Code of torch, and ours that sets modes,
-    does not count. Only networks that may ask are watched.
+    What is traced without such a question is wired alike in both modes. Code of torch, and ours that sets
+    modes, does not count. Only networks that may ask are watched.
     """
     asked: list[str] = []
     if not asks_for_its_mode(network):

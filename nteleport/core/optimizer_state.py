@@ -108,8 +108,8 @@ def check_state(state: Any, trained: Mapping[str, Tensor], optimizer: Optimizer)
 def initial_state(optimizer: Optimizer) -> dict[Tensor, Any]:
     """The state of ``optimizer`` before its first step, which for most is none.
 
-    Adagrad and others fill it when they are made; so one more is made, unless that takes arguments that are no
-    hyper-parameters.
+    Adagrad and others fill it when they are made; so one more is made, unless that takes arguments that are
+    no hyper-parameters.
     """
     known = inspect.signature(type(optimizer)).parameters
     defaults = {name: value for name, value in optimizer.defaults.items() if name in known}
