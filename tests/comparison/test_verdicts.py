@@ -136,7 +136,7 @@ def test_where_nothing_differs_a_gain_is_claimed_in_at_most_five_percent(tmp_pat
     outcome = read_outcomes(["test_accuracy"])[0]
     measures = measured(results, outcome)
     rng, found = np.random.default_rng(0), Counter[str]()
-    simulations = 150
+    simulations = 100
     for _ in range(simulations):
         drawn = measures.assign(value=92 + 2 * rng.standard_normal(len(measures)))
         family = family_of(cells[0], outcome, "no teleport", drawn, primary=True)
