@@ -175,7 +175,7 @@ def _panels(table: pd.DataFrame) -> tuple[list[_Panel], str]:
     ]
     panels = []
     for _, rows in cells.groupby(list(cells), sort=False):
-        words = [named.loc[rows.index[0], name] for name in differing if name != "training"]
+        words = [str(named[name][rows.index[0]]) for name in differing if name != "training"]
         training = _training(rows["training"].iloc[0])
         words += [f"{name.replace('_', ' ')} {training.get(name)}" for name in changing]
         panels.append(_Panel(", ".join(filter(None, words)), table.loc[rows.index]))
@@ -215,7 +215,7 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, key: str, styles: dict[str, dic
         axes.fill_between(values, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axes.plot(values, mean, linewidth=1.1, markersize=2.8, markeredgewidth=0, zorder=3, **style)
         best = points[points["chosen"]]
-        ring = {"markersize": 7.5, "markerfacecolor": "none", "markeredgewidth": 1.1}
+        ring: dict[str, Any] = {"markersize": 7.5, "markerfacecolor": "none", "markeredgewidth": 1.1}
         axes.plot(
             best[key], best["mean"], "o", markeredgecolor=style["color"], linestyle="none", zorder=4, **ring
         )
