@@ -56,6 +56,7 @@ def curvature(
         generator = generator_for("study", seed, "curvature probes")
         return traces(product, weights, everything, probes, generator)["all"]
 
+    found: tuple[float, ...]
     try:
         found = (*estimate(torch.ones_like(point)), *estimate(flat * point))
     except StudyError:

@@ -63,7 +63,7 @@ from nteleport.randomness import seed_of, wide_dtype
 from nteleport.training.controls import displace_at_random, match_norms, redraw_same_distribution
 from nteleport.training.learner import Batch, Learner
 from nteleport.training.selection import score_candidates
-from nteleport.vocabulary import MODES, OptimizerState
+from nteleport.vocabulary import MODES, Mode, OptimizerState
 
 _IMPLEMENTATIONS = ("fused", "foreach", "capturable", "differentiable")
 """Arguments of optimizers that say how a step is computed, and not what it is."""
@@ -97,7 +97,7 @@ def teleport(
     return MODE_ACTIONS[how.mode](learner, how, optimizer_state, generator, batches)
 
 
-def teleport_seed(seed: int, mode: str, number: Literal["epoch", "step"] = "epoch") -> int:
+def teleport_seed(seed: int, mode: Mode, number: Literal["epoch", "step"] = "epoch") -> int:
     """A seed for the teleportations of a job, separate from the seeds of its weights and batches.
 
     Modes that share their draws share it. Each teleportation has a number below it: that of its epoch or, in
