@@ -27,7 +27,8 @@ _RANGE = 0.9
     "--model",
     type=model_type,
     required=True,
-    help="The network that the weights belong to: `mlp`, a torchvision classifier, or FILE.py:CLASS.",
+    help="The network that the weights belong to: `mlp`, a torchvision classifier, timm:NAME, hf:NAME, "
+    "MODULE:CLASS of a --plugin, or FILE.py:CLASS.",
 )
 @network_options
 @click.option(
@@ -52,6 +53,7 @@ def teleport(
     dataset: str | None,
     input_shape: tuple[int, ...],
     image_size: int | None,
+    plugins: tuple[Path, ...],
     cob_range: float | None,
     objective: Objective | None,
     seed: int,
@@ -75,10 +77,9 @@ def teleport(
     choice = network_choice(model, model_args, dataset, input_shape, image_size)
 
     from nteleport.checkpoints.teleport import certificate_path, teleport_checkpoint
-    from nteleport.networks.chosen import random_inputs
     from nteleport.randomness import generator_for
 
-    inputs = random_inputs(choice.input_shape, generator_for("inputs", seed))
+    inputs = choice.inputs("inputs", seed)
     certificate = teleport_checkpoint(
         checkpoint, choice.build(), inputs, out,
         overwrite=force, cob_range=_RANGE if cob_range is None else cob_range,

@@ -243,7 +243,8 @@ class _Training:
             raise
         train, val = begun.progress.sums.read(), self._scores(self.assembly.validation)
         grad_norm, weight_norm = begun.progress.norms.tolist()
-        self.assembly.learning_rate.epoch_finished(val.accuracy)
+        rate = self.assembly.learning_rate
+        rate.epoch_finished(val.accuracy if rate.watches == "accuracy" else val.loss)
         self.begun = None
         return MetricRow(
             epoch=epoch,
@@ -264,7 +265,10 @@ class _Training:
         started, rate = self.clock.seconds(), self.assembly.learning_rate.current
         due = teleports_at(epoch, self.job.teleportation, self.job.training.epochs, self.rows)
         moved = due and self._teleport(epoch, epoch * self.assembly.steps_per_epoch, by_step=False)
-        return _BegunEpoch(rate, int(moved), self.clock.seconds() - started, EpochProgress())
+        return _BegunEpoch(rate, int(moved), self.clock.seconds() - started, self._progress())
+
+    def _progress(self) -> EpochProgress:
+        return EpochProgress(self.assembly.learner.criterion)
 
     def _step_starts(self, begun: _BegunEpoch, epoch: int, step: int) -> None:
         step += epoch * self.assembly.steps_per_epoch
@@ -343,6 +347,6 @@ class _Training:
             raise ValueError("its rows are not those of the first epochs")
         self.certificates = [dict(row) for row in checkpoint.certificates]
         if checkpoint.begun is not None:
-            progress = EpochProgress()
+            progress = self._progress()
             progress.load_state_dict(checkpoint.begun["progress"], self.assembly.device)
             self.begun = _BegunEpoch(**{**checkpoint.begun, "progress": progress})

@@ -6,6 +6,7 @@ import json
 import platform
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -17,10 +18,15 @@ import torch
 
 import nteleport
 from nteleport.jobs.atomic import write_json_atomic
+from nteleport.plugins import admitted
 from nteleport.training.device import device_name
 
 if TYPE_CHECKING:
     from nteleport.jobs.paths import JobPaths
+
+
+_LIBRARIES = ("timm", "transformers")
+"""Recorded where they are used."""
 
 
 def versions() -> dict[str, str]:
@@ -34,6 +40,8 @@ def versions() -> dict[str, str]:
         found["torchvision"] = metadata.version("torchvision")
     except metadata.PackageNotFoundError:
         found["torchvision"] = "none"
+    found.update({name: metadata.version(name) for name in _LIBRARIES if name in sys.modules})
+    found.update({f"{plugin.path.name}": plugin.digest[:12] for plugin in admitted()})
     commit, dirty = source_revision()
     if commit is not None:
         found["git"] = f"{commit}{' with changes' if dirty else ''}"
@@ -70,6 +78,9 @@ def begin_provenance(
     """
     commit, dirty = source_revision()
     earlier = _read(paths)
+    plugins = [
+        {"module": plugin.module, "path": str(plugin.path), "sha256": plugin.digest} for plugin in admitted()
+    ]
     write_json_atomic(
         paths.provenance,
         {
@@ -84,6 +95,7 @@ def begin_provenance(
             "threads": torch.get_num_threads(),
             "git_commit": commit,
             "git_dirty": dirty,
+            **({"plugins": plugins} if plugins else {}),
             "versions": {key: value for key, value in versions().items() if key != "git"},
             "earlier": [*earlier.pop("earlier", []), earlier] if earlier else [],
         },
@@ -93,6 +105,16 @@ def begin_provenance(
 def end_provenance(paths: JobPaths, end: datetime) -> None:
     """Record the time at which a training run ended or stopped."""
     write_json_atomic(paths.provenance, {**_read(paths), "end": end.isoformat(timespec="seconds")})
+
+
+def trained_with(paths: JobPaths) -> dict[str, str]:
+    """The digest of each plugin that a job was last trained with, by module."""
+    recorded = _read(paths).get("plugins")
+    found: dict[str, str] = {}
+    for plugin in recorded if isinstance(recorded, list) else []:
+        if isinstance(plugin, dict) and isinstance(plugin.get("module"), str):
+            found[plugin["module"]] = str(plugin.get("sha256"))
+    return found
 
 
 def _read(paths: JobPaths) -> dict[str, Any]:
