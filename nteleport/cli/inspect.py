@@ -73,7 +73,8 @@ def inspect(
 
     A parameter is teleported, tied (a weight used twice) or untouched, each with the reason. MODEL is `mlp`,
     a torchvision classifier, such as resnet18, vgg16_bn or densenet121, timm:NAME, hf:NAME, MODULE:CLASS of a
-    --plugin, or FILE.py:CLASS, a class of your own; FILE.py is run. With --model, the file of weights CHECKPOINT is checked to fit that network.
+    --plugin, or FILE.py:CLASS, a class of your own; FILE.py is run. With --model, the file of weights
+    CHECKPOINT is checked to fit that network.
     """
     if as_json and csv_file == Path("-"):
         raise click.UsageError("--json and --csv - both write to standard output: give one of them")
