@@ -13,10 +13,11 @@ own, and passes them on to its worker processes.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -59,8 +60,10 @@ class Plugin:
             PluginError: it cannot be read, or is no Python file.
         """
         file = Path(path)
-        if file.suffix != ".py" or not file.is_file():
+        if file.suffix != ".py":
             raise PluginError(f"{file}: expected a Python file, such as my_nets.py")
+        if not file.is_file():
+            raise PluginError(f"{file}: no such file, expected a Python file")
         try:
             with file.open("rb") as opened:
                 source = opened.read(_LARGEST_FILE + 1)
@@ -168,6 +171,20 @@ def digest_of(reference: str) -> str:
     """The digest of the code that a reference refers to, for keys of caches; empty without a plugin."""
     plugin = _admitted.get(reference.partition(":")[0])
     return plugin.digest if plugin else ""
+
+
+def keywords_of(function: Any, without: Container[str] = ()) -> dict[str, Any] | None:
+    """The keyword arguments of a function or class with their defaults, `inspect.Parameter.empty` where there
+    is none; None if only calling it tells, as with ``**kwargs`` in its signature.
+    """
+    try:
+        found = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some that are written in C
+        return None
+    if any(each.kind is each.VAR_KEYWORD for each in found):
+        return None
+    by_name = (each for each in found if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY))
+    return {each.name: each.default for each in by_name if each.name not in without}
 
 
 def run_file(plugin: Plugin) -> Mapping[str, Any]:

@@ -16,7 +16,6 @@ Targets are classes, integers ``[N]`` from 0, or numbers, floats ``[N]`` or ``[N
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from torch import Tensor
 from nteleport.data.catalog import DatasetInfo, DataSource, dataset_info, preprocessed
 from nteleport.data.splits import Dataset, Split, load_dataset
 from nteleport.errors import DatasetError
-from nteleport.plugins import digest_of, located, look_up
+from nteleport.plugins import digest_of, keywords_of, located, look_up
 from nteleport.randomness import seed_of
 from nteleport.vocabulary import Preprocessing
 
@@ -79,12 +78,15 @@ def load_source(source: DataSource, device: torch.device | str = "cpu") -> Datas
     return Dataset(found.info, train, test)
 
 
-def source_keywords(source: DataSource) -> dict[str, Any]:
-    """The keyword arguments of the function of a data set with their defaults; see ``look_up`` for errors."""
+def source_keywords(source: DataSource) -> dict[str, Any] | None:
+    """The keyword arguments of the function of a data set with their defaults, see ``keywords_of``.
+
+    Errors are those of ``look_up``, and ``DatasetError`` if it is no function.
+    """
     function = look_up(source.load)
     if not callable(function):
         raise DatasetError(f"{source.load} is no function, {_EXPECTED} from one")
-    return {name: each.default for name, each in inspect.signature(function).parameters.items()}
+    return keywords_of(function)
 
 
 @lru_cache(maxsize=2)

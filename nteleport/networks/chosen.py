@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nteleport.errors import ModelError, nearest
 from nteleport.networks.models import build_model
-from nteleport.plugins import Plugin, is_reference, one_line, run_file
+from nteleport.plugins import Plugin, one_line, run_file
 
 
 def chosen_network(
@@ -23,7 +23,7 @@ def chosen_network(
         model: a name or reference for ``build_model``, or ``FILE.py:CLASS``. The file is run, and the class
             (or function) called with ``arguments`` alone.
         arguments: of the model. ``num_classes`` among them goes before that of the data set.
-        input_shape: of one input, without the batch: for a model by name (channels, height, width).
+        input_shape: of one input, without the batch: for torchvision (channels, height, width).
         num_classes: of the data set.
 
     Raises:
@@ -37,8 +37,6 @@ def chosen_network(
         return _from_file(Path(file), name, arguments)
     if model.endswith(".py"):
         raise ModelError(f"model {model!r}: expected the class after a colon, as in {model}:MyNetwork")
-    if len(input_shape) != 3 and not is_reference(model):
-        raise ModelError(f"model {model!r} takes images of channels, height, width; got {input_shape}")
     settings = {"num_classes": num_classes, **arguments}
     try:
         return build_model(model, input_shape=input_shape, **settings)

@@ -177,10 +177,7 @@ def size_problem(name: str, input_shape: tuple[int, ...]) -> str | None:
     if len(input_shape) != 3:
         if canonical_name(name) == "mlp":
             return None
-        shape = "×".join(map(str, input_shape))
-        return (
-            f"model {canonical_name(name)!r} takes images of channels, height, width; got inputs of {shape}"
-        )
+        return f"model {canonical_name(name)!r} takes images of channels, height, width; got {input_shape}"
     _, height, width = input_shape
     needed = _needed_size(canonical_name(name), height, width)
     if needed is None:

@@ -13,7 +13,6 @@ signature has them, channels and classes to timm, channels, size and classes to 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from nteleport.errors import ModelError, UnknownNameError, nearest
 from nteleport.extras import import_extra
-from nteleport.plugins import LIBRARIES, located, look_up, one_line
+from nteleport.plugins import LIBRARIES, keywords_of, located, look_up, one_line
 
 _GIVEN = ("num_classes", "input_shape")
 """What the data set gives."""
@@ -58,8 +57,7 @@ def build_reference(
         return _of_transformers(name, kwargs, input_shape, num_classes)
     make = _callable(reference)
     given = {"num_classes": num_classes, "input_shape": input_shape}
-    known = inspect.signature(make).parameters
-    settings = {**{key: given[key] for key in _GIVEN if key in known}, **kwargs}
+    settings = {**{key: given[key] for key in keywords_of(make) or () if key in given}, **kwargs}
     try:
         network = make(**settings)
     except (Exception, SystemExit) as error:
@@ -81,10 +79,7 @@ def reference_defaults(reference: str) -> dict[str, Any] | None:
         return None
     if library == "hf":
         return _configuration_defaults(name)
-    known = inspect.signature(_callable(reference)).parameters.values()
-    if any(each.kind is each.VAR_KEYWORD for each in known):
-        return None
-    return {each.name: each.default for each in known if each.name not in _GIVEN}
+    return keywords_of(_callable(reference), without=_GIVEN)
 
 
 def _callable(reference: str) -> Any:

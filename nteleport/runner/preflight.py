@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from nteleport.jobs.job import Component, Job, Scheduler, TrainingParams
 from nteleport.jobs.options import RunOptions
 from nteleport.networks.models import check_model, model_defaults
 from nteleport.networks.pretrained import pretrained_weights
-from nteleport.plugins import is_reference, located, look_up
+from nteleport.plugins import is_reference, keywords_of, located, look_up
 from nteleport.runner.trial import trial
 from nteleport.schema.yaml_source import Node, Problems
 from nteleport.trackers.tracker import load_trackers
@@ -129,14 +129,12 @@ def _check_model(model: Placed[Component], experiment: Experiment, problems: Pro
     except NTeleportError as error:
         problems.add(place.mark, f"models: {error}")
         return
-    if keywords is not None:
-        arguments = _arguments(model.node)
-        if not _check_arguments(keywords, arguments, f"model {name}", problems):
-            return
-        if is_reference(name):
-            _check_complete(keywords, arguments, f"model {name}", place, problems)
-    if is_reference(name):
-        return  # it is tried below
+    arguments = _arguments(model.node)
+    if not _check_arguments(keywords, arguments, f"model {name}", problems):
+        return
+    if is_reference(name):  # whether it works is tried below
+        _check_complete(keywords, arguments, f"model {name}", place, problems)
+        return
     for info in _infos(experiment):
         try:
             check_model(name, model.value.kwargs, input_shape=info.input_shape, num_classes=info.num_classes)
@@ -145,11 +143,17 @@ def _check_model(model: Placed[Component], experiment: Experiment, problems: Pro
 
 
 def _check_complete(
-    keywords: Mapping[str, Any], arguments: Mapping[str, Node], what: str, place: Node, problems: Problems
+    keywords: Mapping[str, Any] | None,
+    arguments: Mapping[str, Node],
+    what: str,
+    place: Node,
+    problems: Problems,
+    *,
+    computed: Container[str] = (),
 ) -> None:
-    """Check that each argument without a default is given."""
-    required = [key for key, default in keywords.items() if default is inspect.Parameter.empty]
-    missing = [key for key in required if key not in arguments]
+    """Check that each argument without a default is given, or computed."""
+    required = [key for key, default in (keywords or {}).items() if default is inspect.Parameter.empty]
+    missing = [key for key in required if key not in arguments and key not in computed]
     if missing:
         problems.add(place.mark, f"{what} without {', '.join(missing)}, which it needs")
 
@@ -211,7 +215,8 @@ def _check_optimizer(entry: Placed[OptimizerChoice], experiment: Experiment, pro
     if cls is not None:
         _check_arguments(_defaults(cls), arguments, chosen.cls, problems, lists=False)
         fused = [params.fused for params in experiment.training if params.fused != "auto"]
-        if fused and "fused" not in _defaults(cls):
+        defaults = _defaults(cls)
+        if fused and defaults is not None and "fused" not in defaults:
             problems.add(
                 place.mark, f"{chosen.cls} has no fused form, expected training_params with fused: auto"
             )
@@ -236,10 +241,7 @@ def _check_scheduler_class(node: Node, problems: Problems) -> None:
         return
     defaults = _defaults(cls)
     _check_arguments(defaults, arguments, cls.__name__, problems)
-    required = [key for key, default in defaults.items() if default is inspect.Parameter.empty]
-    missing = [key for key in required if key not in arguments and key not in _COMPUTED]
-    if missing:
-        problems.add(place.mark, f"{cls.__name__} without {', '.join(missing)}, which it needs")
+    _check_complete(defaults, arguments, cls.__name__, place, problems, computed=_COMPUTED)
 
 
 def _try(
@@ -254,7 +256,7 @@ def _try(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for epochs, steps, watches in _lengths(experiment):
-                optimizer = optimizer_class(chosen.cls)(parameters, **kwargs)
+                optimizer: Any = optimizer_class(chosen.cls)(parameters, **kwargs)
                 rate = build_learning_rate(
                     optimizer,
                     scheduler,
@@ -334,21 +336,22 @@ def _plugin_class(name: str, base: type, place: Node, what: str, problems: Probl
     return cls
 
 
-def _defaults(cls: type) -> dict[str, Any]:
-    """The keyword arguments of a class, with their defaults."""
-    parameters = inspect.signature(cls).parameters.values()
-    return {each.name: each.default for each in parameters if each.name not in _GIVEN}
+def _defaults(cls: type) -> dict[str, Any] | None:
+    """The keyword arguments of a class, with their defaults; see `keywords_of`."""
+    return keywords_of(cls, without=_GIVEN)
 
 
 def _check_arguments(
-    defaults: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None,
     arguments: Mapping[str, Node],
     what: str,
     problems: Problems,
     *,
     lists: bool = True,
 ) -> bool:
-    """Whether each argument is known and of the type of its default."""
+    """Whether each argument is known and of the type of its default, as far as these are known."""
+    if defaults is None:
+        return True
     found = len(problems)
     for key, node in arguments.items():
         if key not in defaults:
