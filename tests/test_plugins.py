@@ -225,7 +225,7 @@ def test_a_seeded_network_of_a_plugin_is_that_of_its_seed(tmp_path: Path) -> Non
         ({"lr: 0.01": "speed: 1"}, "3:37", "no argument 'speed', expected lr, betas, weight_decay"),
         ({"lr: 0.01": "lr: -1"}, "3:20", "my_optim:Lion: {optim}:8: ValueError: a rate of -1"),
         ({"my_optim:Lion": "my_optim:torch"}, "3:20", "is no optimizer, expected a subclass of torch's"),
-        ({"lr: 0.01": "lr: 1, lr_scheduler: {cls: 'my_optim:Lion'}"}, "3:64", "is no learning-rate scheduler"),
+        ({"lr: 0.01": "lr: 1, lr_scheduler: {cls: 'my_optim:Lion'}"}, "3:64", "is no learning-rate sched"),
         ({"my_losses:focal": "my_losses:fokal"}, "4:36", "has no 'fokal', did you mean 'focal'?"),
         ({"my_losses:focal": "my_losses:each"}, "4:36", "returned a tensor (2,), expected the mean"),
         ({"my_losses:focal": "my_losses:constant"}, "4:36", "returned a constant, which has no"),
