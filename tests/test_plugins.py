@@ -202,7 +202,7 @@ def test_a_seeded_network_of_a_plugin_is_that_of_its_seed(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("given", "place", "message"),
     [
-        ({"width: 8": "widht: 8"}, "2:36", "no argument 'widht', expected width, did you mean 'width'?"),
+        ({"width: 8": "widths: 8"}, "2:36", "no argument 'widths', expected width, did you mean 'width'?"),
         ({"width: 8": "width: wide"}, "2:43", "width: the text 'wide', expected a number"),
         ({"width: 8": "num_classes: 8"}, "2:36", "takes no argument 'num_classes'"),
         ({"SmallNet": "Smallnet"}, "2:16", "has no 'Smallnet', did you mean 'SmallNet'?"),
@@ -211,7 +211,7 @@ def test_a_seeded_network_of_a_plugin_is_that_of_its_seed(tmp_path: Path) -> Non
         ({"SmallNet": "Raising"}, "2:16", "with {'width': 8}: {nets}:23: ValueError: no such"),
         ({"SmallNet": "Failing"}, "2:16", "fails on inputs [2, 2] of moons: {nets}:30: Runtime"),
         ({"SmallNet": "Images"}, "2:16", "returns [2, 1], expected [2, 2]: a number for each class"),
-        ({"moons}": "moons, noice: 1}"}, "1:49", "takes no argument 'noice', expected n, noise, did"),
+        ({"moons}": "moons, noises: 1}"}, "1:49", "takes no argument 'noises', expected n, noise, did"),
         ({"moons}": "moons, noise: loud}"}, "1:56", "noise: the text 'loud', expected a number"),
         ({"my_data:moons": "my_data:moon"}, "1:19", "has no 'moon', did you mean 'moons'?"),
         ({"my_data:moons": "my_data:raising"}, "1:19", "my_data:raising raised {data}:27: KeyError: 'gone'"),
@@ -286,7 +286,7 @@ def test_networks_of_timm_and_transformers_need_no_plugin() -> None:
         ("timm:resnet10x", {}, "timm has no model 'resnet10x', did you mean 'resnet10t'?"),
         ("timm:resnet10t", {"pretrained": True}, "takes no argument 'pretrained'"),
         ("timm:resnet10t", {"checkpoint_path": "x"}, "takes no argument 'checkpoint_path'"),
-        ("timm:resnet10t", {"widht": 2}, "unexpected keyword argument 'widht'"),
+        ("timm:resnet10t", {"widths": 2}, "unexpected keyword argument 'widths'"),
         ("hf:brt", {}, "transformers has no classifier 'brt', did you mean 'bert'?"),
         ("hf:bert", {"hidden_sizes": 8}, "takes no argument 'hidden_sizes', did you mean 'hidden_size'?"),
         ("hf:bert", {"auto_map": {}}, "takes no argument 'auto_map'"),

@@ -24,6 +24,7 @@ from nteleport.data.loaded import load_source
 from nteleport.errors import JobError
 from nteleport.jobs.job import Component, Job, Scheduler
 from nteleport.jobs.paths import JobPaths
+from nteleport.jobs.records import describe
 from nteleport.jobs.state import read_status
 from nteleport.plugins import admit, admitted, look_up
 from nteleport.randomness import generator_for
@@ -71,7 +72,7 @@ def test_a_job_of_plugins_is_the_training_of_plain_torch(tmp_path: Path) -> None
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
         assert result.rows[epoch].train_loss == pytest.approx(sum(losses) / 2, rel=1e-5)
     for name, weight in network.named_parameters():
         torch.testing.assert_close(weights[name], weight, rtol=1e-5, atol=1e-6)
@@ -125,7 +126,8 @@ def test_targets_that_are_numbers_have_no_accuracy(tmp_path: Path) -> None:
     network.load_state_dict(torch.load(job_paths.weights)["weights"])
     error = functional.mse_loss(network(data.test.images)[:, 0], data.test.labels)
     assert result.test["loss"] == pytest.approx(float(error), rel=1e-5)
-    (status,) = [each for each in read_status(tmp_path) if each.job == fitted.name]
+    describe(fitted, job_paths)
+    (status,) = read_status(tmp_path)
     assert (status.state, status.val_accuracy) == ("finished", None)
 
 
