@@ -50,7 +50,7 @@ from nteleport.training.device import arithmetic, find_device
 from nteleport.training.learner import Batch, EpochProgress, StopRequested, evaluate, train_epoch
 from nteleport.training.metrics import Scores
 from nteleport.training.modes import teleport, teleport_seed
-from nteleport.training.provenance import begin_provenance, end_provenance, versions
+from nteleport.training.provenance import begin_provenance, changes_since, end_provenance, versions
 
 
 def _local_time() -> datetime:
@@ -219,10 +219,8 @@ class _Training:
         write_certificates(self.paths, self.certificates)
         self.log(f"resumed on {self.assembly.device} after {self.whereabouts}")
         self.report(Resumed(self.job, len(self.rows)))
-        for name, version in versions().items():
-            before = checkpoint.versions.get(name)
-            if before != version:
-                self.warn(f"{self.job.name} was begun with {name} {before} and continues with {version}")
+        for change in changes_since(checkpoint.versions):
+            self.warn(f"{self.job.name} was begun with {change}")
 
     def _epoch(self, epoch: int, stop_requested: Callable[[], bool]) -> MetricRow:
         begun = self.begun = self.begun or self._begin(epoch)

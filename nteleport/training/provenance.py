@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from importlib import metadata
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from nteleport.jobs.paths import JobPaths
 
 
+_ALWAYS = ("python", "torch", "nteleport", "torchvision", "git")
 _LIBRARIES = ("timm", "transformers")
-"""Recorded where they are used."""
+"""Recorded in a process that uses them."""
 
 
 def versions() -> dict[str, str]:
@@ -41,11 +42,20 @@ def versions() -> dict[str, str]:
     except metadata.PackageNotFoundError:
         found["torchvision"] = "none"
     found.update({name: metadata.version(name) for name in _LIBRARIES if name in sys.modules})
-    found.update({f"{plugin.path.name}": plugin.digest[:12] for plugin in admitted()})
+    found.update({plugin.path.name: plugin.digest[:12] for plugin in admitted()})
     commit, dirty = source_revision()
     if commit is not None:
         found["git"] = f"{commit}{' with changes' if dirty else ''}"
     return found
+
+
+def changes_since(before: Mapping[str, str]) -> list[str]:
+    """What differs from earlier `versions`, as "torch 2.6 and continues with 2.7"."""
+    return [
+        f"{name} {before.get(name)} and continues with {version}"
+        for name, version in versions().items()
+        if before.get(name) != version and (name in before or name in _ALWAYS)
+    ]
 
 
 @lru_cache(maxsize=1)

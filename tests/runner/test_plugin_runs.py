@@ -125,7 +125,7 @@ def test_targets_that_are_numbers_have_no_accuracy(tmp_path: Path) -> None:
     network = look_up("my_nets:SmallNet")(1, (2,), 8)
     network.load_state_dict(torch.load(job_paths.weights)["weights"])
     error = functional.mse_loss(network(data.test.images)[:, 0], data.test.labels)
-    assert result.test["loss"] == pytest.approx(float(error), rel=1e-5)
+    assert result.test["loss"] == pytest.approx(error.item(), rel=1e-5)
     describe(fitted, job_paths)
     (status,) = read_status(tmp_path)
     assert (status.state, status.val_accuracy) == ("finished", None)
