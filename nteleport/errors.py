@@ -14,6 +14,7 @@ prints it and exits with code 2, without a traceback.
     ├── CheckpointError      a file of weights that cannot be read or written, or does not fit its network
     ├── DatasetError         a data set that is neither present nor downloadable
     ├── JobError             a job that cannot be started or continued
+    ├── PluginError          a Python file of the user's that cannot be read or run
     ├── ResultsError         results on disk that are missing or cannot be read
     ├── StudyError           a study that cannot run with its settings
     ├── MissingExtraError    a package that only an extra of nteleport installs        (also an ImportError)
@@ -36,6 +37,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "NTeleportError",
+    "PluginError",
     "Problem",
     "ResultsError",
     "SlurmError",
@@ -114,6 +116,10 @@ class DatasetError(NTeleportError):
 
 class JobError(NTeleportError):
     """A job that cannot be started or continued: an unwritable folder, a damaged checkpoint."""
+
+
+class PluginError(NTeleportError):
+    """A Python file of the user's that cannot be read, or that raises an error when it is run."""
 
 
 class ResultsError(NTeleportError):

@@ -99,6 +99,9 @@ OPTIMIZER_STATES: tuple[OptimizerState, ...] = get_args(OptimizerState)
 Precision = Literal["fp32", "tf32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
+LOSSES: tuple[str, ...] = ("cross_entropy", "mse")
+"""The losses that need no plugin."""
+
 RecoveryMethod = Literal["least_squares", "gradient"]
 RECOVERY_METHODS: tuple[RecoveryMethod, ...] = get_args(RecoveryMethod)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from support import ROOT
 
 import nteleport.studies
 import nteleport.studies.study
+from nteleport.cli.app import nteleport as nteleport_command
 from nteleport.core.rules import RULES
 from nteleport.data.catalog import DATASETS
+from nteleport.plugins import admit
 from nteleport.studies.study import find_study, run_study
 from nteleport.training.modes import MODE_ACTIONS
 from nteleport.vocabulary import MODES
@@ -56,3 +60,28 @@ def test_the_study_of_the_page_on_extending_runs(tmp_path: Path, monkeypatch: py
     written = run_study(study, study.settings(teleportations=2, device="cpu"), tmp_path / "out")
     assert {path.name for path in written} == {"sizes.csv", "sizes.png", "sizes.pdf", "study.yml"}
     assert (tmp_path / "out" / "sizes.csv").read_text().startswith("model,teleportation,ratio\n")
+
+
+def test_the_page_on_extending_goes_from_an_empty_folder_to_a_box_plot_in_thirty_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8").split("\n## ")[1]
+    files = re.findall(r"^```\w+ title=\"([^\"]+)\"\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    (commands,) = re.findall(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    assert (
+        sum(bool(line.strip()) for text in (commands, *dict(files).values()) for line in text.split("\n"))
+        <= 30
+    )
+    for name, text in files:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for command in commands.splitlines():
+        result = CliRunner().invoke(nteleport_command, shlex.split(command)[1:])
+        assert result.exit_code == 0, result.output
+    admit(())
+    table = nteleport.collect("results")
+    assert set(table.groupby("job").size()) == {10}
+    means = table[table["epoch"] == 9].groupby("teleport")["val_accuracy"].mean()
+    assert len(means) == 2
+    assert means.min() > 0.75  # a line between the moons: well above chance
+    assert [path.suffix for path in sorted(tmp_path.rglob("*boxes*"))] != []

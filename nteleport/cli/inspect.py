@@ -63,6 +63,7 @@ def inspect(
     dataset: str | None,
     input_shape: tuple[int, ...],
     image_size: int | None,
+    plugins: tuple[Path, ...],
     activations: Activations | None,
     as_json: bool,
     csv_file: Path | None,
@@ -71,9 +72,9 @@ def inspect(
     """Show what a teleportation does to each parameter of MODEL.
 
     A parameter is teleported, tied (a weight used twice) or untouched, each with the reason. MODEL is `mlp`,
-    `cnn`, `vit`, a torchvision classifier, such as resnet18, vgg16_bn or densenet121, or FILE.py:CLASS, a
-    class of your own; FILE.py is run. With --model, the file of weights CHECKPOINT is checked to fit that
-    network.
+    `cnn`, `vit`, a torchvision classifier, such as resnet18, vgg16_bn or densenet121, timm:NAME, hf:NAME,
+    MODULE:CLASS of a --plugin, or FILE.py:CLASS, a class of your own; FILE.py is run. With --model, the file
+    of weights CHECKPOINT is checked to fit that network.
     """
     if as_json and csv_file == Path("-"):
         raise click.UsageError("--json and --csv - both write to standard output: give one of them")
@@ -106,8 +107,6 @@ def _analyze(
     choice: NetworkChoice, checkpoint: Path | None, activations: Activations, graph_file: Path | None
 ) -> Quiver:
     from nteleport.core.analysis import analyze
-    from nteleport.networks.chosen import random_inputs
-    from nteleport.randomness import generator_for
 
     network = choice.build()
     if checkpoint is not None:
@@ -115,7 +114,7 @@ def _analyze(
         from nteleport.checkpoints.fitting import load_into
 
         load_into(network, read_checkpoint(checkpoint))
-    inputs = random_inputs(choice.input_shape, generator_for("inputs"))
+    inputs = choice.inputs("inputs")
     quiver = analyze(network, inputs, activations=activations)
     if graph_file is not None:
         from nteleport.core.layer_graph import layer_graph

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from nteleport.cli.options import list_option
-from nteleport.data.catalog import DATASETS, dataset_info
+from nteleport.cli.options import list_option, plugin_option
+from nteleport.data.catalog import DATASETS, DataSource, dataset_info
+from nteleport.plugins import check_reference, is_reference
 from nteleport.schema.yaml_source import Mark, Problems, parse_yaml
 from nteleport.vocabulary import MODEL_NAMES, canonical_name
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 __all__ = ["NameType", "NetworkChoice", "model_type", "network_choice", "network_options"]
 
@@ -44,24 +45,45 @@ model_type = NameType("model", MODEL_NAMES)
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """A network by name or from a file, the size of its inputs and the number of its classes."""
+    """A network by name or from a file, the size of its inputs and the number of its classes.
+
+    Attributes:
+        source: a data set of the user's, which gives both.
+    """
 
     model: str
     arguments: dict[str, Any]
     input_shape: tuple[int, ...]
     num_classes: int
+    source: DataSource | None = None
 
     def build(self) -> nn.Module:
         """The network with random weights; the file of a network is run here."""
         from nteleport.networks.chosen import chosen_network
 
-        return chosen_network(
-            self.model, self.arguments, input_shape=self.input_shape, num_classes=self.num_classes
-        )
+        shape, classes = self.input_shape, self.num_classes
+        if self.source is not None:
+            from nteleport.data.loaded import described
+
+            info = described(self.source)
+            shape, classes = info.input_shape, info.num_classes
+        return chosen_network(self.model, self.arguments, input_shape=shape, num_classes=classes)
+
+    def inputs(self, *purpose: str | int) -> Tensor:
+        """Two inputs: random ones, drawn for a purpose, or the first of a data set of the user's."""
+        from nteleport.networks.chosen import random_inputs
+        from nteleport.randomness import generator_for
+
+        if self.source is None:
+            return random_inputs(self.input_shape, generator_for(*purpose))
+        from nteleport.data.loaded import load_source
+
+        train = load_source(self.source).train
+        return train.normalized(train.images[:2])
 
 
 def network_options(dataset_use: str) -> Callable[[_Decorated], _Decorated]:
-    """Add the options; `network_choice` takes their values.
+    """Add the options, which `network_choice` takes, and `--plugin`, which acts by itself.
 
     Args:
         dataset_use: what else the command does with the data set, for the help of ``--dataset``.
@@ -74,7 +96,7 @@ def network_options(dataset_use: str) -> Callable[[_Decorated], _Decorated]:
         click.option(
             "--dataset", type=NameType("name", DATASETS),
             help="The data set that gives the size of the input and the number of classes; "
-            f"{dataset_use}.  [default: {_DATASET}]",
+            f"{dataset_use}. Or MODULE:FUNCTION of a plugin, which is called.  [default: {_DATASET}]",
         ),
         list_option(
             "--input-shape", metavar="SIZES", item_type=click.IntRange(min=1),
@@ -86,6 +108,7 @@ def network_options(dataset_use: str) -> Callable[[_Decorated], _Decorated]:
             help="Height and width of the images, if the model needs a different size than that of the data "
             "set.",
         ),
+        plugin_option,
     ]  # fmt: skip
 
     def add(command: _Decorated) -> _Decorated:
@@ -111,14 +134,26 @@ def network_choice(
     """
     if input_shape and (dataset or image_size):
         raise click.UsageError("--input-shape replaces --dataset and --image-size: give one or the other")
-    info = dataset_info(dataset or _DATASET)
+    source = None
+    if dataset is not None and is_reference(dataset):
+        source = DataSource(dataset, check_reference(dataset))
+    if source is not None and image_size:
+        raise click.UsageError(f"--image-size with the data set {dataset}: give one or the other")
+    info = dataset_info(dataset if dataset and source is None else _DATASET)
     channels, height, width = info.input_shape
     return NetworkChoice(
-        model if ".py" in model else canonical_name(model),
+        _model_name(model),
         dict(map(_argument, model_args)),
         input_shape or (channels, image_size or height, image_size or width),
         _IMAGENET_CLASSES if input_shape else info.num_classes,
+        source,
     )
+
+
+def _model_name(model: str) -> str:
+    if ".py" in model:
+        return model
+    return check_reference(model, libraries=True) if is_reference(model) else canonical_name(model)
 
 
 def _argument(text: str) -> tuple[str, Any]:

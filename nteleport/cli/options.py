@@ -4,6 +4,7 @@
   ``NTeleportError`` becomes one message on stderr and exit code 2, never a traceback.
 - ``list_option``: a list is separated by commas or by spaces, or the option is repeated, or all of these.
 - ``NamedPath``: a path that is not empty.
+- ``plugin_option``: files of the user's whose names a command may refer to.
 - ``AliasedOption``: older names of an option that are accepted but not shown in the help.
 
 A command is ``@click.command(cls=Command)``; a group passes ``context_settings=CONTEXT_SETTINGS``.
@@ -11,13 +12,15 @@ A command is ``@click.command(cls=Command)``; a group passes ``context_settings=
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from nteleport.cli.words import repeat_list_options
 from nteleport.errors import NTeleportError
+from nteleport.plugins import admit
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -132,3 +135,27 @@ def list_option(
         callback=flatten,
         **attrs,
     )
+
+
+def _admit(ctx: click.Context, param: click.Parameter, value: Sequence[Path]) -> tuple[Path, ...]:
+    try:
+        return tuple(plugin.path for plugin in admit(value))
+    except NTeleportError as error:
+        raise Failure(str(error)) from error
+
+
+PLUGIN: dict[str, Any] = {
+    "multiple": True,
+    "metavar": "FILE.py",
+    "type": NamedPath(path_type=Path),
+    "is_eager": True,  # before other options, whose values may refer to it
+    "callback": _admit,
+    "help": "Admit a Python file of yours, which is run: `my_nets:SmallNet` is then SmallNet in my_nets.py; "
+    "may be repeated.",
+}
+"""The declaration of ``--plugin``; its value is the absolute paths of the files, which it admits."""
+
+
+def plugin_option(command: _Decorated) -> _Decorated:
+    """Add ``--plugin`` to a command, as its argument ``plugins``."""
+    return click.option("--plugin", "plugins", **PLUGIN)(command)

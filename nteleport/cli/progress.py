@@ -22,6 +22,7 @@ from nteleport.jobs.events import (
     Warned,
 )
 from nteleport.jobs.job import Job
+from nteleport.jobs.records import MetricRow, measured
 
 _SECONDS_BETWEEN_LINES = 30.0
 _LONGEST_NAME = 60
@@ -57,6 +58,13 @@ def outcome_line(outcome: JobEnded) -> str:
     return " ".join(words)
 
 
+def _validated(row: MetricRow, digits: int) -> str:
+    """The validation accuracy, or the loss where targets are numbers."""
+    has_accuracy = "val_accuracy" in measured(row)
+    name = "val_accuracy" if has_accuracy else "val_loss"
+    return f"{name} {getattr(row, name):.{digits}f}"
+
+
 class Lines:
     """A line for each job that ends, and occasional lines during a long one."""
 
@@ -80,7 +88,7 @@ class Lines:
                 if now - self._last.setdefault(job.name, now) >= _SECONDS_BETWEEN_LINES:
                     self._last[job.name] = now
                     place = f"epoch {row.epoch + 1} of {job.training.epochs}"
-                    self._say(f"{job.name}: {place}, val_accuracy {row.val_accuracy:.4f}")
+                    self._say(f"{job.name}: {place}, {_validated(row, 4)}")
             case Warned(text):
                 self._say(f"warning: {text}")
             case JobEnded():
@@ -112,7 +120,7 @@ class Bars:
                 self._bars[job.name].update(epochs)
             case EpochFinished(job, row):
                 bar = self._bars[job.name]
-                bar.set_postfix_str(f"val_accuracy {row.val_accuracy:.3f}", refresh=False)
+                bar.set_postfix_str(_validated(row, 3), refresh=False)
                 bar.update()
             case Warned(text):
                 self._write(f"warning: {text}")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from nteleport.cli.app import LazyGroup
-from nteleport.cli.options import CONTEXT_SETTINGS, AliasedOption, Command
+from nteleport.cli.options import CONTEXT_SETTINGS, PLUGIN, AliasedOption, Command, plugin_option
 from nteleport.errors import StudyError
 from nteleport.schema.fields import Option, Refused, options_of
 from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml
@@ -38,12 +38,14 @@ class StudyGroup(LazyGroup):
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="With --from: the output folder."
 )
+@plugin_option
 @click.pass_context
-def study(ctx: click.Context, source: Path | None, out: Path | None) -> None:
+def study(ctx: click.Context, source: Path | None, out: Path | None, plugins: tuple[Path, ...]) -> None:
     """Run one of the paper's studies: a table, a picture and the study.yml that runs it again."""
     if ctx.invoked_subcommand is not None:
-        if source is not None or out is not None:
-            raise click.UsageError("give --from and --out without a study's name, or --out after it", ctx)
+        if source is not None or out is not None or plugins:
+            message = "give --from, --out and --plugin without a study's name, or --out and --plugin after it"
+            raise click.UsageError(message, ctx)
         return
     if source is None:
         raise click.UsageError("expected the name of a study, or --from study.yml", ctx)
@@ -60,13 +62,13 @@ def _command_of(chosen: Study) -> click.Command:
     )  # fmt: skip
     parameters = [_click_option(name, each, default) for name, (each, default) in options.items()]
 
-    def run(out: Path, **given: Any) -> None:
+    def run(out: Path, plugins: tuple[Path, ...], **given: Any) -> None:
         values = {name: value for name, value in given.items() if value is not None and value != ()}
         _run(chosen, chosen.settings(**values), out)
 
     return Command(
         chosen.name,
-        params=[*parameters, out],
+        params=[*parameters, click.Option(["--plugin", "plugins"], **PLUGIN), out],
         callback=run,
         short_help=chosen.summary,
         help=chosen.settings.__doc__,

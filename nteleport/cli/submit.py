@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nteleport.cli.options import AliasedOption, Command, NamedPath, list_option
+from nteleport.cli.options import AliasedOption, Command, NamedPath, list_option, plugin_option
 from nteleport.cli.summary import chosen_line, counted
 from nteleport.errors import SlurmError
 from nteleport.jobs.options import RunOptions
@@ -92,6 +92,7 @@ def _extra(
     "--tracker", "trackers", metavar="NAME",
     help="Also send the metrics to tensorboard, wandb, comet or mlflow; may be repeated.",
 )  # fmt: skip
+@plugin_option
 @click.option("--dry-run", is_flag=True, help="Print the batch scripts; submit and write nothing.")
 @click.option(
     "--max-jobs", type=click.IntRange(1), default=100_000, show_default=True, metavar="N",
@@ -109,6 +110,7 @@ def submit(
     device: str,
     save_weights: bool,
     trackers: tuple[str, ...],
+    plugins: tuple[Path, ...],
     dry_run: bool,
     overrides: tuple[str, ...],
     max_jobs: int,
@@ -141,6 +143,7 @@ def submit(
     options = ["--data-dir", str(data_dir.absolute()), "--device", device]
     options += ["--save-weights"] * save_weights
     options += [word for name in trackers for word in ("--tracker", name)]
+    options += [word for plugin in plugins for word in ("--plugin", str(plugin))]
     run_options = RunOptions(data_dir=data_dir, device=device, trackers=trackers)
     for jobs, folder in batches:
         _submit(jobs, folder.absolute(), run_options, resources, TrainTask(tuple(options)))

@@ -46,7 +46,9 @@ def summarize(jobs: int, outcomes: Sequence[JobEnded], out: Path, again: str) ->
     if waiting or states["stopped"]:
         click.echo("repeat the command to continue with what is missing")
     if states["finished"] or states["diverged"]:
-        options = "--metrics val_accuracy,train_loss --group-by teleport,optimizer"
+        accurate = any(outcome.val_accuracy is not None for outcome in outcomes)
+        metrics = "val_accuracy,train_loss" if accurate else "val_loss,train_loss"
+        options = f"--metrics {metrics} --group-by teleport,optimizer"
         click.echo(f"pictures: nteleport plot {shlex.quote(str(out))} {options}")
 
 

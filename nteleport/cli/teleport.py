@@ -27,8 +27,8 @@ _RANGE = 0.9
     "--model",
     type=model_type,
     required=True,
-    help="The network that the weights belong to: `mlp`, `cnn`, `vit`, a torchvision classifier, or "
-    "FILE.py:CLASS.",
+    help="The network that the weights belong to: `mlp`, `cnn`, `vit`, a torchvision classifier, timm:NAME, "
+    "hf:NAME, MODULE:CLASS of a --plugin, or FILE.py:CLASS.",
 )
 @network_options("if it is named, outputs are compared on images of it instead of random inputs")
 @click.option(
@@ -61,6 +61,7 @@ def teleport(
     input_shape: tuple[int, ...],
     image_size: int | None,
     data_dir: Path,
+    plugins: tuple[Path, ...],
     cob_range: float | None,
     objective: Objective | None,
     seed: int,
@@ -83,12 +84,17 @@ def teleport(
         )
     choice = network_choice(model, model_args, dataset, input_shape, image_size)
 
-    from nteleport.checkpoints.inputs import drawn, images
+    from nteleport.checkpoints.inputs import Inputs, drawn, images
     from nteleport.checkpoints.teleport import certificate_path, teleport_checkpoint
     from nteleport.randomness import generator_for
 
     network = choice.build()
-    inputs = images(dataset, data_dir, choice.input_shape[1:]) if dataset else drawn(choice.input_shape, seed)
+    if dataset and choice.source is None:
+        inputs = images(dataset, data_dir, choice.input_shape[1:])
+    elif choice.source is None:
+        inputs = drawn(choice.input_shape, seed)
+    else:
+        inputs = Inputs(choice.inputs(), f"the first training inputs of {dataset}")
     certificate = teleport_checkpoint(
         checkpoint, network, inputs.tensor, out,
         overwrite=force, cob_range=_RANGE if cob_range is None else cob_range,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nteleport.cli.options import AliasedOption, Command, NamedPath, list_option
+from nteleport.cli.options import AliasedOption, Command, NamedPath, list_option, plugin_option
 from nteleport.cli.summary import chosen_line, command_again, counted, summarize, summarize_tuned
 from nteleport.errors import JobError
 from nteleport.jobs.options import RunOptions
@@ -65,6 +65,7 @@ SOME_JOB_FAILED = 1
     "--tracker", "trackers", metavar="NAME",
     help="Also send the metrics to tensorboard, wandb, comet or mlflow; may be repeated.",
 )  # fmt: skip
+@plugin_option
 @click.option("--enable-comet", is_flag=True, hidden=True, help="The same as --tracker comet.")
 @click.option("--dry-run", is_flag=True, help="List the jobs and their states; train and write nothing.")
 @click.option(

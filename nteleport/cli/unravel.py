@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nteleport.cli.options import AliasedOption, Command, NamedPath
+from nteleport.cli.options import AliasedOption, Command, NamedPath, plugin_option
 
 __all__ = ["unravel"]
 
@@ -26,7 +26,15 @@ __all__ = ["unravel"]
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",
     help="Replace a value of CONFIG, such as training_params.epochs=5; may be repeated.",
 )  # fmt: skip
-def unravel(config: Path, out: Path, per_run: bool, overrides: tuple[str, ...], max_jobs: int) -> None:
+@plugin_option
+def unravel(
+    config: Path,
+    out: Path,
+    per_run: bool,
+    overrides: tuple[str, ...],
+    max_jobs: int,
+    plugins: tuple[Path, ...],
+) -> None:
     """Write each cell of the experiment CONFIG to a separate file.
 
     A file is named after its content, so names stay the same when the matrix is reordered or extended. Each

@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from nteleport.core.checks import check_cob, check_network
 from nteleport.core.descent import Evaluate, minimize
@@ -60,6 +61,7 @@ def choose_cob(
     steps: int = 50,
     max_log_range: float | Literal["default"] | None = "default",
     generator: torch.Generator | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     **options: object,
 ) -> Chosen:
     """Choose the change of basis that is best for an objective.
@@ -83,8 +85,7 @@ def choose_cob(
 
     Args:
         quiver: of the network, with activations conjugated or kept.
-        network: at the CoB of ones; it is left unchanged, and measured in its present mode. The loss is the
-            cross-entropy.
+        network: at the CoB of ones; it is left unchanged, and measured in its present mode.
         objective: a name of the table, or a function to minimize, ``(scales, parameters, gradients) ->
             Tensor``. All three are by parameter name, in the shape of each parameter; parameters and
             gradients are those before the move, and gradients are empty without batches. The result is one
@@ -97,6 +98,7 @@ def choose_cob(
             By default 1, and none for ``balance``, ``path_conditioning``, ``activation_range`` and
             ``nearest``.
         generator: source of the randomness of dropout and probes; always the same if None.
+        loss: from outputs and labels to their mean; by default the cross-entropy.
         **options: of the objective. ``optimizer`` makes a torch optimizer of a list of tensors, such as
             ``partial(torch.optim.SGD, lr=0.1)``, and accepts ``differentiable=True``; ``p`` is 1 or 2;
             ``goal`` is ``minimum`` or ``maximum``; ``probes`` counts those of Hutchinson's estimate;
@@ -115,7 +117,7 @@ def choose_cob(
     seed = seed_of("choose") if generator is None else int(
         torch.randint(2**62, (), generator=generator, device=generator.device)
     )  # fmt: skip
-    task = Task(quiver.to(device), network, batches_of(batches, device), seed, name)
+    task = Task(quiver.to(device), network, batches_of(batches, device), seed, name, loss)
     with task.preserved():
         search = _search(task, objective, options)
         bound = search.bound if max_log_range == "default" else max_log_range

@@ -6,7 +6,7 @@ the same dropout masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +36,7 @@ class Task:
         batches: on the device of the network.
         seed: of the random numbers of every pass.
         objective: its name, for messages.
+        criterion: the loss, from outputs and labels to their mean.
     """
 
     quiver: Quiver
@@ -43,6 +44,7 @@ class Task:
     batches: Sequence[Batch]
     seed: int
     objective: str
+    criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
     @cached_property
     def parameters(self) -> dict[str, Tensor]:
@@ -80,13 +82,13 @@ class Task:
         return logarithm.exp().to(cob_dtype(self.parameters.values()))
 
     def loss(self, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The mean over batches of the mean cross-entropy, at other weights if these are given."""
+        """The mean over batches of the mean loss, at other weights if these are given."""
         self.require_batches(labels=True)
         named = dict(self.network.named_parameters())
         slots = {id(named[name]): weight for name, weight in (weights or {}).items()}
         torch.manual_seed(self.seed)
         with replaced(self.network, slots):
-            losses = [cross_entropy(self.outputs(inputs), labels) for inputs, labels in self.batches]
+            losses = [self.criterion(self.outputs(inputs), labels) for inputs, labels in self.batches]
         return torch.stack(losses).mean()
 
     def gradients(self) -> dict[str, Tensor]:

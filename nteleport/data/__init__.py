@@ -11,5 +11,6 @@ The modules, from the cheapest to the most expensive import:
 - ``files``: readers of the IDX and CIFAR file formats into NumPy arrays. No torch.
 - ``sources``: find a data set on this machine or fetch it through torchvision.
 - ``splits``: ``Split``, ``Dataset`` and ``load_dataset``.
+- ``loaded``: the same for a data set of the user's.
 - ``batching``: epochs of batches, and splitting off a validation set.
 """

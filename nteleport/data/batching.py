@@ -79,7 +79,8 @@ def batches(
         max_batch: at most this many batches.
 
     Returns:
-        An iterator of normalized float32 images ``[B, C, H, W]`` and int64 labels ``[B]``.
+        An iterator of normalized float32 images ``[B, C, H, W]`` and int64 labels ``[B]``, or what else the
+        split holds.
 
     Raises:
         DatasetError: there would be no batch, or a random epoch was asked for without a generator.
@@ -144,8 +145,8 @@ def crop_and_flip(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """Split off a validation set: ``(rest, held out)``; the same seed holds out the same images.
 
-    Stratified: of each class, ``fraction`` of its images, rounded, are held out. Within each part the images
-    keep their order.
+    Stratified: of each class, ``fraction`` of its images, rounded, are held out; targets that are numbers
+    count as one class. Within each part the images keep their order.
 
     Args:
         split: the training split.
@@ -156,6 +157,8 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         DatasetError: the fraction is not in (0, 1), or would leave one of the parts empty.
     """
     labels = split.labels.cpu()
+    if labels.is_floating_point():
+        labels = torch.zeros(len(labels), dtype=torch.int64)
     generator = generator_for("epoch", seed, -1)  # separate from the generators of all epochs
     # Shuffle, then sort by label: each class is a run in random order, of which the first are held out.
     shuffled = torch.randperm(len(labels), generator=generator)

@@ -8,7 +8,9 @@ images, carried over exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from nteleport.errors import UnknownNameError, nearest
 from nteleport.vocabulary import Preprocessing
@@ -20,8 +22,9 @@ class DatasetInfo:
 
     Attributes:
         name: its name in an experiment file.
-        input_shape: (channels, height, width) of one image as served to a network.
-        num_classes: labels are 0 … num_classes − 1.
+        input_shape: (channels, height, width) of one image as served to a network; of a data set of the
+            user's, the shape of one input.
+        num_classes: labels are 0 … num_classes − 1. With `has_numbers`, how many numbers a target has.
         train_size, test_size: images in the two published splits.
         mean, std: per channel, of pixel values in [0, 1] over the training split.
         augmented: training images are randomly cropped (pad 4) and flipped.
@@ -29,10 +32,12 @@ class DatasetInfo:
         files: the files in that folder; none for a data set that ships inside the package.
         torchvision_class: the class of ``torchvision.datasets`` that downloads it.
         system_folder, system_package: a Debian package that has the files, and where it puts them.
+        has_tokens: inputs are integers, not floats.
+        has_numbers: targets are floats, not classes.
     """
 
     name: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     num_classes: int
     train_size: int
     test_size: int
@@ -44,6 +49,33 @@ class DatasetInfo:
     torchvision_class: str = ""
     system_folder: str = ""
     system_package: str = ""
+    has_tokens: bool = False
+    has_numbers: bool = False
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set that a function of the user's loads; what it holds is known once it has been called.
+
+    Attributes:
+        name: what it is called in results.
+        load: the function, as `module:name`.
+        kwargs: its keyword arguments.
+    """
+
+    name: str
+    load: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """As in an experiment file."""
+        return {"load": self.load, "name": self.name, **self.kwargs}
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.load))
 
 
 def _padded(mean: float, std: float, content: float) -> tuple[tuple[float], tuple[float]]:

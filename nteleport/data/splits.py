@@ -1,8 +1,8 @@
-"""A data set in memory: one tensor of bytes and one of labels for each split, on the training device.
+"""A data set in memory: one tensor of inputs and one of labels for each split, on the training device.
 
 Bytes are a quarter of the size of floats (CIFAR-10 is 184 MB), so a whole data set stays on the device and is
 copied there once. What a network sees, ``(byte / 255 − mean) / std`` per channel, is made batch by batch in
-``batching``.
+``batching``. Floats and tokens of a data set of the user's (``loaded``) are served as they are.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from nteleport.vocabulary import Preprocessing
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and labels of one split.
+    """Images, or other inputs, and labels of one split.
 
     Attributes:
-        images: uint8 ``[N, C, H, W]``.
-        labels: int64 ``[N]``, on the same device.
+        images: uint8 ``[N, C, H, W]``; or float32 or int64 ``[N, …]``, served as they are.
+        labels: int64 ``[N]``, or float32 ``[N]`` or ``[N, outputs]``, on the same device.
         mean, std: of pixel values in [0, 1], one per channel or one for all.
         scale, shift: float32 ``[1, C or 1, 1, 1]`` on the same device; a byte ``b`` is normalized to
             ``b·scale + shift``.
@@ -41,11 +41,12 @@ class Split:
     shift: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        sizes_fit = self.images.ndim == 4 and self.labels.shape == self.images.shape[:1]
-        if self.images.dtype != torch.uint8 or not sizes_fit:
+        are_bytes = self.images.dtype == torch.uint8
+        served = self.images.ndim == 4 if are_bytes else self.images.dtype in (torch.float32, torch.int64)
+        if not served or self.labels.shape[:1] != self.images.shape[:1]:
             raise DatasetError(
-                f"a split needs uint8 images [N, C, H, W] and labels [N]; got {self.images.dtype} "
-                f"{tuple(self.images.shape)} and {tuple(self.labels.shape)}"
+                "a split needs uint8 images [N, C, H, W], or float32 or int64 inputs, and labels [N]; got "
+                f"{self.images.dtype} {tuple(self.images.shape)} and {tuple(self.labels.shape)}"
             )
         mean, std = (
             torch.tensor(tuple(values), dtype=torch.float64).view(1, -1, 1, 1)
@@ -68,7 +69,10 @@ class Split:
         return Split(images, labels, self.mean, self.std)
 
     def normalized(self, images: Tensor) -> Tensor:
-        """Bytes ``[B, C, H, W]`` as the float32 a network sees: ``(byte / 255 − mean) / std`` per channel."""
+        """Bytes ``[B, C, H, W]`` as the float32 a network sees: ``(byte / 255 − mean) / std`` per channel;
+        inputs of another dtype as they are."""
+        if images.dtype != torch.uint8:
+            return images
         # Three passes over one buffer that stays in the cache: faster on a CPU than one broadcasting addcmul.
         return images.to(torch.float32).mul_(self.scale).add_(self.shift)
 
@@ -82,13 +86,13 @@ class Dataset:
     test: Split
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
+    def input_shape(self) -> tuple[int, ...]:
+        """(channels, height, width), or the shape of one input of another kind."""
         return self.info.input_shape
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, or of the numbers of a target."""
         return self.info.num_classes
 
     @property
@@ -147,8 +151,15 @@ def _to_split(info: DatasetInfo, arrays: Arrays, device: torch.device | str) -> 
     return Split(images.to(device), labels.to(device, torch.int64), info.mean, info.std)
 
 
+def example_inputs(
+    shape: Sequence[int], *, tokens: bool = False, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Two inputs of zeros to analyze a network with, float32 or int64: ``(2, *shape)``."""
+    return torch.zeros(2, *shape, dtype=torch.int64 if tokens else torch.float32, device=device)
+
+
 def random_split(
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     classes: int,
     n: int,
     generator: torch.Generator,

@@ -1,19 +1,24 @@
 """The sections of an experiment file that name a class and its keyword arguments.
 
 An entry is a name or a mapping, `{cls: SGD, lr: 0.01}`. Names that are known without torch are checked here:
-models, initializers, activations. So are formulas, which torch would never see. Whether a class takes its
-keyword arguments is checked by `nteleport.runner.preflight`; it finds their places through `Placed.node`.
+models, initializers, activations; of a reference to a plugin, that the plugin is admitted. So are formulas,
+which torch would never see. Whether a class takes its keyword arguments is checked by
+`nteleport.runner.preflight`; it finds their places through `Placed.node`.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
+from nteleport.data.catalog import DATASETS, DataSource, dataset_info
 from nteleport.errors import ExpressionError
 from nteleport.expression import compile_lambda
 from nteleport.jobs.job import Component, Scheduler
+from nteleport.plugins import check_reference, is_reference
 from nteleport.schema.fields import (
     LARGEST_INTEGER,
     Check,
@@ -30,6 +35,9 @@ from nteleport.schema.yaml_source import Node, Problems
 from nteleport.vocabulary import ACTIVATIONS, INITIALIZERS, NON_LINEARITIES, canonical_name
 
 T = TypeVar("T")
+
+_DATASET_NAME = re.compile(r"\w[\w. -]{0,40}")
+"""It is part of names of folders, and of legends."""
 
 _INITIALIZER: dict[str, Check[Any]] = {
     "gain": optional(number("above 0, or null", lambda gain: gain > 0)),
@@ -53,9 +61,52 @@ class OptimizerChoice:
     scheduler: Scheduler | None = None
 
 
+def read_datasets(node: Node, problems: Problems) -> list[Placed[str | DataSource]]:
+    """Each data set: a name of the catalog, or `{load: module:function, name: NAME, …}`."""
+    catalog = known_name(lambda name: dataset_info(name).name, "the name of a data set")
+    found: list[Placed[str | DataSource]] = []
+    for item in axis_nodes(node, problems, "datasets"):
+        if isinstance(item.value, dict):
+            source = _read_source(item, problems)
+            if source is not None:
+                if any(str(each.value) == source.name and each.value != source for each in found):
+                    message = f"name: {source.name!r} twice, expected different names"
+                    problems.add(item.value["name"].mark, message)
+                found.append(Placed(source, item))
+            continue
+        try:
+            found.append(Placed(catalog(item), item))
+        except Refused as refusal:
+            problems.add(item.mark, f"datasets: {refusal}")
+    return found
+
+
+def _read_source(item: Node, problems: Problems) -> DataSource | None:
+    entry = _read_entry(item, _source_function, problems, "datasets", key="load")
+    if entry is None:
+        return None
+    load, arguments = entry
+    check_finite(arguments, problems)
+    name = arguments.pop("name", Node(None, item.mark))
+    if not isinstance(name.value, str) or not _DATASET_NAME.fullmatch(name.value):
+        problems.add(name.mark, f"name: {name.described()}, expected a name for the data set, such as moons")
+    elif name.value in DATASETS:
+        problems.add(name.mark, f"name: {name.value} is another data set, expected another name")
+    else:
+        return DataSource(name.value, load, _plain(arguments))
+    return None
+
+
+def _source_function(node: Node) -> str:
+    if is_reference(node.value):
+        return known_name(check_reference, "a function")(node)
+    raise Refused(f"{node.described()}, expected module:function, such as my_data:load")
+
+
 def read_models(node: Node, problems: Problems) -> list[Placed[Component]]:
     """Each model, by its canonical name."""
     known = known_name(canonical_name, "the name of a model")
+    known = _or_reference(known, libraries=True)
     found: list[Placed[Component]] = []
     for item in axis_nodes(node, problems, "models"):
         entry = _read_entry(item, known, problems, "models")
@@ -160,10 +211,19 @@ def _read_entry(
         return None
 
 
-def _any_name(node: Node) -> str:
+def _or_reference(check: Check[str], *, libraries: bool = False) -> Check[str]:
+    """A name that `check` accepts, or a reference to what an admitted plugin has."""
+    reference = known_name(partial(check_reference, libraries=libraries), "a name")
+    return lambda node: reference(node) if is_reference(node.value) else check(node)
+
+
+def _class_name(node: Node) -> str:
     if isinstance(node.value, str) and node.value:
         return node.value
     raise Refused(f"{node.described()}, expected the name of a class")
+
+
+_any_name = _or_reference(_class_name)
 
 
 def _plain(arguments: dict[str, Node]) -> dict[str, Any]:

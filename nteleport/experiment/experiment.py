@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nteleport.data.catalog import dataset_info
+from nteleport.data.catalog import DataSource
 from nteleport.errors import ExperimentError, Problem
 from nteleport.experiment.components import (
     OptimizerChoice,
     Placed,
+    read_datasets,
     read_initializers,
     read_models,
     read_optimizers,
@@ -29,7 +30,6 @@ from nteleport.schema.fields import (
     axis,
     axis_nodes,
     fields,
-    known_name,
     mapping,
     read_options,
     unknown_key,
@@ -65,7 +65,7 @@ class Experiment:
     """
 
     path: Path
-    datasets: tuple[str, ...] = ()
+    datasets: tuple[str | DataSource, ...] = ()
     training: tuple[TrainingParams, ...] = ()
     models: tuple[Placed[Component], ...] = ()
     initializers: tuple[Component, ...] = (Component("none"),)
@@ -73,6 +73,10 @@ class Experiment:
     teleportations: tuple[Teleportation, ...] = (Teleportation(),)
     runs: tuple[int, ...] = (0,)
     tune: Tuning | None = None
+    dataset_nodes: tuple[Node, ...] = ()
+    """Where each of `datasets` was read."""
+    training_nodes: tuple[Node, ...] = ()
+    """Where each of `training` was read; none if it is all defaults."""
 
 
 def read_experiment(path: Path, overrides: Sequence[str] = ()) -> tuple[Experiment, list[Problem]]:
@@ -106,11 +110,16 @@ def _read(path: Path, root: Node, problems: Problems) -> Experiment:
         for key in _REQUIRED:
             if key not in entries:
                 problems.add(root.mark, f"missing key {key!r}, expected at least {', '.join(_REQUIRED)}")
-    training = _read_training(entries.get("training_params"), problems)
+    placed = _read_training(entries.get("training_params"), problems)
+    training = tuple(each.value for each in placed) or (TrainingParams(),)
     sections: dict[str, tuple[Any, ...]] = {"training": training, "runs": _read_runs(entries, problems)}
+    sections["training_nodes"] = tuple(each.node for each in placed)
     for key, read in _SECTIONS.items():
         if key in entries:
             sections[key] = tuple(read(entries[key], problems))
+    sources: tuple[Placed[str | DataSource], ...] = sections.pop("datasets", ())
+    sections["datasets"] = tuple(each.value for each in sources)
+    sections["dataset_nodes"] = tuple(each.node for each in sources)
     if "teleportations" in entries:
         sections["teleportations"] = read_teleportations(entries["teleportations"], training, problems)
     tune = None
@@ -120,26 +129,20 @@ def _read(path: Path, root: Node, problems: Problems) -> Experiment:
     return Experiment(path, **sections, tune=tune)
 
 
-def _read_datasets(node: Node, problems: Problems) -> list[str]:
-    check = known_name(lambda name: dataset_info(name).name, "the name of a data set")
-    return [name for name, _ in axis(node, check, problems, "datasets")]
-
-
 _SECTIONS: dict[str, Callable[[Node, Problems], list[Any]]] = {
-    "datasets": _read_datasets,
+    "datasets": read_datasets,
     "models": read_models,
     "initializers": read_initializers,
     "optimizers": read_optimizers,
 }
 
 
-def _read_training(node: Node | None, problems: Problems) -> tuple[TrainingParams, ...]:
-    if node is None:
-        return (TrainingParams(),)
-    found: list[TrainingParams] = []
-    for item in axis_nodes(node, problems, "training_params"):
-        found.append(TrainingParams(**read_options(TrainingParams, item, problems, "training_params")))
-    return tuple(found)
+def _read_training(node: Node | None, problems: Problems) -> list[Placed[TrainingParams]]:
+    items = [] if node is None else axis_nodes(node, problems, "training_params")
+    return [
+        Placed(TrainingParams(**read_options(TrainingParams, item, problems, "training_params")), item)
+        for item in items
+    ]
 
 
 def _read_runs(entries: dict[str, Node], problems: Problems) -> tuple[int, ...]:

@@ -19,10 +19,13 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from nteleport.data.catalog import DataSource
+from nteleport.plugins import check_reference, is_reference
 from nteleport.schema.fields import (
     Refused,
     boolean,
     boolean_or,
+    known_name,
     number,
     one_of,
     option,
@@ -32,6 +35,7 @@ from nteleport.schema.fields import (
 from nteleport.schema.yaml_source import Node
 from nteleport.vocabulary import (
     HISTOGRAMS,
+    LOSSES,
     METRICS,
     MODES,
     MONITORS,
@@ -55,6 +59,11 @@ from nteleport.vocabulary import (
 )
 
 _LONGEST_SLUG = 90
+
+
+def _loss(node: Node) -> str:
+    """The name of a loss, or a reference to one of the user's."""
+    return known_name(check_reference, "a loss")(node) if is_reference(node.value) else one_of(*LOSSES)(node)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,8 @@ class TrainingParams:
     fused: Literal["auto"] | bool = option("auto", boolean_or("auto"))
     certificates: bool = option(True, boolean)
     """Whether each teleportation is certified; one that changes outputs is then rolled back."""
+    loss: str = option("cross_entropy", _loss)
+    """`cross_entropy`, `mse`, or a function of the user's, `module:name`; see `nteleport.training.losses`."""
 
 
 def _epochs(node: Node) -> tuple[int, ...]:
@@ -238,7 +249,7 @@ class Job:
     Jobs are equal when their digests are, however they were written down.
     """
 
-    dataset: str
+    dataset: str | DataSource
     training: TrainingParams
     model: Component
     initializer: Component
@@ -292,7 +303,7 @@ class Job:
         teleportation = {"teleport": self.teleportation.settings()}
         return {
             "runs": [self.run] if runs is None else list(runs),
-            "datasets": [self.dataset],
+            "datasets": [self._dataset_settings],
             "models": [self.model.settings()],
             "initializers": [self.initializer.settings("type")],
             "optimizers": [optimizer],
@@ -315,11 +326,14 @@ class Job:
         }
         if self.scheduler is not None:
             parts["lr_scheduler"] = (self.scheduler.label, self.scheduler.settings())
-        flat: dict[str, Any] = {"dataset": self.dataset, "run": self.run, "seed": self.seed}
+        flat: dict[str, Any] = {"dataset": str(self.dataset), "run": self.run, "seed": self.seed}
         for part, (label, _) in parts.items():
             flat[part] = label
         for part, (_, chosen) in parts.items():
             flat.update({f"{part}.{key}": _flat(value) for key, value in chosen.items()})
+        if isinstance(self.dataset, DataSource):
+            own = {"load": self.dataset.load, **self.dataset.kwargs}
+            flat.update({f"dataset.{key}": _flat(value) for key, value in own.items()})
         flat.update({f"training.{key}": value for key, value in self._training_settings().items()})
         return flat
 
@@ -335,13 +349,19 @@ class Job:
             del chosen["certificates"]
         if self.training.train_images is None:
             del chosen["train_images"]
+        if self.training.loss == TrainingParams.loss:  # left out, as from earlier jobs
+            del chosen["loss"]
         return chosen
+
+    @property
+    def _dataset_settings(self) -> str | dict[str, Any]:
+        return self.dataset.settings() if isinstance(self.dataset, DataSource) else self.dataset
 
     @cached_property
     def _cell(self) -> dict[str, Any]:
         """Everything but the run, without defaults: the input of the hashes."""
         return {
-            "dataset": self.dataset,
+            "dataset": self._dataset_settings,
             "training": _without_defaults(self._training_settings(), TrainingParams()),
             "model": self.model.settings(),
             "initializer": self.initializer.settings("type"),
@@ -352,7 +372,7 @@ class Job:
 
     @cached_property
     def _cell_slug(self) -> str:
-        words = [self.dataset, self.model.label, self.optimizer.label]
+        words = [str(self.dataset), self.model.label, self.optimizer.label]
         if self.initializer.cls != "none":
             words.insert(2, self.initializer.label)
         text = re.sub(r"[^a-z0-9._]+", "-", " ".join(words).lower().replace("=", ""))

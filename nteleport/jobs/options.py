@@ -21,6 +21,7 @@ class RunOptions:
         fail_fast: start no other job after one has failed.
         trackers: names of experiment trackers.
         command: the command line, for provenance.
+        plugins: files that the command line admits; worker processes admit them, too.
     """
 
     data_dir: Path = Path("data")
@@ -33,3 +34,4 @@ class RunOptions:
     fail_fast: bool = False
     trackers: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
+    plugins: tuple[Path, ...] = ()

@@ -37,10 +37,10 @@ def prevents_output(error: BaseException) -> bool:
 class MetricRow:
     """One row of `metrics.csv`: one epoch.
 
-    `lr` is the learning rate of the epoch's first step; losses are in nats, accuracies in [0, 1];
-    `teleported` is how often the mode acted, at the start of the epoch or between its steps; the
-    norms are those of `nteleport.training.metrics`; `seconds` is the time of the epoch including its
-    validation.
+    `lr` is the learning rate of the epoch's first step; losses are in nats, accuracies in [0, 1], and NaN
+    where targets are numbers; `teleported` is how often the mode acted, at the start of the epoch or
+    between its steps; the norms are those of `nteleport.training.metrics`; `seconds` is the time of the epoch
+    including its validation.
     """
 
     epoch: int
@@ -61,7 +61,16 @@ _ENDLESS = 1e12
 """No job takes so many seconds or epochs."""
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(MetricRow))
-"""The header of `metrics.csv`."""
+"""The header of `metrics.csv`; without accuracies where targets are numbers."""
+
+
+def measured(row: MetricRow) -> dict[str, Any]:
+    """A row by column, without the accuracies that it has not."""
+    return {key: value for key, value in asdict(row).items() if not _is_missing(key, value)}
+
+
+def _is_missing(key: str, value: float) -> bool:
+    return "accuracy" in key and math.isnan(value)
 
 
 @dataclass(frozen=True)
@@ -83,13 +92,14 @@ class TrainingResult:
         """The content of `result.json` of the job with this digest; a non-finite number becomes null, as JSON
         has none.
         """
-        best = max(self.rows, key=_accuracy, default=None)
+        best = max(self.rows, key=_quality, default=None)
+        by = "val_loss" if best is not None and math.isnan(best.val_accuracy) else "val_accuracy"
         return {
             "state": self.state,
             "epochs": len(self.rows),
-            "final": _finite(asdict(self.rows[-1])) if self.rows else None,
-            "best": {"epoch": best.epoch, "val_accuracy": best.val_accuracy} if best else None,
-            "test": _finite(self.test) or None,
+            "final": _finite(measured(self.rows[-1])) if self.rows else None,
+            "best": _finite({"epoch": best.epoch, by: getattr(best, by)}) if best else None,
+            "test": _finite({key: x for key, x in self.test.items() if not _is_missing(key, x)}) or None,
             "seconds": sum(row.seconds for row in self.rows),
             "digest": digest,
         }
@@ -97,8 +107,9 @@ class TrainingResult:
 
 def metrics_csv(rows: Sequence[MetricRow]) -> str:
     """The content of `metrics.csv`: numbers with all their digits, so that they are read back exactly."""
-    lines = [",".join(COLUMNS)]
-    lines += [",".join(repr(getattr(row, column)) for column in COLUMNS) for row in rows]
+    columns = list(measured(rows[-1])) if rows else COLUMNS
+    lines = [",".join(columns)]
+    lines += [",".join(repr(getattr(row, column)) for column in columns) for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -126,9 +137,13 @@ def log_line(paths: JobPaths, now: datetime, text: str) -> None:
         log.write(f"{now.isoformat(sep=' ', timespec='seconds')}  {text}\n")
 
 
-def _accuracy(row: MetricRow) -> tuple[float, int]:
-    """Orders epochs by validation accuracy; of equal epochs the earlier is better, and NaN is worst."""
-    return (-1.0 if math.isnan(row.val_accuracy) else row.val_accuracy, -row.epoch)
+def _quality(row: MetricRow) -> tuple[float, int]:
+    """Orders epochs by validation accuracy, or by loss where there is none; of equal epochs the earlier is
+    better, and a loss that is NaN is worst.
+    """
+    if not math.isnan(row.val_accuracy):
+        return row.val_accuracy, -row.epoch
+    return (-math.inf if math.isnan(row.val_loss) else -row.val_loss), -row.epoch
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -36,15 +37,14 @@ class MLP(nn.Sequential):
     def __init__(
         self,
         *,
-        input_shape: tuple[int, int, int],
+        input_shape: tuple[int, ...],
         num_classes: int,
         hidden_layers: Sequence[int] = (500, 500, 500, 500, 500),
         activation: str = "relu",
     ) -> None:
         sizes, activated = checked_sizes(hidden_layers, "hidden_layers"), activation_class(activation)
-        channels, height, width = input_shape
         layers: list[nn.Module] = [nn.Flatten()]
-        for fan_in, fan_out in zip([channels * height * width, *sizes], sizes, strict=False):
+        for fan_in, fan_out in zip([math.prod(input_shape), *sizes], sizes, strict=False):
             layers += [nn.Linear(fan_in, fan_out), activated()]
         super().__init__(*layers, nn.Linear(sizes[-1], num_classes))
 

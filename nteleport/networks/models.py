@@ -1,4 +1,5 @@
-"""Building the network of an experiment by name: one of this package, or a torchvision classifier.
+"""Building the network of an experiment by name: one of this package, a torchvision classifier, or one that a
+reference names (see ``references``).
 
 A network made here is plain PyTorch; nothing about it is prepared for teleportation. It takes normalized
 images ``[B, C, H, W]`` and always returns one tensor of logits ``[B, num_classes]``, in training and in
@@ -24,8 +25,10 @@ from nteleport.networks.cnn import CNN
 from nteleport.networks.initializers import initialize
 from nteleport.networks.mlp import MLP
 from nteleport.networks.pretrained import load_where_shapes_fit, pretrained_weights
+from nteleport.networks.references import build_reference, reference_defaults
 from nteleport.networks.stems import fit_stem
 from nteleport.networks.vit import vit
+from nteleport.plugins import is_reference
 from nteleport.vocabulary import MODEL_NAMES, STEMS, canonical_name
 
 __all__ = [
@@ -53,17 +56,16 @@ _NOT_AN_ARGUMENT = frozenset(
 )
 
 
-def build_model(
-    name: str, *, input_shape: tuple[int, int, int], num_classes: int, **kwargs: Any
-) -> nn.Module:
+def build_model(name: str, *, input_shape: tuple[int, ...], num_classes: int, **kwargs: Any) -> nn.Module:
     """Make a network with random weights, on the CPU (or under an active ``torch.device`` context).
 
     The weights come from torch's default generator; see ``seeded_model``.
 
     Args:
         name: ``mlp``, ``cnn``, ``vit`` or a torchvision classifier, in any case, with or without a suffix
-            ``COB``.
-        input_shape: (channels, height, width) of an image.
+            ``COB``; or a reference.
+        input_shape: (channels, height, width) of an image. An MLP and networks of the user's take inputs of
+            other shapes, too.
         num_classes: size of the output.
         kwargs: arguments of the model, as in an experiment file: of ``MLP``, ``CNN`` or ``vit``, or of
             torchvision's class.
@@ -73,20 +75,27 @@ def build_model(
 
     Raises:
         UnknownNameError: no model has this name.
+        PluginError: the module of a network of the user's cannot be run.
         ModelError: an argument the model does not take, or images of a size it cannot take.
     """
+    if is_reference(name):
+        return build_reference(name, kwargs, input_shape=input_shape, num_classes=num_classes)
     canonical = canonical_name(name)
     _check_arguments(canonical, kwargs)
     problem = size_problem(canonical, input_shape)
     if problem is not None:
         raise ModelError(problem)
     try:
+        if canonical == "mlp":
+            return MLP(input_shape=input_shape, num_classes=num_classes, **kwargs)
+        channels, height, width = input_shape
+        image = (channels, height, width)
         if canonical in _OWN:
-            network = _OWN[canonical](input_shape=input_shape, num_classes=num_classes, **kwargs)
+            network = _OWN[canonical](input_shape=image, num_classes=num_classes, **kwargs)
             if canonical == "vit":
-                fit_stem(network, input_shape)
+                fit_stem(network, image)
             return network
-        return _torchvision_model(canonical, input_shape, num_classes, kwargs)
+        return _torchvision_model(canonical, image, num_classes, kwargs)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ModelError(f"model {canonical!r} cannot be built with {kwargs}: {error}") from error
 
@@ -125,6 +134,13 @@ def _torchvision_builder(canonical: str) -> Callable[..., nn.Module]:
 def _torchvision_class(canonical: str) -> type[nn.Module]:
     made: type[nn.Module] = typing.get_type_hints(_torchvision_builder(canonical))["return"]
     return made
+def model_defaults(name: str) -> dict[str, Any] | None:
+    """The arguments that an experiment file may give to a model with their defaults, where a value of another
+    type is a mistake; None if only building the model tells. Errors are those of ``build_model``.
+    """
+    if is_reference(name):
+        return reference_defaults(name)
+    return dict.fromkeys(model_keywords(name), inspect.Parameter.empty)
 
 
 def model_keywords(name: str) -> tuple[str, ...]:
@@ -161,7 +177,7 @@ def _check_arguments(canonical: str, kwargs: Mapping[str, Any]) -> None:
             )
 
 
-def size_problem(name: str, input_shape: tuple[int, int, int]) -> str | None:
+def size_problem(name: str, input_shape: tuple[int, ...]) -> str | None:
     """Why a model cannot take images of this size, and which models can; None if it can.
 
     Args:
@@ -171,10 +187,14 @@ def size_problem(name: str, input_shape: tuple[int, int, int]) -> str | None:
     Raises:
         UnknownNameError: no model has this name.
     """
-    needed = _needed_size(canonical_name(name), *input_shape[1:])
+    if len(input_shape) != 3:
+        if canonical_name(name) == "mlp":
+            return None
+        return f"model {canonical_name(name)!r} takes images of channels, height, width; got {input_shape}"
+    _, height, width = input_shape
+    needed = _needed_size(canonical_name(name), height, width)
     if needed is None:
         return None
-    _, height, width = input_shape
     refused = [other for other in MODEL_NAMES if _needed_size(other, height, width) is not None]
     return (
         f"model {canonical_name(name)!r} cannot take images of {height}×{width}, it needs {needed}; "
@@ -196,7 +216,7 @@ def _needed_size(canonical: str, height: int, width: int) -> str | None:
 
 
 def check_model(
-    name: str, kwargs: Mapping[str, Any], *, input_shape: tuple[int, int, int], num_classes: int
+    name: str, kwargs: Mapping[str, Any], *, input_shape: tuple[int, ...], num_classes: int
 ) -> None:
     """Check a model's name, arguments and image size by building it without allocating its weights.
 
@@ -230,7 +250,7 @@ def seeded_model(
     name: str,
     kwargs: Mapping[str, Any],
     *,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     num_classes: int,
     seed: int,
     initializer: str = "none",
@@ -254,7 +274,7 @@ def seeded_model(
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        arguments = _without_reserved(canonical_name(name), kwargs)
+        arguments = _without_reserved(name if is_reference(name) else canonical_name(name), kwargs)
         network = build_model(name, input_shape=input_shape, num_classes=num_classes, **arguments)
         initialize(network, initializer, generator=torch.default_generator, **(initializer_kwargs or {}))
     return network

@@ -35,11 +35,17 @@ _MOST_IN_A_COLUMN = 24
 
 
 def draw_boxes(
-    table: pd.DataFrame, panel: Panel, metric: str, epochs: Sequence[int], *, legend: str | None = None
+    table: pd.DataFrame,
+    panel: Panel,
+    metric: str,
+    epochs: Sequence[int],
+    *,
+    legend: str | None = None,
+    nats: bool = True,
 ) -> Figure:
     """Draw a table made by `nteleport.plots.tables.box_table`: one box per group at each epoch.
 
-    `legend` is for `nteleport.plots.legend.figure_with_legend`.
+    `legend` is for `nteleport.plots.legend.figure_with_legend`, `nats` for `wording.metric_label`.
     """
     styles = group_styles(panel.groups)
     counts = {position: rows["n"].tolist() for position, rows in by_group(table).items()}
@@ -59,7 +65,7 @@ def draw_boxes(
             axes.axvline(between, color="#C8C8C8", linewidth=0.5, zorder=0)
         axes.set_xlim(-step / 2, centers[-1] + step / 2)
         axes.set_xlabel("epoch")
-        metric_axis(axes, metric, table[list(QUANTITIES)].to_numpy())
+        metric_axis(axes, metric, table[list(QUANTITIES)].to_numpy(), nats=nats)
     return figure
 
 

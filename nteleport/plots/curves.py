@@ -29,10 +29,12 @@ _MARKS = 6
 """Approximate number of markers on a curve."""
 
 
-def draw_curves(table: pd.DataFrame, panel: Panel, metric: str, *, legend: str | None = None) -> Figure:
+def draw_curves(
+    table: pd.DataFrame, panel: Panel, metric: str, *, legend: str | None = None, nats: bool = True
+) -> Figure:
     """Draw a table made by `nteleport.plots.tables.curve_table`: one line per group, and the band it holds.
 
-    `legend` is for `nteleport.plots.legend.figure_with_legend`.
+    `legend` is for `nteleport.plots.legend.figure_with_legend`, `nats` for `wording.metric_label`.
     """
     styles = group_styles(panel.groups)
     curves = by_group(table)
@@ -44,7 +46,7 @@ def draw_curves(table: pd.DataFrame, panel: Panel, metric: str, *, legend: str |
         for position, rows in curves.items():
             _draw_curve(axes, rows, styles[position], position, len(panel.groups))
         _epoch_axis(axes, table["epoch"].unique())
-        metric_axis(axes, metric, table["mean"].to_numpy())
+        metric_axis(axes, metric, table["mean"].to_numpy(), nats=nats)
     return figure
 
 

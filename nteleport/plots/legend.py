@@ -147,9 +147,9 @@ def _sized_axes(figure: Figure, height: float, below: float) -> Axes:
     return figure.add_axes((_LEFT / width, below / total, (width - _LEFT - _RIGHT) / width, height / total))
 
 
-def metric_axis(axes: Axes, metric: str, values: npt.NDArray[np.float64]) -> None:
+def metric_axis(axes: Axes, metric: str, values: npt.NDArray[np.float64], *, nats: bool = True) -> None:
     """Label and scale the y axis for `metric`: fractions in percent, wide ranges logarithmic."""
-    label = metric_label(metric)
+    label = metric_label(metric, nats=nats)
     axes.set_ylabel(label.text)
     axes.grid(axis="y")
     if label.percent:

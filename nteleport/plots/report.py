@@ -218,8 +218,9 @@ def _draw(results: Results, panel: Panel, metric: str, output: _Output, look: _L
     if values.empty:
         return [f"{panel.title}: no values of {metric}, nothing drawn"]
     name = f"{panel.name}-{metric}"
+    nats = not any("training.loss" in job.hparams for job in results.jobs)
     curves = tables.curve_table(values, look.band)
-    figure = draw_curves(curves, panel, metric, legend=look.legend)
+    figure = draw_curves(curves, panel, metric, legend=look.legend, nats=nats)
     output.add(f"{name}-curves", figure, tables.in_words(curves, panel, metric))
     if not look.boxplot:
         return []
@@ -228,7 +229,7 @@ def _draw(results: Results, panel: Panel, metric: str, output: _Output, look: _L
     boxes = tables.box_table(values, wanted)
     there = tuple(epoch for epoch in wanted if epoch in set(boxes["epoch"]))
     if there:
-        figure = draw_boxes(boxes, panel, metric, there, legend=look.legend)
+        figure = draw_boxes(boxes, panel, metric, there, legend=look.legend, nats=nats)
         output.add(f"{name}-boxes", figure, tables.in_words(boxes, panel, metric))
     missing = [str(epoch) for epoch in wanted if epoch not in there]
     return [f"{panel.title}: no values of {metric} at epoch {', '.join(missing)}"] if missing else []

@@ -70,13 +70,16 @@ class MetricLabel:
     may_be_logarithmic: bool = False
 
 
-def metric_label(metric: str) -> MetricLabel:
-    """The label of a column of `metrics.csv`; an unknown column is labeled by its own name."""
+def metric_label(metric: str, *, nats: bool = True) -> MetricLabel:
+    """The label of a column of `metrics.csv`; an unknown column is labeled by its own name.
+
+    `nats` says whether the loss is cross-entropy; another one has no unit that is known here.
+    """
     split = re.fullmatch(r"(train|val|test)_(loss|accuracy|accuracy_top5)", metric)
     if split:
         where = {"train": "training", "val": "validation", "test": "test"}[split[1]]
         if split[2] == "loss":
-            return MetricLabel(f"{where} loss (nats)", may_be_logarithmic=True)
+            return MetricLabel(f"{where} loss{' (nats)' if nats else ''}", may_be_logarithmic=True)
         return MetricLabel(f"{where} {'top-5 ' if 'top5' in metric else ''}accuracy (%)", percent=True)
     known = {
         "lr": MetricLabel("learning rate", may_be_logarithmic=True),

@@ -79,12 +79,12 @@ def jobs_of(claims: Sequence[Claim], layout: Layout, *, download: bool) -> list[
     trainings = [claim for claim in claims if isinstance(claim, TrainingClaim)]
     pairs = [pair for claim in trainings for pair in pairs_of(layout.expand(claim), claim)]
     jobs = [job for pair in pairs for job in (pair.baseline, pair.treated)]
-    datasets = dict.fromkeys(job.dataset for job in jobs)
+    datasets = dict.fromkeys(str(job.dataset) for job in jobs)
     if download:
         for dataset in datasets:
             availability(dataset, layout.data_dir)
     present = {dataset for dataset in datasets if is_present(dataset, layout.data_dir)}
-    return list(dict.fromkeys(job for job in jobs if job.dataset in present))
+    return list(dict.fromkeys(job for job in jobs if str(job.dataset) in present))
 
 
 def train(

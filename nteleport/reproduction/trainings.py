@@ -70,7 +70,7 @@ def rows_of(jobs: Iterable[Job]) -> dict[tuple[str, ...], list[Job]]:
         momentum = job.optimizer.kwargs.get("momentum", 0)
         optimizer = f"{job.optimizer.cls} with momentum {momentum:g}" if momentum else f"{job.optimizer.cls}"
         initializer = "" if job.initializer.cls == "none" else f"{job.initializer.label} initialization"
-        rows[(job.dataset, job.model.label, initializer, optimizer)].append(job)
+        rows[(str(job.dataset), job.model.label, initializer, optimizer)].append(job)
     return dict(rows)
 
 
@@ -97,7 +97,7 @@ def compare(pairs: Sequence[Pair], curves: Curves) -> Comparison | None:
         return None
     length = pairs[0].treated.training.epochs
     epochs = tuple(min(int(share * length), length - 1) for share in EARLY_MIDDLE_LAST)
-    reach = REACH[pairs[0].treated.dataset]
+    reach = REACH[str(pairs[0].treated.dataset)]
     gains = tuple(_over_seeds(pairs, partial(_accuracy, curves, epoch)) for epoch in epochs)
     waits = {job.name: epochs_until(curves[job.name], reach, length) for job in jobs}
     treated, baseline = ([waits[job.name] for job in side] for side in zip(*_both(pairs), strict=True))

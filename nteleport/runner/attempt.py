@@ -27,6 +27,7 @@ from nteleport.jobs.records import (
     check_digest,
     describe,
     log_line,
+    measured,
     prevents_output,
     read_result,
 )
@@ -204,7 +205,7 @@ def _outcome(job: Job, paths: JobPaths, result: TrainingResult) -> JobEnded:
         job,
         paths,
         result.state,
-        val_accuracy=last.val_accuracy if last else None,
+        val_accuracy=measured(last).get("val_accuracy") if last else None,
         seconds=sum(row.seconds for row in result.rows),
     )
 

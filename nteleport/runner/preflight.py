@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from torch.optim import lr_scheduler
 
 from nteleport.core.optimizer_state import check_transportable
 from nteleport.data.batching import num_batches
-from nteleport.data.catalog import dataset_info, preprocessed
+from nteleport.data.catalog import DatasetInfo, DataSource
+from nteleport.data.loaded import described, source_keywords
 from nteleport.data.sources import availability
 from nteleport.errors import (
     DatasetError,
@@ -28,7 +29,9 @@ from nteleport.errors import (
     JobError,
     ModelError,
     NTeleportError,
+    PluginError,
     Problem,
+    UnknownNameError,
     nearest,
 )
 from nteleport.experiment.components import OptimizerChoice, Placed
@@ -37,12 +40,16 @@ from nteleport.experiment.grids import TunedKey
 from nteleport.expression import compile_lambda
 from nteleport.jobs.job import Component, Job, Scheduler, TrainingParams
 from nteleport.jobs.options import RunOptions
-from nteleport.networks.models import check_model, model_keywords
+from nteleport.networks.models import check_model, model_defaults
 from nteleport.networks.pretrained import pretrained_weights
+from nteleport.plugins import is_reference, keywords_of, located, look_up
+from nteleport.runner.trial import trial
 from nteleport.schema.yaml_source import Node, Problems
 from nteleport.trackers.tracker import load_trackers
+from nteleport.training.assembly import optimizer_class
 from nteleport.training.device import find_device
-from nteleport.training.learning_rate import build_learning_rate
+from nteleport.training.learning_rate import Watched, build_learning_rate
+from nteleport.training.losses import find_loss
 from nteleport.vocabulary import MODES
 
 _GIVEN = frozenset({"params", "defaults", "optimizer", "last_epoch"})
@@ -50,6 +57,9 @@ _GIVEN = frozenset({"params", "defaults", "optimizer", "last_epoch"})
 
 _COMPUTED = frozenset({"total_steps", "steps_per_epoch", "epochs", "T_max"})
 """Arguments that training computes for schedulers when they are left out."""
+
+_PLAIN = frozenset({"cross_entropy"})
+"""The losses that every network of nteleport's own takes on every data set of its own."""
 
 _DEVICE_DEPENDENT = frozenset({"capturable", "fused"})
 """Arguments that may work only on the training device, so they are not tried here."""
@@ -60,6 +70,7 @@ def load_checked(path: Path | str, *, overrides: Sequence[str] = ()) -> Experime
 
     Raises:
         ExperimentError: with all problems, in the order of the file.
+        PluginError: a plugin that the experiment refers to cannot be run.
     """
     experiment, problems = read_experiment(Path(path), overrides)
     problems += signature_problems(experiment)
@@ -69,31 +80,130 @@ def load_checked(path: Path | str, *, overrides: Sequence[str] = ()) -> Experime
 
 
 def signature_problems(experiment: Experiment) -> list[Problem]:
-    """Everything that torch and the models would reject in the experiment's classes, with places."""
+    """Everything that torch, the models and the user's own code would reject, with places."""
     problems = Problems()
+    for dataset, node in zip(experiment.datasets, experiment.dataset_nodes, strict=True):
+        _check_source(dataset, node, problems)
+    _check_losses(experiment, problems)
     for model in experiment.models:
         _check_model(model, experiment, problems)
     for entry in experiment.optimizers:
         _check_optimizer(entry, experiment, problems)
+    if not problems:
+        _try_together(experiment, problems)
     return problems
 
 
-def _check_model(model: Placed[Component], experiment: Experiment, problems: Problems) -> None:
-    name = model.value.cls
+def _check_source(dataset: str | DataSource, node: Node, problems: Problems) -> None:
+    """Check the arguments of a function that loads a data set, and what it returns."""
+    if not isinstance(dataset, DataSource):
+        return
+    place = _name_node(node, "load")
+    arguments = _arguments(node, "load", "name")
     try:
-        keywords = dict.fromkeys(model_keywords(name), inspect.Parameter.empty)
+        keywords = source_keywords(dataset)
+        if _check_arguments(keywords, arguments, dataset.load, problems):
+            _check_complete(keywords, arguments, dataset.load, place, problems)
+            described(dataset)
+    except PluginError:
+        raise
     except NTeleportError as error:
-        problems.add(_name_node(model.node).mark, f"models: {error}")
+        problems.add(place.mark, f"datasets: {error}")
+
+
+def _check_losses(experiment: Experiment, problems: Problems) -> None:
+    for params, node in zip(experiment.training, experiment.training_nodes, strict=False):
+        try:
+            find_loss(params.loss)
+        except PluginError:
+            raise
+        except NTeleportError as error:
+            problems.add(_loss_node(node).mark, f"loss: {error}")
+
+
+def _check_model(model: Placed[Component], experiment: Experiment, problems: Problems) -> None:
+    name, place = model.value.cls, _name_node(model.node)
+    try:
+        keywords = model_defaults(name)
+    except PluginError:
+        raise
+    except NTeleportError as error:
+        problems.add(place.mark, f"models: {error}")
         return
-    if not _check_arguments(keywords, _arguments(model.node), f"model {name}", problems):
+    arguments = _arguments(model.node)
+    if not _check_arguments(keywords, arguments, f"model {name}", problems):
         return
-    ways = dict.fromkeys(params.preprocessing for params in experiment.training)
-    for dataset, way in product(experiment.datasets, ways):
-        info = preprocessed(dataset_info(dataset), way)
+    if is_reference(name):  # whether it works is tried below
+        _check_complete(keywords, arguments, f"model {name}", place, problems)
+        return
+    for info in _infos(experiment):
         try:
             check_model(name, model.value.kwargs, input_shape=info.input_shape, num_classes=info.num_classes)
         except ModelError as error:
-            problems.add(_name_node(model.node).mark, f"models: {error}")
+            problems.add(place.mark, f"models: {error}")
+
+
+def _check_complete(
+    keywords: Mapping[str, Any] | None,
+    arguments: Mapping[str, Node],
+    what: str,
+    place: Node,
+    problems: Problems,
+    *,
+    computed: Container[str] = (),
+) -> None:
+    """Check that each argument without a default is given, or computed."""
+    required = [key for key, default in (keywords or {}).items() if default is inspect.Parameter.empty]
+    missing = [key for key in required if key not in arguments and key not in computed]
+    if missing:
+        problems.add(place.mark, f"{what} without {', '.join(missing)}, which it needs")
+
+
+def _infos(experiment: Experiment) -> list[DatasetInfo]:
+    """The data sets as they are served; those that cannot be loaded are reported elsewhere."""
+    found: dict[DatasetInfo, None] = {}
+    for dataset, way in product(
+        experiment.datasets, {params.preprocessing: None for params in experiment.training}
+    ):
+        with contextlib.suppress(DatasetError, UnknownNameError):
+            found[described(dataset, way)] = None
+    return list(found)
+
+
+def _try_together(experiment: Experiment, problems: Problems) -> None:
+    """Check that networks, losses and data sets fit each other, where one of them is the user's."""
+    losses = dict.fromkeys(params.loss for params in experiment.training)
+    ways = dict.fromkeys(params.preprocessing for params in experiment.training)
+    for (dataset, node), way in product(
+        zip(experiment.datasets, experiment.dataset_nodes, strict=True), ways
+    ):
+        _check_plateau(dataset, experiment, node, problems)
+        for model in experiment.models:
+            if not (is_reference(model.value.cls) or isinstance(dataset, DataSource) or set(losses) - _PLAIN):
+                continue
+            found = trial(model.value, dataset, way, tuple(losses))
+            if found.of_network:
+                problems.add(_name_node(model.node).mark, f"models: {found.of_network}")
+            for loss, message in found.of_losses.items():
+                nodes = [
+                    each
+                    for params, each in zip(experiment.training, experiment.training_nodes, strict=False)
+                    if params.loss == loss
+                ]
+                problems.add((_loss_node(nodes[0]) if nodes else node).mark, f"loss: {message}")
+
+
+def _check_plateau(dataset: str | DataSource, experiment: Experiment, node: Node, problems: Problems) -> None:
+    """Check that no teleportation waits for an accuracy where there is none."""
+    monitors = {each.on_plateau.monitor for each in experiment.teleportations if each.on_plateau is not None}
+    without = sorted(monitor for monitor in monitors if "accuracy" in monitor)
+    if without and described(dataset).has_numbers:
+        message = f"targets of {dataset} are numbers, so on_plateau cannot monitor {without[0]}"
+        problems.add(node.mark, f"datasets: {message}, expected monitor: val_loss")
+
+
+def _loss_node(node: Node) -> Node:
+    return node.value.get("loss", node) if isinstance(node.value, dict) else node
 
 
 def _check_optimizer(entry: Placed[OptimizerChoice], experiment: Experiment, problems: Problems) -> None:
@@ -106,7 +216,8 @@ def _check_optimizer(entry: Placed[OptimizerChoice], experiment: Experiment, pro
     if cls is not None:
         _check_arguments(_defaults(cls), arguments, chosen.cls, problems, lists=False)
         fused = [params.fused for params in experiment.training if params.fused != "auto"]
-        if fused and "fused" not in _defaults(cls):
+        defaults = _defaults(cls)
+        if fused and defaults is not None and "fused" not in defaults:
             problems.add(
                 place.mark, f"{chosen.cls} has no fused form, expected training_params with fused: auto"
             )
@@ -169,10 +280,7 @@ def _check_scheduler_class(node: Node, problems: Problems) -> None:
         return
     defaults = _defaults(cls)
     _check_arguments(defaults, arguments, cls.__name__, problems)
-    required = [key for key, default in defaults.items() if default is inspect.Parameter.empty]
-    missing = [key for key in required if key not in arguments and key not in _COMPUTED]
-    if missing:
-        problems.add(place.mark, f"{cls.__name__} without {', '.join(missing)}, which it needs")
+    _check_complete(defaults, arguments, cls.__name__, place, problems, computed=_COMPUTED)
 
 
 def _try(
@@ -186,10 +294,15 @@ def _try(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for epochs, steps in _lengths(experiment):
-                optimizer = getattr(torch.optim, chosen.cls)(parameters, **kwargs)
+            for epochs, steps, watches in _lengths(experiment):
+                optimizer: Any = optimizer_class(chosen.cls)(parameters, **kwargs)
                 rate = build_learning_rate(
-                    optimizer, scheduler, epochs=epochs, steps_per_epoch=steps, compile_lambda=compile_lambda
+                    optimizer,
+                    scheduler,
+                    epochs=epochs,
+                    steps_per_epoch=steps,
+                    compile_lambda=compile_lambda,
+                    watches=watches,
                 )
             optimizer.step(lambda: torch.ones(()))
             rate.step_finished()
@@ -198,26 +311,29 @@ def _try(
                 check_transportable(optimizer)
     except NTeleportError as error:
         problems.add(place.mark, str(error))
-    except Exception as error:  # whatever torch raises for an invalid value
-        problems.add(place.mark, f"{scheduler.cls if scheduler else chosen.cls}: {error}")
+    except (Exception, SystemExit) as error:  # whatever torch or the user's code raises for an invalid value
+        name = scheduler.cls if scheduler else chosen.cls
+        problems.add(place.mark, f"{name}: {located(name, error) if is_reference(name) else error}")
 
 
-def _lengths(experiment: Experiment) -> set[tuple[int, int]]:
-    """Epochs and steps per epoch of every combination of data set and training parameters."""
-    found: set[tuple[int, int]] = set()
+def _lengths(experiment: Experiment) -> set[tuple[int, int, Watched]]:
+    """Epochs, steps per epoch and what a plateau is one of, for every combination of data set and training
+    parameters."""
+    found: set[tuple[int, int, Watched]] = set()
     for dataset, params in product(experiment.datasets, experiment.training):
-        with contextlib.suppress(DatasetError):  # no batch can be made: reported elsewhere
-            found.add((params.epochs, _steps_per_epoch(dataset, params)))
-    return found or {(1, 1)}
+        with contextlib.suppress(DatasetError, UnknownNameError):  # no batch can be made: reported elsewhere
+            watches: Watched = "loss" if described(dataset).has_numbers else "accuracy"
+            found.add((params.epochs, _steps_per_epoch(dataset, params), watches))
+    return found or {(1, 1, "accuracy")}
 
 
-def _steps_per_epoch(dataset: str, params: TrainingParams) -> int:
+def _steps_per_epoch(dataset: str | DataSource, params: TrainingParams) -> int:
     """Batches of an epoch.
 
     Raises:
         DatasetError: there is none.
     """
-    images = round(dataset_info(dataset).train_size * (1 - (params.validation or 0)))
+    images = round(described(dataset).train_size * (1 - (params.validation or 0)))
     images = min(images, params.train_images or images)
     return num_batches(
         images,
@@ -233,34 +349,49 @@ def _transports(experiment: Experiment) -> bool:
 
 
 def _find_class(module: Any, base: type, place: Node, what: str, problems: Problems) -> type | None:
-    """The subclass of `base` that `module` has under the name at `place`, or None with a problem."""
+    """The subclass of `base` that `module` or a plugin has under the name at `place`; None with a problem."""
     classes = {
         key: value
         for key, value in vars(module).items()
         if inspect.isclass(value) and issubclass(value, base) and value is not base and key[0] != "_"
     }
     name = str(place.value)
+    if is_reference(name):
+        return _plugin_class(name, base, place, what, problems)
     if name not in classes:
         known = f"expected one of {', '.join(sorted(classes))}{nearest(name, classes)}"
         problems.add(place.mark, f"unknown {what} {name!r}, {known}")
     return classes.get(name)
 
 
-def _defaults(cls: type) -> dict[str, Any]:
-    """The keyword arguments of a class, with their defaults."""
-    parameters = inspect.signature(cls).parameters.values()
-    return {each.name: each.default for each in parameters if each.name not in _GIVEN}
+def _plugin_class(name: str, base: type, place: Node, what: str, problems: Problems) -> type | None:
+    try:
+        cls = look_up(name)
+    except UnknownNameError as error:
+        problems.add(place.mark, f"{what}: {error}")
+        return None
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        problems.add(place.mark, f"{name} is no {what}, expected a subclass of torch's {base.__name__}")
+        return None
+    return cls
+
+
+def _defaults(cls: type) -> dict[str, Any] | None:
+    """The keyword arguments of a class, with their defaults; see `keywords_of`."""
+    return keywords_of(cls, without=_GIVEN)
 
 
 def _check_arguments(
-    defaults: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None,
     arguments: Mapping[str, Node],
     what: str,
     problems: Problems,
     *,
     lists: bool = True,
 ) -> bool:
-    """Whether each argument is known and of the type of its default."""
+    """Whether each argument is known and of the type of its default, as far as these are known."""
+    if defaults is None:
+        return True
     found = len(problems)
     for key, node in arguments.items():
         if key not in defaults:
@@ -294,15 +425,15 @@ def _implausible(value: Any, default: Any, lists: bool) -> str | None:
     return None
 
 
-def _name_node(node: Node) -> Node:
+def _name_node(node: Node, key: str = "cls") -> Node:
     """The node of a class's name: the entry itself, or its `cls`."""
-    return node.value.get("cls", node) if isinstance(node.value, dict) else node
+    return node.value.get(key, node) if isinstance(node.value, dict) else node
 
 
-def _arguments(node: Node) -> dict[str, Node]:
+def _arguments(node: Node, *names: str) -> dict[str, Node]:
     """The keyword arguments beside a class's name."""
     entries = node.value if isinstance(node.value, dict) else {}
-    return {key: value for key, value in entries.items() if key != "cls"}
+    return {key: value for key, value in entries.items() if key not in (names or ("cls",))}
 
 
 def prepare(jobs: Sequence[Job], options: RunOptions, *, here: bool = True) -> None:
@@ -321,9 +452,11 @@ def prepare(jobs: Sequence[Job], options: RunOptions, *, here: bool = True) -> N
     if here:
         _check_devices(options)
     for dataset in dict.fromkeys(job.dataset for job in jobs):
-        availability(dataset, options.data_dir)
+        if isinstance(dataset, str):
+            availability(dataset, options.data_dir)
     for name in dict.fromkeys(job.model.cls for job in jobs if job.model.kwargs.get("pretrained")):
-        pretrained_weights(name)
+        if not is_reference(name):
+            pretrained_weights(name)
 
 
 def check_trainable(jobs: Iterable[Job]) -> None:

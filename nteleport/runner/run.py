@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -24,7 +25,10 @@ from pathlib import Path
 from nteleport.jobs.events import JobEnded, Report, RunStarted, Warned
 from nteleport.jobs.job import Job
 from nteleport.jobs.options import RunOptions
+from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import describe_new
+from nteleport.jobs.state import job_state
+from nteleport.plugins import Plugin, admitted
 from nteleport.runner.attempt import attempt, known_outcome
 from nteleport.runner.places import Place, places
 from nteleport.runner.preflight import prepare
@@ -32,6 +36,7 @@ from nteleport.runner.queue import Queue, Ticket
 from nteleport.runner.slot import Slot
 from nteleport.trackers.reporting import tracking
 from nteleport.training.loop import Clock
+from nteleport.training.provenance import trained_with
 
 _BETWEEN_LOOKS = 0.2
 
@@ -63,10 +68,27 @@ def run(
     """
     slots = places(options, os.environ)
     prepare(jobs, options)
+    if not options.redo:
+        for warning in changed_plugins(jobs, out):
+            report(Warned(warning))
     run_them = run_here if len(slots) == 1 and slots[0].visible is None else run_in_slots
     outcomes = run_them(jobs, out, options, report, stop_requested, clock or Clock(), slots)
     place = {job.digest: number for number, job in enumerate(jobs)}
     return sorted(outcomes, key=lambda outcome: place[outcome.job.digest])
+
+
+def changed_plugins(jobs: Iterable[Job], out: Path) -> list[str]:
+    """A warning for each admitted file that has changed since jobs that are over were trained with it."""
+    plugins = admitted()
+    counts: Counter[Plugin] = Counter()
+    for paths in (JobPaths(out, job.name) for job in jobs if plugins):
+        if job_state(paths).is_over:
+            before = trained_with(paths)
+            counts.update(each for each in plugins if before.get(each.module, each.digest) != each.digest)
+    return [
+        f"{plugin.path} has changed since {count} of these jobs {'were' if count > 1 else 'was'} trained"
+        for plugin, count in counts.items()
+    ]
 
 
 def run_here(

@@ -101,10 +101,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _serve(inbox: Inbox, send: _Report, out: Path, options: RunOptions) -> None:
+    from nteleport.plugins import admit
     from nteleport.runner.attempt import attempt
     from nteleport.trackers.reporting import tracking
     from nteleport.training.device import find_device
 
+    admit(options.plugins)
     report = tracking(send, options.trackers, out)
     send(Ready(on_cpu=find_device(options.device).type == "cpu"))
     while (ticket := inbox.next()) is not None:

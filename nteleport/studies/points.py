@@ -130,7 +130,7 @@ class PointScorer:
         return [{name: Scores(*means[k]) for name, means in read.items()} for k in range(count)]
 
     def _sums(self, state: Mapping[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        logits = functional_call(self.network, dict(state), (images.to(self._dtype),))
+        logits = functional_call(self.network, dict(state), (self._served(images),))
         return score_sums(logits if logits.dtype == torch.float64 else logits.float(), labels)
 
     def _fresh_statistics(self, state: dict[str, Tensor], count: int, split: Split) -> dict[str, Tensor]:
@@ -152,12 +152,13 @@ class PointScorer:
         self, state: Mapping[str, Tensor], held: Mapping[str, Tensor], images: Tensor
     ) -> dict[str, Tensor]:
         buffers = {name: buffer.clone() for name, buffer in held.items()}
-        functional_call(self.network, {**state, **buffers}, (images.to(self._dtype),))
+        functional_call(self.network, {**state, **buffers}, (self._served(images),))
         return {name: buffer for name, buffer in buffers.items() if buffer.is_floating_point()}
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.network.parameters()).dtype
+    def _served(self, images: Tensor) -> Tensor:
+        """Images in the dtype of the network; tokens as they are."""
+        dtype = next(self.network.parameters()).dtype
+        return images.to(dtype) if images.is_floating_point() else images
 
 
 def first_images(split: Split, most: int | None) -> Split:

@@ -6,14 +6,13 @@ entries of a `study.yml` and their checks follow from that. No torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nteleport.data.catalog import DATASETS, dataset_info
+from nteleport.data.catalog import DATASETS, DataSource, dataset_info
 from nteleport.errors import StudyError, UnknownNameError, nearest
-from nteleport.experiment.components import read_models, read_optimizers
+from nteleport.experiment.components import read_datasets, read_models, read_optimizers
 from nteleport.jobs.job import Component
 from nteleport.schema.fields import (
     Refused,
@@ -65,8 +64,21 @@ def _study_dataset(name: str) -> str:
     return lowered
 
 
-dataset: Callable[[Node], str] = known_name(_study_dataset, "the name of a data set, or random")
-"""A data set of the catalog, or random data of its shape: `random:mnist`; `random` is like CIFAR-10."""
+_dataset_name = known_name(_study_dataset, "the name of a data set, or random")
+
+
+def dataset(node: Node) -> str | DataSource:
+    """A data set of the catalog, or random data of its shape: `random:mnist`; `random` is like CIFAR-10.
+
+    Or one of the user's, as in an experiment file: `{load: module:function, name: NAME}`.
+    """
+    if not isinstance(node.value, dict):
+        return _dataset_name(node)
+    problems = Problems()
+    found = read_datasets(node, problems)
+    if problems:
+        raise Refused(problems[0].message.removeprefix("datasets: "))
+    return found[0].value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +93,9 @@ class StudySettings:
         (Component("mlp"),), model, "A model, or {cls: NAME, argument: value, …}; may be repeated.",
         several=True, flag="model", metavar="MODEL",
     )  # fmt: skip
-    datasets: tuple[str, ...] = option(
+    datasets: tuple[str | DataSource, ...] = option(
         ("digits",), dataset, "A data set, or random data: `random:NAME` in the shape of one, `random` of "
-        "cifar10; may be repeated.",
+        "cifar10; or {load: MODULE:FUNCTION, name: NAME}; may be repeated.",
         several=True, flag="dataset", metavar="NAME",
     )  # fmt: skip
     data_dir: Path = option(Path("data"), path, "Where data sets are, or are downloaded to.", metavar="DIR")
@@ -126,14 +138,14 @@ class StudySettings:
         return self.models[0]
 
     @property
-    def dataset(self) -> str:
+    def dataset(self) -> str | DataSource:
         """The data set of a study that takes one.
 
         Raises:
             StudyError: there are several.
         """
         if len(self.datasets) != 1:
-            raise StudyError(f"this study takes one data set, got {', '.join(self.datasets)}")
+            raise StudyError(f"this study takes one data set, got {', '.join(map(str, self.datasets))}")
         return self.datasets[0]
 
 
@@ -217,6 +229,8 @@ def plain_settings(settings: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, DataSource):
+        return value.settings()
     if isinstance(value, Component):
         return value.settings() if value.kwargs else value.cls
     return str(value) if isinstance(value, Path) else value

@@ -13,6 +13,7 @@ and plots never import torch:
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from nteleport.errors import ExperimentError, Problem, StudyError, nearest
 from nteleport.jobs.atomic import replacing, write_text_atomic
+from nteleport.plugins import admitted
 from nteleport.schema.fields import Refused, read_options
 from nteleport.schema.yaml_source import Mark, Node, Problems, parse_yaml, to_yaml
 from nteleport.studies.settings import StudySettings, plain_settings, text
@@ -141,7 +143,8 @@ def run_study(
 def settings_yaml(study: Study, settings: StudySettings) -> str:
     """The content of the `study.yml` that runs a study again."""
     content = {"study": study.name, **plain_settings(settings)}
-    return f"# nteleport study --from {SETTINGS_FILE}\n{to_yaml(content)}"
+    plugins = "".join(f" --plugin {shlex.quote(str(plugin.path))}" for plugin in admitted())
+    return f"# nteleport study --from {SETTINGS_FILE}{plugins}\n{to_yaml(content)}"
 
 
 def load_study(path: Path) -> tuple[Study, StudySettings]:

@@ -21,8 +21,10 @@ from nteleport.core.analysis import analyze
 from nteleport.core.cob import sample_cob
 from nteleport.core.quiver import Quiver
 from nteleport.data.batching import batches
-from nteleport.data.catalog import DatasetInfo, dataset_info
-from nteleport.data.splits import Dataset, load_dataset, random_split
+from nteleport.data.catalog import DatasetInfo, DataSource, dataset_info
+from nteleport.data.loaded import load_source
+from nteleport.data.splits import Dataset, example_inputs, load_dataset, random_split
+from nteleport.errors import StudyError
 from nteleport.jobs.job import Component
 from nteleport.networks.models import seeded_model
 from nteleport.randomness import generator_for, seed_of, wide_dtype
@@ -46,7 +48,7 @@ class Subject:
 
     Attributes:
         model: the name and arguments of the network.
-        dataset: the name of the data set as the settings give it.
+        dataset: the name of the data set.
         network: on `device`, in training mode.
         quiver: of the network, on `device`.
         data: both splits, on `device`.
@@ -101,14 +103,17 @@ def one_subject(settings: StudySettings) -> Subject:
     return build_subject(model, dataset, load_data(dataset, settings), settings)
 
 
-def build_subject(model: Component, dataset: str, data: Dataset, settings: StudySettings) -> Subject:
+def build_subject(
+    model: Component, dataset: str | DataSource, data: Dataset, settings: StudySettings
+) -> Subject:
     """Build the network, load its weights if the settings have any, and find its quiver."""
     network = build_network(model, data.info, settings.seed)
     if settings.weights is not None:
         load_into(network, read_checkpoint(settings.weights))
     network = network.to(data.train.device)
-    quiver = analyze(network, torch.zeros(2, *data.input_shape, device=data.train.device))
-    return Subject(model, dataset, network, quiver.to(data.train.device), data, settings.seed)
+    inputs = example_inputs(data.input_shape, tokens=data.info.has_tokens, device=data.train.device)
+    quiver = analyze(network, inputs)
+    return Subject(model, str(dataset), network, quiver.to(data.train.device), data, settings.seed)
 
 
 def build_network(model: Component, info: DatasetInfo, seed: int) -> nn.Module:
@@ -119,9 +124,21 @@ def build_network(model: Component, info: DatasetInfo, seed: int) -> nn.Module:
     )  # fmt: skip
 
 
-def load_data(dataset: str, settings: StudySettings) -> Dataset:
-    """A data set of the catalog, or random data of the same shape, on the device of the settings."""
+def load_data(dataset: str | DataSource, settings: StudySettings) -> Dataset:
+    """A data set of the catalog or of the user's, or random data, on the device of the settings.
+
+    Raises:
+        NTeleportError: it cannot be loaded.
+        StudyError: its targets are numbers: studies measure cross-entropy.
+    """
     device = find_device(settings.device)
+    if isinstance(dataset, DataSource):
+        found = load_source(dataset, device)
+        if found.info.has_numbers:
+            raise StudyError(
+                f"targets of {dataset} are numbers, expected classes: a study takes the cross-entropy"
+            )
+        return found
     kind, _, like = dataset.partition(":")
     if kind != "random":
         return load_dataset(dataset, settings.data_dir, device)

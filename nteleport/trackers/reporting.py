@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from nteleport.errors import ResultsError
 from nteleport.jobs.events import EpochFinished, Event, JobEnded, JobStarted, Report, Resumed, Warned
 from nteleport.jobs.job import Job
 from nteleport.jobs.paths import JobPaths
-from nteleport.jobs.records import metric_rows, read_result
+from nteleport.jobs.records import measured, metric_rows, read_result
 from nteleport.trackers.tracker import Row, Tracker, load_trackers, summary_of
 
 _TRIES = 3
@@ -64,7 +63,7 @@ class Tracking:
                 if not self._started:  # the checkpoint was damaged: the job starts over
                     self._start(job, ())
                 for name, tracker in list(self._active.items()):
-                    self._guarded(name, tracker.log, asdict(row))
+                    self._guarded(name, tracker.log, measured(row))
             case JobEnded():
                 if not event.skipped:
                     self._finish(event)

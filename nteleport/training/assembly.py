@@ -25,15 +25,19 @@ from nteleport.core.optimizer_state import check_transportable
 from nteleport.core.preserving import keeping_random_states
 from nteleport.core.quiver import Quiver
 from nteleport.data.batching import EVALUATION_BATCH, batches, hold_out, num_batches, some_of
-from nteleport.data.splits import Dataset, Split, load_dataset
+from nteleport.data.catalog import DataSource
+from nteleport.data.loaded import open_dataset
+from nteleport.data.splits import Dataset, Split, example_inputs
 from nteleport.errors import JobError, nearest
 from nteleport.expression import compile_lambda
 from nteleport.jobs.job import Component, Job
 from nteleport.networks.models import build_model, seeded_model
+from nteleport.plugins import digest_of, is_reference, look_up
 from nteleport.randomness import generator_for
 from nteleport.training.device import forward_of
 from nteleport.training.learner import Learner, leaves_lone_image
 from nteleport.training.learning_rate import LearningRate, build_learning_rate
+from nteleport.training.losses import find_loss
 from nteleport.vocabulary import MODES, Activations, Preprocessing
 
 
@@ -95,7 +99,8 @@ def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembl
         NTeleportError: a data set, model, optimizer or scheduler is not available as the job specifies it.
     """
     params = job.training
-    dataset = _dataset(job.dataset, str(data_dir), str(device), params.preprocessing)
+    code = digest_of(job.dataset.load) if isinstance(job.dataset, DataSource) else ""
+    dataset = _dataset(job.dataset, str(data_dir), str(device), params.preprocessing, code)
     train, validation = dataset.train, dataset.test
     if params.validation is not None:
         train, validation = hold_out(dataset.train, params.validation, job.seed)
@@ -114,6 +119,7 @@ def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembl
         epochs=params.epochs,
         steps_per_epoch=steps,
         compile_lambda=compile_lambda,
+        watches="loss" if dataset.info.has_numbers else "accuracy",
     )
     forward = forward_of(
         network,
@@ -122,7 +128,7 @@ def assemble(job: Job, *, data_dir: Path | str, device: torch.device) -> Assembl
         compile=params.compile,
         channels_last=params.channels_last,
     )
-    learner = Learner(network, optimizer, forward)
+    learner = Learner(network, optimizer, forward, find_loss(params.loss))
     return Assembly(
         job=job,
         device=device,
@@ -150,18 +156,34 @@ def _network(job: Job, dataset: Dataset) -> nn.Module:
     )
 
 
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """An optimizer's class by its name in torch, or as `module:name`.
+
+    Raises:
+        PluginError: the module cannot be run.
+        UnknownNameError: it is not admitted, or has no such name.
+        JobError: there is no such optimizer.
+    """
+    cls = look_up(name) if is_reference(name) else getattr(torch.optim, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        if is_reference(name):
+            raise JobError(f"{name} is no optimizer, expected a subclass of torch.optim.Optimizer")
+        raise JobError(f"torch has no optimizer {name!r}{nearest(name, dir(torch.optim))}")
+    return cls
+
+
 def build_optimizer(
     chosen: Component, network: nn.Module, quiver: Quiver, *, fused: str | bool = "auto"
 ) -> TeleportedOptimizer:
-    """An optimizer by its name in torch. With a change of basis of ones it is torch's own, at no extra cost.
+    """An optimizer by its name in torch, or as `module:name`. With a change of basis of ones it is just that
+    optimizer, at no extra cost.
 
     Raises:
-        JobError: torch has no such optimizer, or refuses its arguments.
+        PluginError: the module cannot be run.
+        JobError: there is no such optimizer, or it refuses its arguments.
     """
     name = chosen.cls
-    cls = getattr(torch.optim, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
-        raise JobError(f"torch has no optimizer {name!r}{nearest(name, dir(torch.optim))}")
+    cls = optimizer_class(name)
     kwargs: dict[str, Any] = dict(chosen.kwargs)
     if fused != "auto":
         kwargs.setdefault("fused", bool(fused))
@@ -185,26 +207,37 @@ def _quiver(job: Job, dataset: Dataset) -> tuple[Quiver, float]:
     """How the network teleports, and the seconds to find it; a job that never teleports needs no analysis."""
     if job.teleportation.mode in ("no_teleport", "optimizer_reset"):
         return Quiver(0, {}, ()), 0.0
+    info = dataset.info
     return _architecture(
-        _ModelKey.of(job.model), dataset.input_shape, dataset.num_classes, job.teleportation.activations
+        _ModelKey.of(job.model),
+        info.input_shape,
+        info.num_classes,
+        job.teleportation.activations,
+        tokens=info.has_tokens,
     )
 
 
 @dataclass(frozen=True)
 class _ModelKey:
-    """A model's name and arguments in hashable form."""
+    """A model's name, arguments and code in hashable form."""
 
     name: str
     arguments: str
+    code: str
 
     @classmethod
     def of(cls, model: Component) -> _ModelKey:
-        return cls(model.cls, json.dumps(dict(model.kwargs), sort_keys=True))
+        return cls(model.cls, json.dumps(dict(model.kwargs), sort_keys=True), digest_of(model.cls))
 
 
 @lru_cache(maxsize=8)
 def _architecture(
-    model: _ModelKey, input_shape: tuple[int, int, int], num_classes: int, activations: Activations
+    model: _ModelKey,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    activations: Activations,
+    *,
+    tokens: bool,
 ) -> tuple[Quiver, float]:
     """The quiver of an architecture, which does not depend on its weights, and the seconds to find it."""
     begun = time.perf_counter()
@@ -212,10 +245,12 @@ def _architecture(
         network = build_model(
             model.name, input_shape=input_shape, num_classes=num_classes, **json.loads(model.arguments)
         )
-    quiver = analyze(network, torch.zeros(2, *input_shape), activations=activations)
+    quiver = analyze(network, example_inputs(input_shape, tokens=tokens), activations=activations)
     return quiver, time.perf_counter() - begun
 
 
 @lru_cache(maxsize=1)
-def _dataset(name: str, data_dir: str, device: str, preprocessing: Preprocessing) -> Dataset:
-    return load_dataset(name, data_dir, device, preprocessing)
+def _dataset(
+    dataset: str | DataSource, data_dir: str, device: str, preprocessing: Preprocessing, code: str
+) -> Dataset:
+    return open_dataset(dataset, data_dir, device, preprocessing)

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nteleport.core.optimizer import TeleportedOptimizer
 from nteleport.core.quiver import scales
+from nteleport.training.losses import Loss, cross_entropy
 from nteleport.training.metrics import ScoreSums, teleported_norms
 
 Batch = tuple[Tensor, Tensor]
@@ -29,11 +29,13 @@ class Learner:
         optimizer: holds the change of basis.
         forward: images to logits through `network`, possibly compiled, in the precision and memory layout of
             the job.
+        criterion: the loss.
     """
 
     network: nn.Module
     optimizer: TeleportedOptimizer
     forward: Callable[[Tensor], Tensor]
+    criterion: Loss = cross_entropy
 
     @property
     def device(self) -> torch.device:
@@ -41,14 +43,14 @@ class Learner:
         return next(self.network.parameters()).device
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of a batch, in float32."""
-        return cross_entropy(self.forward(images), labels)
+        """The mean loss of a batch."""
+        return self.criterion(self.forward(images), labels)
 
     def backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Recompute the gradients of the plain network on a batch; returns the logits."""
         self.optimizer.zero_grad()
         logits = self.forward(images)
-        cross_entropy(logits, labels).backward()
+        self.criterion(logits, labels).backward()
         return logits.detach()
 
     def step(self, images: Tensor, labels: Tensor) -> None:
@@ -76,11 +78,6 @@ class Learner:
             )
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The training loss: mean cross-entropy, computed in float32."""
-    return functional.cross_entropy(logits.float(), labels)
-
-
 def _evaluates_loss(optimizer: torch.optim.Optimizer) -> bool:
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
@@ -91,7 +88,7 @@ class StopRequested(Exception):  # a request, not an error
 
 
 class EpochProgress:
-    """Progress of the training pass of an epoch.
+    """Progress of the training pass of an epoch, whose loss is `criterion`.
 
     Attributes:
         steps: number of completed batches.
@@ -99,9 +96,9 @@ class EpochProgress:
         norms: the teleported norms of gradient and weights at the first of them, a tensor of shape (2,).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, criterion: Loss = cross_entropy) -> None:
         self.steps = 0
-        self.sums = ScoreSums()
+        self.sums = ScoreSums(criterion)
         self.norms = torch.zeros(2)
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,7 +135,7 @@ def train_epoch(
     Raises:
         StopRequested: `stop_requested` returned True before a batch. `progress` records which.
     """
-    progress = progress or EpochProgress()
+    progress = progress or EpochProgress(learner.criterion)
     learner.network.train()
     for step, (images, labels) in enumerate(batches):
         if step < progress.steps:
@@ -157,7 +154,7 @@ def train_epoch(
 
 def evaluate(learner: Learner, batches: Iterable[Batch]) -> ScoreSums:
     """The sums of the scores on all batches, in evaluation mode."""
-    sums = ScoreSums()
+    sums = ScoreSums(learner.criterion)
     learner.network.eval()
     with torch.no_grad():
         for images, labels in batches:

@@ -4,7 +4,7 @@ Three things are done for the user. Lengths that a scheduler needs and that foll
 (`total_steps`, `epochs`, `T_max`) are computed when left out, `steps_per_epoch` always, counted in the
 scheduler's own interval. A formula in text, `lr_lambda: "lambda epoch: 0.95 ** epoch"`, is compiled by the
 safe expression library. And `ReduceLROnPlateau` watches the validation accuracy, so its `mode` is `max`
-unless the experiment says otherwise.
+unless the experiment says otherwise; where targets are numbers it watches the validation loss, in mode `min`.
 
 A scheduler changes the hyper-parameters of the wrapped torch optimizer. A teleportation changes at most its
 state, so the scheduler's progress is unaffected.
@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.optim import lr_scheduler
 
 from nteleport.errors import JobError, nearest
 from nteleport.jobs.job import Scheduler
+from nteleport.plugins import is_reference, look_up
+
+Watched = Literal["accuracy", "loss"]
+"""What `ReduceLROnPlateau` follows, on the validation split."""
 
 
 class LearningRate:
@@ -28,7 +32,7 @@ class LearningRate:
 
     `scheduler` is None for a constant rate. `notes` say where the experiment file was not followed.
     `interval` is `epoch` or `step`; `ReduceLROnPlateau` always steps once per epoch, like the accuracy it
-    watches.
+    watches, or the loss.
     """
 
     def __init__(
@@ -37,12 +41,14 @@ class LearningRate:
         scheduler: Any | None = None,
         interval: str = "epoch",
         notes: Sequence[str] = (),
+        watches: Watched = "accuracy",
     ) -> None:
+        self.watches = watches
         self.notes = tuple(notes)
         self._optimizer = optimizer
         self.scheduler = scheduler
-        self._watches_accuracy = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
-        self._by_step = interval == "step" and not self._watches_accuracy
+        self._follows = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
+        self._by_step = interval == "step" and not self._follows
 
     @property
     def current(self) -> float:
@@ -54,12 +60,12 @@ class LearningRate:
         if self.scheduler is not None and self._by_step:
             self.scheduler.step()
 
-    def epoch_finished(self, validation_accuracy: float) -> None:
-        """Call at the end of each epoch."""
+    def epoch_finished(self, validation: float) -> None:
+        """Call at the end of each epoch with the validation accuracy, or with the loss, see `watches`."""
         if self.scheduler is None or self._by_step:
             return
-        if self._watches_accuracy:
-            self.scheduler.step(validation_accuracy)
+        if self._follows:
+            self.scheduler.step(validation)
         else:
             self.scheduler.step()
 
@@ -80,6 +86,7 @@ def build_learning_rate(
     epochs: int,
     steps_per_epoch: int,
     compile_lambda: Callable[[str], Callable[[float], float]],
+    watches: Watched = "accuracy",
 ) -> LearningRate:
     """Attach the scheduler `spec` to `optimizer`.
 
@@ -89,9 +96,11 @@ def build_learning_rate(
         epochs: length of the training.
         steps_per_epoch: optimizer steps in an epoch.
         compile_lambda: turns the text of a lambda into a function.
+        watches: what `ReduceLROnPlateau` follows.
 
     Raises:
-        JobError: torch has no such scheduler, or refuses the arguments.
+        PluginError: the module of a scheduler of the user's cannot be run.
+        JobError: there is no such scheduler, or it refuses the arguments.
     """
     if spec is None:
         return LearningRate(optimizer)
@@ -99,9 +108,9 @@ def build_learning_rate(
     per_epoch = steps_per_epoch if spec.interval == "step" else 1
     lengths = {"total_steps": length, "T_max": length, "epochs": epochs, "steps_per_epoch": per_epoch}
     notes: list[str] = []
-    scheduler = _build(optimizer, spec.cls, spec.kwargs, lengths, compile_lambda, notes)
+    scheduler = _build(optimizer, spec.cls, spec.kwargs, lengths, compile_lambda, notes, watches)
     _check_length(scheduler, spec, length)
-    return LearningRate(optimizer, scheduler, spec.interval, notes)
+    return LearningRate(optimizer, scheduler, spec.interval, notes, watches)
 
 
 def _check_length(scheduler: Any, spec: Scheduler, length: int) -> None:
@@ -121,8 +130,9 @@ def _build(
     lengths: Mapping[str, int],
     compile_lambda: Callable[[str], Callable[[float], float]],
     notes: list[str],
+    watches: Watched,
 ) -> Any:
-    found = getattr(lr_scheduler, name, None)
+    found = look_up(name) if is_reference(name) else getattr(lr_scheduler, name, None)
     if not (inspect.isclass(found) and issubclass(found, lr_scheduler.LRScheduler)):
         raise JobError(f"torch has no learning-rate scheduler {name!r}{nearest(name, dir(lr_scheduler))}")
     cls: Any = found
@@ -136,12 +146,15 @@ def _build(
                 lengths,
                 compile_lambda,
                 notes,
+                watches,
             )
             for part in chosen["schedulers"]
         ]
     wanted = inspect.signature(cls).parameters
     if name == "ReduceLROnPlateau":
-        chosen.setdefault("mode", "max")
+        mode = "max" if watches == "accuracy" else "min"
+        if chosen.setdefault("mode", mode) == "max" and watches == "loss":
+            raise JobError(f"{name}: mode max, expected min: targets are numbers, and it follows the loss")
     computed = {key: value for key, value in _computed(chosen, lengths).items() if key in wanted}
     for key, value in computed.items():
         if chosen.get(key) not in (None, value):

@@ -50,7 +50,7 @@ from nteleport.training.device import arithmetic, find_device
 from nteleport.training.learner import Batch, EpochProgress, StopRequested, evaluate, train_epoch
 from nteleport.training.metrics import Scores
 from nteleport.training.modes import teleport, teleport_seed
-from nteleport.training.provenance import begin_provenance, end_provenance, versions
+from nteleport.training.provenance import begin_provenance, changes_since, end_provenance, versions
 
 
 def _local_time() -> datetime:
@@ -224,10 +224,8 @@ class _Training:
         write_certificates(self.paths, self.certificates)
         self.log(f"resumed on {self.assembly.device} after {self.whereabouts}")
         self.report(Resumed(self.job, len(self.rows)))
-        for name, version in versions().items():
-            before = checkpoint.versions.get(name)
-            if before != version:
-                self.warn(f"{self.job.name} was begun with {name} {before} and continues with {version}")
+        for change in changes_since(checkpoint.versions):
+            self.warn(f"{self.job.name} was begun with {change}")
 
     def _epoch(self, epoch: int, stop_requested: Callable[[], bool]) -> MetricRow:
         begun = self.begun = self.begun or self._begin(epoch)
@@ -248,7 +246,8 @@ class _Training:
             raise
         train, val = begun.progress.sums.read(), self._scores(self.assembly.validation)
         grad_norm, weight_norm = begun.progress.norms.tolist()
-        self.assembly.learning_rate.epoch_finished(val.accuracy)
+        rate = self.assembly.learning_rate
+        rate.epoch_finished(val.accuracy if rate.watches == "accuracy" else val.loss)
         self.begun = None
         return MetricRow(
             epoch=epoch,
@@ -269,7 +268,10 @@ class _Training:
         started, rate = self.clock.seconds(), self.assembly.learning_rate.current
         due = teleports_at(epoch, self.job.teleportation, self.job.training.epochs, self.rows)
         moved = due and self._teleport(epoch, epoch * self.assembly.steps_per_epoch, by_step=False)
-        return _BegunEpoch(rate, int(moved), self.clock.seconds() - started, EpochProgress())
+        return _BegunEpoch(rate, int(moved), self.clock.seconds() - started, self._progress())
+
+    def _progress(self) -> EpochProgress:
+        return EpochProgress(self.assembly.learner.criterion)
 
     def _step_starts(self, begun: _BegunEpoch, epoch: int, step: int) -> None:
         step += epoch * self.assembly.steps_per_epoch
@@ -348,6 +350,6 @@ class _Training:
             raise ValueError("its rows are not those of the first epochs")
         self.certificates = [dict(row) for row in checkpoint.certificates]
         if checkpoint.begun is not None:
-            progress = EpochProgress()
+            progress = self._progress()
             progress.load_state_dict(checkpoint.begun["progress"], self.assembly.device)
             self.begun = _BegunEpoch(**{**checkpoint.begun, "progress": progress})

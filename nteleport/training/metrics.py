@@ -3,7 +3,7 @@
 Logits and labels of a few batches are kept on the device, turned into sums there, and the sums are read by
 the host once per epoch (`ScoreSums.read`). A top-k hit means that fewer than k classes rank before the
 correct one; among equal logits the lower class ranks first. An image with a logit that is not finite is never
-a hit.
+a hit. Where targets are numbers there are no hits: shares are NaN, which no share of hits ever is.
 
 `grad_norm` and `weight_norm` of a row of metrics are the Euclidean norms of the *teleported* gradient `g / s`
 and the *teleported* weights `s ⊙ θ` at the first batch of the epoch, before its step: the point where a
@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nteleport.training.losses import Loss, cross_entropy
+
 _TOP = 5
 _BATCHES_KEPT = 32
 _ONE = torch.ones(())
@@ -29,7 +31,7 @@ _ONE = torch.ones(())
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over images: cross-entropy in nats, and shares in [0, 1] of top-1 and top-5 hits."""
+    """Means over images: the loss (cross-entropy in nats), and shares in [0, 1] of top-1 and top-5 hits."""
 
     loss: float
     accuracy: float
@@ -39,7 +41,8 @@ class Scores:
 class ScoreSums:
     """Sums of loss and hits, on the device of the logits. Top-5 is top-min(5, classes)."""
 
-    def __init__(self) -> None:
+    def __init__(self, criterion: Loss = cross_entropy) -> None:
+        self._criterion = criterion
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._sums: Tensor | None = None
         self._count = 0
@@ -77,21 +80,28 @@ class ScoreSums:
         logits = torch.cat([logits for logits, _ in self._kept]).float()
         labels = torch.cat([labels for _, labels in self._kept])
         self._kept.clear()
-        sums = score_sums(logits, labels)
+        sums = score_sums(logits, labels, self._criterion)
         self._sums = sums if self._sums is None else self._sums + sums
 
 
-def score_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sums over a batch of cross-entropy, top-1 hits and top-5 hits: a tensor of shape (3,).
+def score_sums(logits: Tensor, labels: Tensor, criterion: Loss = cross_entropy) -> Tensor:
+    """Sums over a batch of the loss, top-1 hits and top-5 hits: a tensor of shape (3,).
 
     It is float64 on all devices that support it.
 
     Args:
         logits: shape (n, classes).
-        labels: int64, shape (n,).
+        labels: int64, shape (n,); or numbers, float32, for which there are no hits.
+        criterion: the loss.
     """
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
-    losses = functional.cross_entropy(logits, labels, reduction="none")
+    if criterion is cross_entropy:
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+    else:
+        losses = criterion(logits, labels) * len(labels)
+    if labels.is_floating_point():
+        no_share = torch.full((), torch.nan, dtype=wide, device=logits.device)
+        return torch.stack([losses.sum(dtype=wide), no_share, no_share])
     rank, finite = _rank_of_label(logits, labels)
     top = min(_TOP, logits.shape[1])
     return torch.stack(

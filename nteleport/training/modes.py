@@ -228,6 +228,7 @@ def _chosen(
             steps=how.steps,
             max_log_range=how.max_log_range,
             generator=generator,
+            loss=learner.criterion,
             **options,
         )
     if torch.equal(chosen.cob, optimizer.cob):

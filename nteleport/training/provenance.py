@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from importlib import metadata
@@ -17,10 +18,16 @@ import torch
 import nteleport
 from nteleport.jobs.atomic import write_json_atomic
 from nteleport.jobs.records import read_provenance
+from nteleport.plugins import admitted
 from nteleport.training.device import device_name
 
 if TYPE_CHECKING:
     from nteleport.jobs.paths import JobPaths
+
+
+_ALWAYS = ("python", "torch", "nteleport", "torchvision", "git")
+_LIBRARIES = ("timm", "transformers")
+"""Recorded in a process that uses them."""
 
 
 def versions() -> dict[str, str]:
@@ -34,10 +41,21 @@ def versions() -> dict[str, str]:
         found["torchvision"] = metadata.version("torchvision")
     except metadata.PackageNotFoundError:
         found["torchvision"] = "none"
+    found.update({name: metadata.version(name) for name in _LIBRARIES if name in sys.modules})
+    found.update({plugin.path.name: plugin.digest[:12] for plugin in admitted()})
     commit, dirty = source_revision()
     if commit is not None:
         found["git"] = f"{commit}{' with changes' if dirty else ''}"
     return found
+
+
+def changes_since(before: Mapping[str, str]) -> list[str]:
+    """What differs from earlier `versions`, as "torch 2.6 and continues with 2.7"."""
+    return [
+        f"{name} {before.get(name)} and continues with {version}"
+        for name, version in versions().items()
+        if before.get(name) != version and (name in before or name in _ALWAYS)
+    ]
 
 
 @lru_cache(maxsize=1)
@@ -76,6 +94,9 @@ def begin_provenance(
     """
     commit, dirty = source_revision()
     earlier = read_provenance(paths)
+    plugins = [
+        {"module": plugin.module, "path": str(plugin.path), "sha256": plugin.digest} for plugin in admitted()
+    ]
     write_json_atomic(
         paths.provenance,
         {
@@ -91,6 +112,7 @@ def begin_provenance(
             "threads": torch.get_num_threads(),
             "git_commit": commit,
             "git_dirty": dirty,
+            **({"plugins": plugins} if plugins else {}),
             "versions": {key: value for key, value in versions().items() if key != "git"},
             "earlier": [*earlier.pop("earlier", []), earlier] if earlier else [],
         },
@@ -100,3 +122,13 @@ def begin_provenance(
 def end_provenance(paths: JobPaths, end: datetime) -> None:
     """Record the time at which a training run ended or stopped."""
     write_json_atomic(paths.provenance, {**read_provenance(paths), "end": end.isoformat(timespec="seconds")})
+
+
+def trained_with(paths: JobPaths) -> dict[str, str]:
+    """The digest of each plugin that a job was last trained with, by module."""
+    recorded = read_provenance(paths).get("plugins")
+    found: dict[str, str] = {}
+    for plugin in recorded if isinstance(recorded, list) else []:
+        if isinstance(plugin, dict) and isinstance(plugin.get("module"), str):
+            found[plugin["module"]] = str(plugin.get("sha256"))
+    return found

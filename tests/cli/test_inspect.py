@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from support.plugins import write_plugins
 from torch import nn
 from torchvision.models import squeezenet1_1
 
 from nteleport.cli.app import nteleport
+from nteleport.plugins import admit
 
 
 def inspect(*arguments: str) -> tuple[int, str, str]:
@@ -153,3 +155,22 @@ def test_a_file_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_text_network_of_a_plugin_is_inspected_on_its_data(tmp_path: Path) -> None:
+    """By hand: 30 words of 16 features, a hidden layer of 16, two classes; only the last bias stays."""
+    nets, data, *_ = write_plugins(tmp_path)
+    code, out, err = inspect(
+        "my_nets:Bag", "--dataset", "my_data:words", "--plugin", str(nets), "--plugin", str(data)
+    )
+    admit(())
+    assert code == 0, err
+    rows = [line.split()[:2] for line in out.split("\n\n")[0].splitlines()[1:]]
+    assert rows == [
+        ["embed.weight", "teleported"],
+        ["hidden.weight", "teleported"],
+        ["hidden.bias", "teleported"],
+        ["last.weight", "teleported"],
+        ["last.bias", "untouched"],
+    ]
+    assert "change of basis  32 entries in 2 layers: 2 × 16" in out

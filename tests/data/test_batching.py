@@ -312,7 +312,8 @@ def test_random_data_is_standardised_and_repeatable() -> None:
 
 @pytest.mark.parametrize(
     "tensors",
-    [(torch.zeros(2, 1, 4, 4), torch.zeros(2)), (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3)),
+    [(torch.zeros(2, 1, 4, 4).double(), torch.zeros(2)),
+     (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3)),
      (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2))],
 )  # fmt: skip
 def test_a_split_checks_its_tensors(tensors: tuple[Tensor, Tensor]) -> None:
