@@ -21,9 +21,16 @@ from torch.fx import Graph, Node
 from nteleport.core.kept import asks_for_its_mode, lost_entries, resolved_factors, tie_walks
 from nteleport.core.labels import collapse, is_pinned, pinned
 from nteleport.core.mutations import region
-from nteleport.core.network_graph import Traced, canonical_names, trace_functional, unscalable
+from nteleport.core.network_graph import (
+    Traced,
+    canonical_names,
+    movable_buffers,
+    trace_functional,
+    unscalable,
+)
+from nteleport.core.norm_rules import scaled_buffers, tie_statistics
 from nteleport.core.parameter_views import whole
-from nteleport.core.quiver import Activations, Factor, Layer, ParameterScaling, Quiver
+from nteleport.core.quiver import Activations, Factor, Layer, Norms, ParameterScaling, Quiver, Status
 from nteleport.core.rules import LARGEST_CONSTANT, propagate
 from nteleport.core.ties import Ties
 from nteleport.core.tracing import ExampleInputs, as_call
@@ -44,6 +51,7 @@ def analyze(
     *,
     training: bool | None = None,
     activations: Activations = "conjugated",
+    norms: Norms = "exact",
 ) -> Quiver:
     """Find how a change of basis acts on ``network``.
 
@@ -51,6 +59,13 @@ def analyze(
     weights load into it, and its outputs are the same in training and evaluation mode. The quiver has fewer
     entries then, ``Quiver.admits`` says what each may be, and ``Quiver.lost`` which operators forbid others.
     A network whose own code asks for its mode is traced in both, where it runs in both.
+
+    With ``norms="up_to_eps"`` the inputs of normalizations are free besides: positive, one entry per channel of
+    a batch or instance norm, per group of a group norm, and for all features of a layer or rms norm. Running
+    statistics move then (``Quiver.buffers``), and γ is corrected (``Quiver.corrections``), so that
+    normalization by running statistics stays exact. Normalization by the statistics of its input changes its
+    output by a relative ``eps / variance`` at most, for entries of at least 1, and ``eps / (τ² variance)``
+    below. Batch norms without γ keep their inputs pinned.
 
     The network is left unchanged: its mode, buffers, attributes, random states and device stay as they were.
 
@@ -62,18 +77,26 @@ def analyze(
             only in training are seen too, or in evaluation mode where that is not possible (BatchNorm on a
             single value per channel).
         activations: ``conjugated``, as in the paper, or ``kept``.
+        norms: ``exact``, or ``up_to_eps`` with activations kept.
 
     Returns:
         The quiver, its CoB entries numbered in execution order. Without any where nothing can move.
 
     Raises:
-        AnalysisError: the network cannot be traced; unknown ``activations``.
+        AnalysisError: the network cannot be traced; unknown ``activations`` or ``norms``, or a pair of them
+            that does not exist.
     """
     if not isinstance(network, nn.Module):
         raise AnalysisError(f"expected a torch.nn.Module, got {type(network).__name__}")
     if activations not in get_args(Activations):
         expected = " or ".join(get_args(Activations))
         raise AnalysisError(f"activations are {expected}, got {activations!r}")
+    if norms not in get_args(Norms):
+        raise AnalysisError(f"norms are {' or '.join(get_args(Norms))}, got {norms!r}")
+    if norms == "up_to_eps" and activations == "conjugated":
+        raise AnalysisError(
+            "norms are up_to_eps only with activations kept: conjugated normalizations are exact as they are"
+        )
     args, kwargs = as_call(example_inputs)
     traced = trace_functional(network, args, kwargs, training=training)
     fixed = unscalable(network, traced.changed)
@@ -81,30 +104,33 @@ def analyze(
         runs = Runs()
         walk = Propagation(runs.fresh)
         at_outputs = _walk_traced(network, traced, fixed, walk)
-        return _build_quiver(network, walk, runs, at_outputs, fixed, traced.training)
+        return _build_quiver(network, [walk], runs, at_outputs, fixed, traced.training)
     ties = Ties()
     runs = Runs(ties)
-    walks = [_kept_walk(network, traced, fixed, runs, ties)]
+    walks = [_kept_walk(network, traced, fixed, runs, ties, norms)]
     if asks_for_its_mode(network):
         with suppress(AnalysisError):  # a network may not run in the other mode at all
             other = trace_functional(network, args, kwargs, training=not traced.training)
-            walks.append(_kept_walk(network, other, fixed, Runs(ties, start=runs.count), ties))
+            walks.append(_kept_walk(network, other, fixed, Runs(ties, start=runs.count), ties, norms))
     tie_walks(walks, ties)
-    return _build_quiver(network, walks[0], runs, pinned((1,)), fixed, traced.training)
+    tie_statistics(walks, ties)
+    quiver = _build_quiver(network, walks, runs, pinned((1,)), fixed, traced.training)
+    return replace(quiver, norms=norms)
 
 
 def _kept_walk(
-    network: nn.Module, traced: Traced, fixed: Mapping[str, str], runs: Runs, ties: Ties
+    network: nn.Module, traced: Traced, fixed: Mapping[str, str], runs: Runs, ties: Ties, norms: Norms
 ) -> Propagation:
-    walk = Propagation(runs.fresh, ties)
+    walk = Propagation(runs.fresh, ties, norms)
     ties.pin(_walk_traced(network, traced, fixed, walk), "output")
     return walk
 
 
 def _walk_traced(network: nn.Module, traced: Traced, fixed: Mapping[str, str], walk: Propagation) -> Tensor:
     """Label every activation of a traced network; returns the labels that reach its outputs."""
-    graph, sources = traced.program.graph, Sources({}, [], {})
+    graph, sources = traced.program.graph, Sources({}, [], {}, {})
     names = canonical_names(network)
+    buffers = movable_buffers(network, traced.changed) if walk.norms == "up_to_eps" else {}
     kinds = {spec.arg.name: spec for spec in traced.program.graph_signature.input_specs}
     values = {**traced.program.state_dict, **traced.program.constants}
     for node in graph.find_nodes(op="placeholder"):
@@ -115,16 +141,20 @@ def _walk_traced(network: nn.Module, traced: Traced, fixed: Mapping[str, str], w
             sources.parameters[node] = names[str(spec.target)]
         elif spec.target not in traced.changed:
             sources.add_constant(node, values.get(str(spec.target)))
+            if spec.target in buffers:
+                sources.buffers[node] = buffers[str(spec.target)]
     walk_graph(graph, sources, walk)
     return _output_labels(graph, walk)
 
 
 class Sources(NamedTuple):
-    """Where the values of a graph come from: parameters by name, inputs, and constants."""
+    """Where the values of a graph come from: parameters by name, inputs, constants, and movable buffers by
+    name."""
 
     parameters: dict[Node, str]
     inputs: list[Node]
     constants: dict[Node, Tensor]
+    buffers: dict[Node, str]
 
     def add_constant(self, node: Node, value: object) -> None:
         """Record what ``node`` holds, if rules can use it: positions and masks, on the CPU like labels."""
@@ -135,6 +165,7 @@ class Sources(NamedTuple):
 def walk_graph(graph: Graph, sources: Sources, walk: Propagation) -> None:
     """Label every activation of an exported graph."""
     walk.constants.update(sources.constants)
+    walk.buffers.update(sources.buffers)
     for node in sources.inputs:
         shapes = result_shapes(node)
         walk.labels[node] = pinned(shapes) if isinstance(shapes, torch.Size) else None
@@ -160,8 +191,8 @@ def _walk_region(node: Node, graph: Graph, operands: Sequence[Any], walk: Propag
     """Walk the graph inside a region as if it stood in place of ``node``."""
     for placeholder, operand in zip(graph.find_nodes(op="placeholder"), operands, strict=True):
         placeholder.meta.setdefault("val", operand.meta.get("val"))
-        tables: Any = (walk.labels, walk.parameters, walk.parameter_lists, walk.constants, walk.ended_by)
-        for table in tables:
+        tables: Any = (walk.labels, walk.parameters, walk.parameter_lists, walk.constants)
+        for table in (*tables, walk.buffers, walk.ended_by):
             if operand in table:
                 table[placeholder] = table[operand]
     _walk(graph, walk)
@@ -206,17 +237,19 @@ def _output_labels(graph: Graph, walk: Propagation) -> Tensor:
 
 def _build_quiver(
     network: nn.Module,
-    walk: Propagation,
+    walks: Sequence[Propagation],
     runs: Runs,
     at_outputs: Tensor,
     fixed: Mapping[str, str],
     training: bool,
 ) -> Quiver:
     """Pin the labels at the outputs, number the others without gaps and turn uses into scalings."""
-    ties = runs.ties
+    walk, ties = walks[0], runs.ties
     factors = {name: used_factors(uses, name) for name, uses in walk.uses.items()}
     if ties is not None:
         factors = {name: resolved_factors(each, ties) for name, each in factors.items()}
+    buffers, corrections = ({}, ()) if ties is None else scaled_buffers(walks, ties)
+    factors |= {name: scaling.factors for name, scaling in buffers.items()}
     kept = torch.zeros(runs.count, dtype=torch.int64)
     for each in factors.values():
         for factor in each:
@@ -234,21 +267,34 @@ def _build_quiver(
     for alias, name in canonical_names(network).items():
         aliases.setdefault(name, []).append(alias)
     parameters = {}
+
+    def moved(name: str) -> tuple[Factor, ...]:
+        renamed = (Factor(renumbered[f.index], f.power) for f in factors.get(name, ()))
+        return tuple(factor for factor in renamed if bool(factor.index.any()))
+
     for name, parameter in network.named_parameters():
-        moved = (Factor(renumbered[f.index], f.power) for f in factors.get(name, ()))
         scaling = ParameterScaling(
             parameter.shape,
-            tuple(factor for factor in moved if bool(factor.index.any())),
+            moved(name),
             "untouched",
             fixed.get(name, ""),
             tuple(renumbered[_roots(labels, ties)] for labels in runs.by_parameter.get(name, ())),
         )
         parameters[name] = scaling if name in fixed else _explained(scaling, name, walk, aliases[name])
+    for each in corrections:
+        parameters[each.weight] = _corrected(parameters[each.weight])
     quiver = Quiver(int(kept.sum()), parameters, tuple(layers), training)
     if ties is None:
         return quiver
     admits = tuple(ties.admitted(label) for label in kept.nonzero().flatten().tolist())
-    return replace(quiver, activations="kept", admits=admits, lost=lost_entries(runs.layers, kept, ties))
+    return replace(
+        quiver,
+        activations="kept",
+        admits=admits,
+        lost=lost_entries(runs.layers, kept, ties),
+        buffers={name: replace(scaling, factors=moved(name)) for name, scaling in buffers.items()},
+        corrections=corrections,
+    )
 
 
 def _roots(labels: Tensor, ties: Ties | None) -> Tensor:
@@ -285,6 +331,12 @@ def _explained(
         ties.append("shared by " + ", ".join(aliases))
     reason = "; ".join([_sides(uses[0].operator, scaling.factors), *ties])
     return replace(scaling, status="tied" if ties else "teleported", reason=reason)
+
+
+def _corrected(scaling: ParameterScaling) -> ParameterScaling:
+    """The scaling of a weight that is corrected for the scale of a running variance."""
+    status: Status = "tied" if scaling.status == "tied" else "teleported"
+    return replace(scaling, status=status, reason=f"{scaling.reason}; corrected for eps")
 
 
 def _why_lost(use: Use, ties: Ties | None) -> str:

@@ -108,7 +108,7 @@ def _remove_checks(module: GraphModule) -> None:
 def _sources(
     module: GraphModule, names: Mapping[str, str], fixed: Mapping[str, str], changed: Collection[str]
 ) -> Sources:
-    sources = Sources({}, module.graph.find_nodes(op="placeholder"), {})
+    sources = Sources({}, module.graph.find_nodes(op="placeholder"), {}, {})
     for node in module.graph.find_nodes(op="get_attr"):
         target = str(node.target)
         if target in names and names[target] not in fixed:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from nteleport.core.checks import check_move, check_network, checked_cob
+from nteleport.core.checks import check_move, check_network, checked_cob, refuse_buffers
 from nteleport.core.coordinates import Coordinates, PlainCoordinates, TeleportedCoordinates
 from nteleport.core.optimizer_state import check_state, check_transportable
 from nteleport.core.quiver import (
@@ -49,14 +49,15 @@ class TeleportedOptimizer:
             ``foreach``, ``capturable`` or ``differentiable`` is given.
 
     Raises:
-        TeleportationError: the quiver belongs to another network, no parameter requires a gradient, or
-            ``optimizer_class`` is none.
+        TeleportationError: the quiver belongs to another network or moves running statistics
+            (``norms="up_to_eps"``), no parameter requires a gradient, or ``optimizer_class`` is none.
     """
 
     def __init__(
         self, network: nn.Module, quiver: Quiver, optimizer_class: type[Optimizer], **hyper_parameters: Any
     ) -> None:
         check_network(network, quiver, {})
+        refuse_buffers(quiver, "TeleportedOptimizer")
         if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, Optimizer)):
             raise TeleportationError(
                 f"expected a class of torch.optim, as torch.optim.SGD; got {optimizer_class!r}"
