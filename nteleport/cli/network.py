@@ -12,12 +12,12 @@ from click.shell_completion import CompletionItem
 from nteleport.cli.options import list_option
 from nteleport.data.catalog import DATASETS, dataset_info
 from nteleport.schema.yaml_source import Mark, Problems, parse_yaml
-from nteleport.vocabulary import MODEL_NAMES, canonical_name
+from nteleport.vocabulary import MODEL_NAMES, NORMS, canonical_name
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["NameType", "NetworkChoice", "model_type", "network_choice", "network_options"]
+__all__ = ["NameType", "NetworkChoice", "model_type", "network_choice", "network_options", "norms_option"]
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -86,6 +86,13 @@ def network_options(command: _Decorated) -> _Decorated:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+norms_option = click.option(
+    "--norms", type=click.Choice(NORMS), default=NORMS[0], show_default=True,
+    help="Leave the inputs of normalizations as they are, or move them too, and running statistics with them, "
+    "which changes outputs by the order of eps / variance.",
+)  # fmt: skip
 
 
 def network_choice(

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nteleport.cli.network import NameType, model_type, network_choice, network_options
+from nteleport.cli.network import NameType, model_type, network_choice, network_options, norms_option
 from nteleport.cli.options import Command, NamedPath
 from nteleport.vocabulary import OBJECTIVES
 
 if TYPE_CHECKING:
     from nteleport.core.certificate import Certificate
-    from nteleport.vocabulary import Objective
+    from nteleport.vocabulary import Norms, Objective
 
 __all__ = ["teleport"]
 
@@ -42,6 +42,7 @@ _RANGE = 0.9
     help="Choose the change of basis instead: balance, path_conditioning, or activation_range (on random "
     "inputs).",
 )
+@norms_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the change of basis.")
 @click.option("-o", "--out", type=_FILE, required=True, help="The file to write: .pt or .safetensors.")
 @click.option("--force", is_flag=True, help="Overwrite OUT and its certificate.")
@@ -54,6 +55,7 @@ def teleport(
     image_size: int | None,
     cob_range: float | None,
     objective: Objective | None,
+    norms: Norms,
     seed: int,
     out: Path,
     force: bool,
@@ -82,7 +84,7 @@ def teleport(
     certificate = teleport_checkpoint(
         checkpoint, choice.build(), inputs, out,
         overwrite=force, cob_range=_RANGE if cob_range is None else cob_range,
-        objective=objective, generator=generator_for("change of basis", seed),
+        objective=objective, generator=generator_for("change of basis", seed), norms=norms,
     )  # fmt: skip
     for line in described(certificate):
         click.echo(line)

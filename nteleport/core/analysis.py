@@ -43,6 +43,7 @@ from nteleport.core.walk import (
     result_shapes,
 )
 from nteleport.errors import AnalysisError
+from nteleport.vocabulary import NORMS
 
 
 def analyze(
@@ -91,8 +92,8 @@ def analyze(
     if activations not in get_args(Activations):
         expected = " or ".join(get_args(Activations))
         raise AnalysisError(f"activations are {expected}, got {activations!r}")
-    if norms not in get_args(Norms):
-        raise AnalysisError(f"norms are {' or '.join(get_args(Norms))}, got {norms!r}")
+    if norms not in NORMS:
+        raise AnalysisError(f"norms are {' or '.join(NORMS)}, got {norms!r}")
     if norms == "up_to_eps" and activations == "conjugated":
         raise AnalysisError(
             "norms are up_to_eps only with activations kept: conjugated normalizations are exact as they are"

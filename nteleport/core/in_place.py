@@ -35,7 +35,8 @@ from nteleport.core.quiver import (
 from nteleport.core.scaling import divide, fast_factors, multiply, multiply_sparse
 from nteleport.core.tracing import ExampleInputs, as_call
 from nteleport.errors import TeleportationError, nearest
-from nteleport.vocabulary import OPTIMIZER_STATES, Objective, OptimizerState, Sampling
+from nteleport.randomness import wide_dtype
+from nteleport.vocabulary import NORMS, OPTIMIZER_STATES, Objective, OptimizerState, Sampling
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
@@ -202,6 +203,7 @@ class _Move:
     ) -> None:
         self.network, self.quiver, self.cob = network, quiver, cob
         self._optimizer, self._optimizer_state = optimizer, optimizer_state
+        self._corrected = {name for c in quiver.corrections for name in (c.weight, c.variance)}
 
     @torch.no_grad()
     def weights(self, network: nn.Module, *, back: bool = False) -> None:
@@ -252,7 +254,7 @@ class _Move:
         if any(tensor.dtype in (torch.float64, torch.complex128) for tensor in plain.values()):
             cob = cob.double()
         found = factor_scales(self.quiver, cob, plain)
-        found |= {name: (*found.get(name, ()), extra[name]) for name in extra if name in plain}
+        found |= {n: (*found.get(n, ()), extra[n].to(cob.dtype)) for n in extra if n in plain}
         return plain, {
             name: fast_factors(plain[name], tuple(f.to(plain[name].device) for f in factors))
             for name, factors in found.items()
@@ -264,13 +266,11 @@ class _Move:
         the move or, ``moved``, after it."""
         if not self.quiver.corrections:
             return {}
-        state = {name: tensor.double() for name, tensor in _state(network, self.quiver).items()
-                 if name in self._corrected}  # fmt: skip
-        cob = self.cob.double()
-        if not moved:
-            return corrections(self.quiver, cob, state)
-        back = corrections(self.quiver, cob, state, power=-1)
-        return {name: factor.reciprocal() for name, factor in back.items()}
+        wide = wide_dtype(self.cob.device)
+        named = _state(network, self.quiver).items()
+        state = {name: tensor.to(wide) for name, tensor in named if name in self._corrected}
+        found = corrections(self.quiver, self.cob.to(wide), state, power=-1 if moved else 1)
+        return {name: factor.reciprocal() for name, factor in found.items()} if moved else found
 
 
 def _state(network: nn.Module, quiver: Quiver) -> dict[str, Tensor]:
@@ -322,7 +322,7 @@ def _check_words(
             "weights with conjugated activations do not fit the network as it is, so they cannot be written "
             "into it: wrap it in nteleport.TeleportableModel instead, or keep the activations"
         )
-    _check_word("norms", norms, get_args(Norms))
+    _check_word("norms", norms, NORMS)
     _check_word("optimizer_state", optimizer_state, OPTIMIZER_STATES)
     if not isinstance(certificate, bool):
         _check_word("certificate", certificate, ("full",), "True, False or ")

@@ -335,7 +335,7 @@ def corrections(
                 "network, such as its state_dict(), there (power 1) or back (-1)"
             )
         variance = state[each.variance].detach()
-        ratio = _power(scales(quiver, cob, names=[each.variance])[each.variance], power)
+        ratio = _power(scales(quiver, cob, names=[each.variance])[each.variance], power).to(variance.device)
         quotient = (ratio * variance + each.eps) / (ratio * (variance + each.eps))
         found[each.weight] = torch.where(variance + each.eps == 0, 1, quotient).sqrt()
     return found
