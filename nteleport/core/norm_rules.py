@@ -47,7 +47,7 @@ def scaled_normalization(node: Node, walk: Propagation) -> Flow | None:
     flow = normalization(node, walk) if weight else Flow(pinned_like(result_shapes(node)))
     if flow is None or flow.conjugated:
         return None
-    del flow.operands[given["input"]]
+    flow.operands.pop(given["input"], None)
     flow.operands.update(walk.unscaled(n for n in walk.activations(node) if n is not given["input"]))
     _tie(labels, node, walk)
     flow.statistics = statistics

@@ -128,9 +128,10 @@ def test_without_eps_the_unmodified_network_is_kept_in_both_modes(name: str) -> 
     construct = CONSTRUCTS[name]
     network, inputs = made(construct)
     with_eps(network, NEXT_TO_NOTHING)
+    traced = next(mode for mode in construct.traced if mode in construct.modes)
     with kept(network):
-        quiver = up_to_eps(network, inputs, training=construct.modes[0])
-        exact = analyze(network, inputs, activations="kept", training=construct.modes[0])
+        quiver = up_to_eps(network, inputs, training=traced)
+        exact = analyze(network, inputs, activations="kept", training=traced)
     assert quiver.cob_size > exact.cob_size
     cob = drawn(quiver)
     for training in construct.modes:
@@ -234,6 +235,7 @@ def test_the_error_by_statistics_of_the_input_is_bounded_by_eps_over_the_varianc
         moved, cob = copy.deepcopy(plain), drawn(quiver)
         move(moved, quiver, cob)
         tau = (moved[0].bias / plain[0].bias)[:, None].detach()
+        found = []
         for training in (True, False):
             if norm == "batch" and not training:
                 continue
@@ -250,11 +252,11 @@ def test_the_error_by_statistics_of_the_input_is_bounded_by_eps_over_the_varianc
                 bound = (eps * (tau**-2 - 1).abs() / (2 * smallest)).expm1() * (y - beta).abs()
                 change = (moved(x) - y).abs()
             assert bool((change <= bound + 1e-13).all())
-            errors.append(change.max().item())
+            found.append(change.max().item())
+        errors.append(max(found))
     assert errors[0] > 1e-3
-    assert errors == sorted(errors, reverse=True) or norm != "batch"
+    assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-10
-    assert max(errors[-2:]) < 1e-10 * (1 if norm != "batch" else 1e10)
 
 
 def test_moves_compose_and_have_inverses() -> None:
@@ -272,8 +274,8 @@ def test_moves_compose_and_have_inverses() -> None:
 class Problem:
     """A chain, a batch and a CoB; every instance starts the same."""
 
-    def __init__(self, eps: float = 1e-5, make: Any = torch.optim.SGD, **options: Any) -> None:
-        self.network, self.quiver = chain(eps), quiver_of_the_chain(eps)
+    def __init__(self, eps_of_norms: float = 1e-5, make: Any = torch.optim.SGD, **options: Any) -> None:
+        self.network, self.quiver = chain(eps_of_norms), quiver_of_the_chain(eps_of_norms)
         self.cob = drawn(self.quiver)
         self.optimizer = make(self.network.parameters(), **{"lr": 0.01, **options})
 
@@ -355,7 +357,7 @@ def test_the_certificate_shows_the_error_and_accepts_a_small_one() -> None:
 
 @pytest.mark.parametrize(
     ("make", "options"),
-    [(torch.optim.SGD, {"momentum": 0.9}), (torch.optim.Adam, {}), (torch.optim.RMSprop, {"eps": 0.0})],
+    [(torch.optim.SGD, {"momentum": 0.9}), (torch.optim.Adam, {}), (torch.optim.RMSprop, {})],
 )
 def test_the_state_of_an_optimizer_is_transported(make: Any, options: Any) -> None:
     """In evaluation mode, where the move is exact, the moved network trains as the plain one does in
