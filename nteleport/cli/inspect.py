@@ -87,8 +87,6 @@ def inspect(
     choice = network_choice(model or subject, model_args, dataset, input_shape, image_size)
     checkpoint = Path(subject) if model else None
     activations = activations or ("kept" if model else "conjugated")
-    if norms == "up_to_eps" and activations == "conjugated":
-        raise click.UsageError("--norms up_to_eps needs --activations kept")
     quiver = _analyze(choice, checkpoint, activations, norms, graph_file)
     rows = quiver.report()
     if csv_file is not None:
@@ -113,6 +111,9 @@ def _analyze(
     norms: Norms,
     graph_file: Path | None,
 ) -> Quiver:
+    if norms == "up_to_eps" and activations == "conjugated":
+        raise click.UsageError("--norms up_to_eps needs --activations kept")
+
     from nteleport.core.analysis import analyze
     from nteleport.networks.chosen import random_inputs
     from nteleport.randomness import generator_for
@@ -175,8 +176,8 @@ def moved_buffers(quiver: Quiver) -> list[str]:
     """How many running statistics move beside the parameters, where any may."""
     if quiver.norms == "exact":
         return []
-    corrected = len(quiver.corrections)
-    return ["", f"running statistics that move  {len(quiver.buffers)}, with {corrected} weights corrected for eps"]
+    count, corrected = len(quiver.buffers), len(quiver.corrections)
+    return ["", f"running statistics that move  {count}, with {corrected} weights corrected for eps"]
 
 
 def _admitted(quiver: Quiver) -> list[tuple[Layer, dict[str, int]]]:

@@ -90,8 +90,8 @@ def network_options(command: _Decorated) -> _Decorated:
 
 norms_option = click.option(
     "--norms", type=click.Choice(NORMS), default=NORMS[0], show_default=True,
-    help="Leave the inputs of normalizations as they are, or move them too, and running statistics with them, "
-    "which changes outputs by the order of eps / variance.",
+    help="Leave the inputs of normalizations as they are, or move them too, and running statistics with "
+    "them, which changes outputs by the order of eps / variance.",
 )  # fmt: skip
 
 

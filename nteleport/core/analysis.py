@@ -7,7 +7,7 @@ activation; the uses of the parameters that it records make up the quiver.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
@@ -61,12 +61,12 @@ def analyze(
     entries then, ``Quiver.admits`` says what each may be, and ``Quiver.lost`` which operators forbid others.
     A network whose own code asks for its mode is traced in both, where it runs in both.
 
-    With ``norms="up_to_eps"`` the inputs of normalizations are free besides: positive, one entry per channel of
-    a batch or instance norm, per group of a group norm, and for all features of a layer or rms norm. Running
-    statistics move then (``Quiver.buffers``), and γ is corrected (``Quiver.corrections``), so that
-    normalization by running statistics stays exact. Normalization by the statistics of its input changes its
-    output by a relative ``eps / variance`` at most, for entries of at least 1, and ``eps / (τ² variance)``
-    below. Batch norms without γ keep their inputs pinned.
+    With ``norms="up_to_eps"`` the inputs of normalizations are free besides: positive, one entry per channel
+    of a batch or instance norm, per group of a group norm, and for all features of a layer or rms norm.
+    Running statistics move then (``Quiver.buffers``), and γ is corrected (``Quiver.corrections``), so that
+    normalization by running statistics stays exact. Normalization by the statistics ``v`` of the input
+    changes its output by the factor ``exp(±eps |1/τ² − 1| / 2v)`` at most. Batch norms without γ, or whose
+    statistics or γ something else reads, keep their inputs pinned.
 
     The network is left unchanged: its mode, buffers, attributes, random states and device stay as they were.
 
@@ -250,41 +250,29 @@ def _build_quiver(
     if ties is not None:
         factors = {name: resolved_factors(each, ties) for name, each in factors.items()}
     buffers, corrections = ({}, ()) if ties is None else scaled_buffers(walks, ties)
-    factors |= {name: scaling.factors for name, scaling in buffers.items()}
     kept = torch.zeros(runs.count, dtype=torch.int64)
-    for each in factors.values():
+    for each in (*factors.values(), *(scaling.factors for scaling in buffers.values())):
         for factor in each:
             kept[factor.index.flatten()] = 1
     kept[at_outputs] = 0
     kept[0] = 0
     renumbered = torch.where(kept == 1, kept.cumsum(0), 0)
-    layers = []
-    for run in runs.layers:
-        entries = renumbered[run.start : run.start + run.size]
-        entries = entries[entries > 0]
-        if len(entries):
-            layers.append(Layer(run.name, int(entries[0]) - 1, len(entries)))
     aliases: dict[str, list[str]] = {}
     for alias, name in canonical_names(network).items():
         aliases.setdefault(name, []).append(alias)
     parameters = {}
-
-    def moved(name: str) -> tuple[Factor, ...]:
-        renamed = (Factor(renumbered[f.index], f.power) for f in factors.get(name, ()))
-        return tuple(factor for factor in renamed if bool(factor.index.any()))
-
     for name, parameter in network.named_parameters():
         scaling = ParameterScaling(
             parameter.shape,
-            moved(name),
+            _renumbered(factors.get(name, ()), renumbered),
             "untouched",
             fixed.get(name, ""),
             tuple(renumbered[_roots(labels, ties)] for labels in runs.by_parameter.get(name, ())),
         )
         parameters[name] = scaling if name in fixed else _explained(scaling, name, walk, aliases[name])
-    for each in corrections:
-        parameters[each.weight] = _corrected(parameters[each.weight])
-    quiver = Quiver(int(kept.sum()), parameters, tuple(layers), training)
+    for correction in corrections:
+        parameters[correction.weight] = _corrected(parameters[correction.weight])
+    quiver = Quiver(int(kept.sum()), parameters, tuple(_layers(runs, renumbered)), training)
     if ties is None:
         return quiver
     admits = tuple(ties.admitted(label) for label in kept.nonzero().flatten().tolist())
@@ -293,9 +281,27 @@ def _build_quiver(
         activations="kept",
         admits=admits,
         lost=lost_entries(runs.layers, kept, ties),
-        buffers={name: replace(scaling, factors=moved(name)) for name, scaling in buffers.items()},
+        buffers={
+            name: replace(scaling, factors=_renumbered(scaling.factors, renumbered))
+            for name, scaling in buffers.items()
+        },
         corrections=corrections,
     )
+
+
+def _layers(runs: Runs, renumbered: Tensor) -> Iterator[Layer]:
+    """The layers that own entries."""
+    for run in runs.layers:
+        entries = renumbered[run.start : run.start + run.size]
+        entries = entries[entries > 0]
+        if len(entries):
+            yield Layer(run.name, int(entries[0]) - 1, len(entries))
+
+
+def _renumbered(factors: Iterable[Factor], renumbered: Tensor) -> tuple[Factor, ...]:
+    """Factors over entries of the extended CoB, without those that are 1."""
+    moved = (Factor(renumbered[f.index], f.power) for f in factors)
+    return tuple(factor for factor in moved if bool(factor.index.any()))
 
 
 def _roots(labels: Tensor, ties: Ties | None) -> Tensor:

@@ -183,7 +183,9 @@ def _check_buffers(network: nn.Module, quiver: Quiver) -> None:
     buffers = dict(network.named_buffers()) if quiver.buffers else {}
     for name, scaling in quiver.buffers.items():
         if name not in buffers or buffers[name].shape != scaling.shape:
-            found = f"has shape {tuple(buffers[name].shape)}" if name in buffers else "is none of this network"
+            found = (
+                f"has shape {tuple(buffers[name].shape)}" if name in buffers else "is none of this network"
+            )
             raise TeleportationError(
                 f"buffer {name} {found}, in the quiver it has {tuple(scaling.shape)}: "
                 "expected the quiver of this network, from nteleport.analyze"
@@ -191,7 +193,7 @@ def _check_buffers(network: nn.Module, quiver: Quiver) -> None:
 
 
 def refuse_buffers(quiver: Quiver, kind: str) -> None:
-    """Raise ``TeleportationError`` where a quiver scales buffers: ``kind`` teleports parameters alone, and they
+    """Raise ``TeleportationError`` where a quiver scales buffers: ``kind`` teleports parameters alone, which
     would not fit the running statistics beside them."""
     if quiver.buffers:
         raise TeleportationError(

@@ -59,9 +59,9 @@ class Teleported:
 
         They are divided by the factors that multiplied them, one rounding per factor: directly after the
         move they are the weights before to two units in the last place, and exactly those where all entries
-        are powers of two, but for weights of normalizations that were corrected for ``eps``. Running statistics
-        that moved move back, too. Gradients and the optimizer's state move back likewise where they were
-        transported; a state that was reset is reset again, a state that was kept is left alone.
+        are powers of two (weights of normalizations that were corrected for ``eps``: to three units). Running
+        statistics that moved move back, too. Gradients and the optimizer's state move back likewise where
+        they were transported; a state that was reset is reset again, a state that was kept is left alone.
 
         Raises:
             TeleportationError: it was undone already, or the network has other parameters now.
@@ -291,9 +291,7 @@ def _reset(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> None:
             optimizer.state[parameter].update(fresh.state.get(parameter, {}))
 
 
-def _usable(
-    quiver: Quiver, cob: Tensor, state: Mapping[str, Tensor], optimizer: Optimizer | None
-) -> Tensor:
+def _usable(quiver: Quiver, cob: Tensor, state: Mapping[str, Tensor], optimizer: Optimizer | None) -> Tensor:
     """The change of basis in the dtype and on the device of the parameters, checked."""
     parameters = [tensor for name, tensor in state.items() if name not in quiver.buffers]
     device = parameters[0].device if parameters else torch.device("cpu")

@@ -78,12 +78,11 @@ def movable_buffers(network: nn.Module, changed: Collection[str] = ()) -> dict[s
     }
     fixed = {names[name] for name in changed if name in names} | _sharing(network, buffers=True).keys()
     for prefix, module in network.named_modules(remove_duplicate=False):
-        fixed |= {names[f"{prefix}.{n}".lstrip(".")] for n in module._non_persistent_buffers_set
-                  if f"{prefix}.{n}".lstrip(".") in names}  # fmt: skip
+        paths = (f"{prefix}.{name}".lstrip(".") for name in module._non_persistent_buffers_set)
+        fixed |= {names[path] for path in paths if path in names}
     for name, buffer in network.named_buffers():
-        if not buffer.is_floating_point() or buffer.layout != torch.strided:
-            fixed.add(name)
-        elif torch._debug_has_internal_overlap(buffer) == 1:
+        dense = buffer.is_floating_point() and buffer.layout == torch.strided
+        if not dense or torch._debug_has_internal_overlap(buffer) == 1:
             fixed.add(name)
     return {alias: name for alias, name in names.items() if name not in fixed}
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -33,8 +32,8 @@ from nteleport.core.weight_rules import normalization
 
 
 def scaled_normalization(node: Node, walk: Propagation) -> Flow | None:
-    """A normalization of a scaled input: its output carries fresh labels where it has a weight, and none where
-    it has not. What it cannot scale arrives as in ``normalize``."""
+    """A normalization of a scaled input: its output carries fresh labels where it has a weight, otherwise
+    none. What cannot move arrives as in ``normalize``."""
     given = arguments(node)
     labels, weight = walk.labels_of(given["input"]), walk.parameter(given.get("weight"))
     if labels is None or not _is_alone(node):
@@ -66,14 +65,12 @@ def _tie(labels: Tensor, node: Node, walk: Propagation) -> None:
     assert walk.ties is not None
     given, name = arguments(node), operator_name(node)
     groups = given.get("num_groups", given.get("group"))
-    if "normalized_shape" in given:
-        axes = range(-len(given["normalized_shape"]), 0)
-    elif groups is None:
-        axes = (a for a in range(labels.dim()) if a != 1)
-    else:
+    if groups is not None:
         labels = labels.reshape(labels.shape[0], groups, -1, *labels.shape[2:])
-        axes = (a for a in range(labels.dim()) if a != 1)
-    walk.ties.restrict(walk.ties.tie_along(labels, list(axes), name), "positive", name)
+    axes = [axis for axis in range(labels.dim()) if axis != 1]
+    if "normalized_shape" in given:
+        axes = list(range(-len(given["normalized_shape"]), 0))
+    walk.ties.restrict(walk.ties.tie_along(labels, axes, name), "positive", name)
 
 
 def _statistics(given: Mapping[str, Any], labels: Tensor, walk: Propagation) -> Statistics | None:

@@ -66,8 +66,8 @@ def _require_positive(task: Task) -> None:
         )
     if quiver.norms == "up_to_eps":
         raise TeleportationError(
-            "path_conditioning is not defined where inputs of normalizations move, since paths through these do "
-            "not: expected a quiver with norms='exact'"
+            "path_conditioning is not defined where inputs of normalizations move, since paths through these "
+            "do not: expected a quiver with norms='exact'"
         )
     refused = ~task.scalable
     if not bool(refused.any()):

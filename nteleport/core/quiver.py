@@ -247,7 +247,9 @@ def factor_scales(
     powers = {1: extended, -1: extended.reciprocal()}
     if quiver.buffers:
         powers |= {2 * power: each.square() for power, each in powers.items()}
-    wanted = ((name, quiver.scaling(name).factors) for name in (quiver.parameters if names is None else names))
+    wanted = (
+        (name, quiver.scaling(name).factors) for name in (quiver.parameters if names is None else names)
+    )
     return {
         name: tuple(powers[f.power][f.index.to(cob.device)] for f in factors)
         for name, factors in wanted

@@ -474,7 +474,7 @@ class TestCommand:
             assert (code, "0  1 positive\n" in out) == (0, bool(words))
             assert ("running statistics that move  0" in out) == bool(words)
         code, _, err = self.run("teleport", tmp_path / "w.pt", *options, "--norms", "eps", "-o", "x.pt")
-        assert (code, "up_to_eps" in err) == (2, True)
+        assert (code, "'up-to-eps'" in err) == (2, True)
 
     def test_inspect_asks_for_the_network_of_a_checkpoint(self, tmp_path: Path, file: Path) -> None:
         code, out, err = self.run("inspect", tmp_path / "w.pt")

@@ -133,8 +133,8 @@ def test_with_activations_kept_the_free_entries_are_listed_by_layer() -> None:
 
 
 def test_inputs_of_norms_are_free_where_asked() -> None:
-    """VGG-11-BN has 2,752 channels in 8 convolutions, each with a batch norm: free before it and after it, and
-    the 2 × 4,096 neurons of its hidden linear layers."""
+    """VGG-11-BN has 2,752 channels in 8 convolutions, each with a batch norm: free before it and after it,
+    and the 2 × 4,096 neurons of its hidden linear layers."""
     words = ["vgg11_bn", "--activations", "kept", "--norms", "up_to_eps"]
     code, out, _ = inspect(*words, "--json")
     found = json.loads(out)

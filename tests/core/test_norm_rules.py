@@ -217,8 +217,8 @@ NORMS: dict[str, tuple[Callable[[float], nn.Module], int]] = {
 def test_the_error_by_statistics_of_the_input_is_bounded_by_eps_over_the_variance(norm: str) -> None:
     """With ``y = γ (x − μ) / √(v + ε) + β`` the moved layer gives ``y' − β = ρ (y − β)``. Without running
     statistics ``ρ² = (v + ε) / (v + ε / τ²)``, so that ``|log ρ| ≤ ε |1/τ² − 1| / 2v``. γ of a batch norm is
-    corrected by the square root of ``(u + ε / τ²) / (u + ε)``, of the running variance u, which goes the other
-    way: with the smaller of v and u the bound holds as well."""
+    corrected by the square root of ``(u + ε / τ²) / (u + ε)``, of the running variance u, which goes the
+    other way: with the smaller of v and u the bound holds as well."""
     make, entries = NORMS[norm]
     errors = []
     for eps in (0.1, 1e-3, 1e-5, 1e-16):
@@ -351,7 +351,7 @@ def test_the_certificate_shows_the_error_and_accepts_a_small_one() -> None:
     assert further["train, given inputs"] == pytest.approx(
         float((before - after).abs().max() / torch.stack([before, after]).abs().max()), rel=1e-6
     )
-    with pytest.raises(TeleportationError, match="more than the tolerance of 1.0e-09"):
+    with pytest.raises(TeleportationError, match=r"more than the tolerance of 1\.0e-09"):
         Problem(1e-5).teleport(tolerance=1e-9)
 
 
@@ -478,12 +478,12 @@ def test_counts_of_a_chain() -> None:
 @pytest.mark.parametrize(
     ("model", "size", "count", "statistics"),
     [
-        # 2,880 exactly. The stem reads 64 channels into its norm, a stage of width w four times w (two blocks of
-        # two convolutions), its projection w once, from the second stage on:
+        # 2,880 exactly. The stem reads 64 channels into its norm, a stage of width w four times w (two blocks
+        # of two convolutions), its projection w once, from the second stage on:
         # 64 + 4 (64 + 128 + 256 + 512) + (128 + 256 + 512) = 64 + 3,840 + 896 = 4,800. 20 batch norms.
         ("resnet18", 64, 2880 + 4800, 2 * 20),
-        # 12,416 exactly: 8,192 of the two hidden linear layers, and 2·64 + 2·128 + 3·256 + 6·512 = 4,224 after
-        # the 13 batch norms. As many again before them: 16,640, as many as in the paper's form.
+        # 12,416 exactly: 8,192 of the two hidden linear layers, and 2·64 + 2·128 + 3·256 + 6·512 = 4,224
+        # after the 13 batch norms. As many again before them: 16,640, as many as in the paper's form.
         ("vgg16_bn", 32, 12416 + 4224, 2 * 13),
     ],
 )
@@ -600,9 +600,10 @@ def test_other_statistics_of_a_norm_pin() -> None:
 
 
 def test_norms_without_parameters_free_what_they_read() -> None:
-    network = Wired(
-        lambda n, x: n.b(F.layer_norm(n.a(x), (4,), eps=NEXT_TO_NOTHING)), a=nn.Linear(3, 4), b=nn.Linear(4, 2)
-    )
+    def forward(n: Any, x: Tensor) -> Tensor:
+        return n.b(F.layer_norm(n.a(x), (4,), eps=NEXT_TO_NOTHING))
+
+    network = Wired(forward, a=nn.Linear(3, 4), b=nn.Linear(4, 2))
     x = torch.randn(5, 3)
     quiver = up_to_eps(network, x)
     assert quiver.admits == ("positive",)
@@ -639,14 +640,14 @@ def test_changes_of_basis_are_chosen(objective: Any) -> None:
 
 def test_what_cannot_move_buffers_says_so() -> None:
     network, quiver = chain(), quiver_of_the_chain()
-    for made in (
+    for refused in (
         lambda: TeleportableModel(network, IMAGES, quiver),
         lambda: TeleportedOptimizer(network, quiver, torch.optim.SGD, lr=0.1),
         lambda: choose_cob(quiver, network, "nearest", target=dict(network.named_parameters())),
     ):
-        with pytest.raises(TeleportationError, match=r"bn1.running_mean.*norms='exact', or nteleport.teleport_"):
-            made()
-    with pytest.raises(TeleportationError, match="path_conditioning is not defined .* norms='exact'"):
+        with pytest.raises(TeleportationError, match=r"bn1.running_mean.*norms='exact', or nteleport.tel"):
+            refused()
+    with pytest.raises(TeleportationError, match=r"path_conditioning is not defined .* norms='exact'"):
         choose_cob(quiver, network, "path_conditioning", batches=[(IMAGES, None)])
     with pytest.raises(TeleportationError, match=r"bn1.weight moves together with bn1.running_var"):
         teleported(dict(network.named_parameters()), quiver, drawn(quiver))
@@ -669,7 +670,7 @@ def test_wrong_words_are_refused() -> None:
         analyze(network, IMAGES, activations="kept", norms="upto")  # type: ignore[arg-type]
     with pytest.raises(AnalysisError, match="only with activations kept"):
         analyze(network, IMAGES, norms="up_to_eps")
-    with pytest.raises(TeleportationError, match="unknown norms 'upto_eps'.*up_to_eps"):
+    with pytest.raises(TeleportationError, match=r"unknown norms 'upto_eps'.*up_to_eps"):
         teleport_(network, IMAGES, norms="upto_eps")  # type: ignore[arg-type]
     exact = analyze(network, IMAGES, activations="kept")
     with pytest.raises(TeleportationError, match="this quiver has norms='exact'"):
@@ -679,7 +680,7 @@ def test_wrong_words_are_refused() -> None:
 def test_buffers_of_another_network_are_refused() -> None:
     network, quiver = chain(), quiver_of_the_chain()
     network.bn1.register_buffer("running_var", torch.ones(1))
-    with pytest.raises(TeleportationError, match=r"bn1.running_var has shape \(1,\), in the quiver .* \(6,\)"):
+    with pytest.raises(TeleportationError, match=r"bn1.running_var has shape \(1,\), in .* \(6,\)"):
         teleport_(network, IMAGES, quiver=quiver)
 
 
@@ -690,7 +691,7 @@ def test_a_running_variance_that_cannot_move_is_refused() -> None:
     start = state(network)
     cob = torch.full((quiver.cob_size,), 3.0)
     for certificate in (True, False):
-        with pytest.raises(TeleportationError, match=r"bn1.weight .* variance that is negative or not finite"):
+        with pytest.raises(TeleportationError, match=r"bn1.weight .* variance that is negative or not"):
             teleport_(network, IMAGES, quiver=quiver, cob=cob, certificate=certificate)
     assert_same(state(network), start, 0)
 
