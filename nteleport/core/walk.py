@@ -345,6 +345,8 @@ class Propagation:
         self._note_readers(node, None, frozenset())
 
     def _note_readers(self, node: Node, statistics: Statistics | None, passed_on: Collection[str]) -> None:
+        if self.norms == "exact":
+            return
         for operand in node.all_input_nodes:
             view = self.parameters.get(operand)
             names = [self.buffers[operand]] if operand in self.buffers else view.names if view else ()
