@@ -66,7 +66,8 @@ def analyze(
     Running statistics move then (``Quiver.buffers``), and γ is corrected (``Quiver.corrections``), so that
     normalization by running statistics stays exact. Normalization by the statistics ``v`` of the input
     changes its output by the factor ``exp(±eps |1/τ² − 1| / 2v)`` at most. Batch norms without γ, or whose
-    statistics or γ something else reads, keep their inputs pinned.
+    statistics or γ something else reads, keep their inputs pinned; so do those in regions of autocast or
+    ``no_grad``, and in graphs with in-place operators on views, unless ``training`` is False.
 
     The network is left unchanged: its mode, buffers, attributes, random states and device stay as they were.
 

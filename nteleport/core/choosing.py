@@ -83,8 +83,8 @@ def choose_cob(
 
     Args:
         quiver: of the network, with activations conjugated or kept. With ``norms="up_to_eps"`` corrections
-            for ``eps`` are left out of account; ``nearest`` and ``path_conditioning`` do not take such a
-            quiver.
+            for ``eps`` are left out of account; ``path_conditioning`` takes no such quiver, and ``nearest``
+            none that moves running statistics.
         network: at the CoB of ones; it is left unchanged, and measured in its present mode. The loss is the
             cross-entropy.
         objective: a name of the table, or a function to minimize, ``(scales, parameters, gradients) ->

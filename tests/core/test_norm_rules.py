@@ -588,6 +588,29 @@ def test_a_batch_norm_whose_statistics_cannot_move_keeps_its_input(name: str) ->
         assert before.keys() == {name for name, p in exact.parameters.items() if p.factors}
 
 
+def in_a_region(n: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        h = n.norm(n.a(x))
+    return n.b(n.norm(h.relu()))
+
+
+def beside_views(n: Any, x: Tensor) -> Tensor:
+    h = n.norm(n.a(x))
+    h[:, :2].mul_(2.0)
+    return n.b(n.norm(h.relu()))
+
+
+@pytest.mark.parametrize("forward", [in_a_region, beside_views])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_trace_with_other_operators_of_batch_norm_keeps_both_modes(forward: Any, training: bool) -> None:
+    """In training mode they return new running statistics, and keep their inputs pinned."""
+    network = with_eps(norm_network(forward), NEXT_TO_NOTHING)
+    quiver = up_to_eps(network, IMAGES, training=training)
+    assert len(quiver.buffers) == (0 if training else 2)
+    for mode in (True, False):
+        assert change(network.train(mode), quiver, drawn(quiver)) < 1e-12
+
+
 def test_other_statistics_of_a_norm_pin() -> None:
     def forward(n: Any, x: Tensor) -> Tensor:
         h, mean, _ = torch.native_layer_norm(n.a(x), [4], n.norm.weight, n.norm.bias, 1e-5)
