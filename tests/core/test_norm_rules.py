@@ -719,6 +719,15 @@ def test_a_running_variance_that_cannot_move_is_refused() -> None:
     assert_same(state(network), start, 0)
 
 
+def test_a_dead_channel_without_eps_is_left_alone() -> None:
+    """Its layer divides by 0, before as after; its weight must not become anything but a number."""
+    network, quiver = chain(0.0), up_to_eps(Chain(0.0), IMAGES)
+    with torch.no_grad():
+        network.bn1.running_var[2] = 0.0
+    found = corrections(quiver, drawn(quiver), network.state_dict())
+    torch.testing.assert_close(found["bn1.weight"], torch.ones(6))
+
+
 def test_the_report_says_what_is_corrected() -> None:
     reasons = {row.name: (row.status, row.reason) for row in quiver_of_the_chain().report()}
     assert reasons["bn1.weight"] == ("teleported", "batch_norm: output side scaled; corrected for eps")
