@@ -75,6 +75,11 @@ Activations = Literal["conjugated", "kept"]
 """``conjugated``: activations become ``x ↦ τ f(x / τ)``, as in the paper. ``kept``: nothing but weights
 changes, so that teleported weights load into the unmodified network."""
 
+Norms = Literal["exact", "up_to_eps"]
+"""``exact``: the input of a normalization is not scaled. ``up_to_eps``: it is, and the ``eps`` beside its
+variance is what does not follow."""
+NORMS: tuple[Norms, ...] = get_args(Norms)
+
 Sampling = Literal["intra_landscape", "inter_landscape", "positive", "negative", "centered"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 

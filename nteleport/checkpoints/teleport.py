@@ -16,7 +16,7 @@ from nteleport.core.in_place import teleport_
 from nteleport.core.tracing import ExampleInputs
 from nteleport.errors import CheckpointError
 from nteleport.jobs.atomic import write_json_atomic
-from nteleport.vocabulary import Objective
+from nteleport.vocabulary import Norms, Objective
 
 
 def certificate_path(out: Path) -> Path:
@@ -35,6 +35,7 @@ def teleport_checkpoint(
     objective: Objective | None = None,
     generator: torch.Generator | None = None,
     description: str | None = None,
+    norms: Norms = "exact",
 ) -> Certificate:
     """Read weights, teleport them with activations kept, and write them with their certificate.
 
@@ -51,6 +52,7 @@ def teleport_checkpoint(
         cob_range, generator: of the change of basis, as for ``teleport_``.
         objective: choose the change of basis instead: one of ``choose_cob`` that needs no labels.
         description: what the example inputs are, for the certificate that is written.
+        norms: as for ``teleport_``; with ``up_to_eps`` running statistics in the file move with the weights.
 
     Returns:
         The certificate, as written to ``certificate_path(out)``: there, ``inputs`` is the description.
@@ -65,8 +67,9 @@ def teleport_checkpoint(
     load_into(network, checkpoint, as_stored=True)
     inputs = _in_dtype_of(network.eval(), example_inputs)
     done = teleport_(
-        network, inputs, cob_range=cob_range, objective=objective, generator=generator, certificate="full"
-    )
+        network, inputs, cob_range=cob_range, objective=objective, generator=generator, norms=norms,
+        certificate="full",
+    )  # fmt: skip
     write_back(network, checkpoint)
     write_checkpoint(checkpoint, out)
     assert done.certificate is not None

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nteleport.cli.network import NetworkChoice, model_type, network_choice, network_options
+from nteleport.cli.network import NetworkChoice, model_type, network_choice, network_options, norms_option
 from nteleport.cli.options import Command
 
 if TYPE_CHECKING:
-    from nteleport.core.quiver import Activations, Layer, Quiver, ReportRow
+    from nteleport.core.quiver import Activations, Layer, Norms, Quiver, ReportRow
 
 __all__ = ["inspect"]
 
@@ -37,6 +37,7 @@ COLORS = {"teleported": "green", "tied": "yellow", "untouched": "red"}
     help="Teleport as in the paper, or so that nothing but weights changes.  "
     "[default: kept for a CHECKPOINT, otherwise conjugated]",
 )
+@norms_option
 @click.option(
     "--json",
     "as_json",
@@ -65,6 +66,7 @@ def inspect(
     image_size: int | None,
     plugins: tuple[Path, ...],
     activations: Activations | None,
+    norms: Norms,
     as_json: bool,
     csv_file: Path | None,
     graph_file: Path | None,
@@ -86,7 +88,8 @@ def inspect(
         raise click.UsageError(f"{subject} is a file of weights: --model says which network they belong to")
     choice = network_choice(model or subject, model_args, dataset, input_shape, image_size)
     checkpoint = Path(subject) if model else None
-    quiver = _analyze(choice, checkpoint, activations or ("kept" if model else "conjugated"), graph_file)
+    activations = activations or ("kept" if model else "conjugated")
+    quiver = _analyze(choice, checkpoint, activations, norms, graph_file)
     rows = quiver.report()
     if csv_file is not None:
         _write_csv(rows, csv_file)
@@ -96,7 +99,7 @@ def inspect(
         _print_table(rows)
         click.echo()
         if quiver.activations == "kept":
-            for line in [*free_entries(quiver), "", *lost_entries(quiver)]:
+            for line in [*free_entries(quiver), "", *lost_entries(quiver), *moved_buffers(quiver)]:
                 click.echo(line)
             click.echo()
         for line in summary(quiver, rows):
@@ -104,8 +107,15 @@ def inspect(
 
 
 def _analyze(
-    choice: NetworkChoice, checkpoint: Path | None, activations: Activations, graph_file: Path | None
+    choice: NetworkChoice,
+    checkpoint: Path | None,
+    activations: Activations,
+    norms: Norms,
+    graph_file: Path | None,
 ) -> Quiver:
+    if norms == "up_to_eps" and activations == "conjugated":
+        raise click.UsageError("--norms up_to_eps needs --activations kept")
+
     from nteleport.core.analysis import analyze
 
     network = choice.build()
@@ -115,7 +125,7 @@ def _analyze(
 
         load_into(network, read_checkpoint(checkpoint))
     inputs = choice.inputs("inputs")
-    quiver = analyze(network, inputs, activations=activations)
+    quiver = analyze(network, inputs, activations=activations, norms=norms)
     if graph_file is not None:
         from nteleport.core.layer_graph import layer_graph
         from nteleport.plots.graph import write_graph
@@ -137,6 +147,7 @@ def plain(quiver: Quiver, rows: Sequence[ReportRow]) -> dict[str, object]:
         "lost": [lost._asdict() for lost in quiver.lost],
         "parameters": [row._asdict() for row in rows],
         "axes": quiver.axes(),
+        **({"norms": quiver.norms, "buffers": sorted(quiver.buffers)} if quiver.norms == "up_to_eps" else {}),
     }
 
 
@@ -159,6 +170,14 @@ def lost_entries(quiver: Quiver) -> list[str]:
         how = "pinned" if lost.pinned else "tied to others"
         lines.append(f"{lost.layer:{width}}  {lost.size:,} {how} by {lost.operator}")
     return ["entries of the paper's form that are lost", *(lines or ["none"])]
+
+
+def moved_buffers(quiver: Quiver) -> list[str]:
+    """How many running statistics move beside the parameters, where any may."""
+    if quiver.norms == "exact":
+        return []
+    count, corrected = len(quiver.buffers), len(quiver.corrections)
+    return ["", f"running statistics that move  {count}, with {corrected} weights corrected for eps"]
 
 
 def _admitted(quiver: Quiver) -> list[tuple[Layer, dict[str, int]]]:

@@ -13,12 +13,12 @@ from nteleport.cli.options import list_option, plugin_option
 from nteleport.data.catalog import DATASETS, DataSource, dataset_info
 from nteleport.plugins import check_reference, is_reference
 from nteleport.schema.yaml_source import Mark, Problems, parse_yaml
-from nteleport.vocabulary import MODEL_NAMES, canonical_name
+from nteleport.vocabulary import MODEL_NAMES, NORMS, canonical_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["NameType", "NetworkChoice", "model_type", "network_choice", "network_options"]
+__all__ = ["NameType", "NetworkChoice", "model_type", "network_choice", "network_options", "norms_option"]
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
@@ -117,6 +117,13 @@ def network_options(dataset_use: str) -> Callable[[_Decorated], _Decorated]:
         return command
 
     return add
+
+
+norms_option = click.option(
+    "--norms", type=click.Choice(NORMS), default=NORMS[0], show_default=True,
+    help="Leave the inputs of normalizations as they are, or move them too, and running statistics with "
+    "them, which changes outputs by the order of eps / variance.",
+)  # fmt: skip
 
 
 def network_choice(

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nteleport.cli.network import NameType, model_type, network_choice, network_options
+from nteleport.cli.network import NameType, model_type, network_choice, network_options, norms_option
 from nteleport.cli.options import Command, NamedPath
 from nteleport.vocabulary import OBJECTIVES
 
 if TYPE_CHECKING:
     from nteleport.core.certificate import Certificate
-    from nteleport.vocabulary import Objective
+    from nteleport.vocabulary import Norms, Objective
 
 __all__ = ["teleport"]
 
@@ -50,6 +50,7 @@ _RANGE = 0.9
     help="Choose the change of basis instead: balance, path_conditioning, or activation_range (on the "
     "inputs on which outputs are compared).",
 )
+@norms_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the change of basis.")
 @click.option("-o", "--out", type=_FILE, required=True, help="The file to write: .pt or .safetensors.")
 @click.option("--force", is_flag=True, help="Overwrite OUT and its certificate.")
@@ -64,6 +65,7 @@ def teleport(
     plugins: tuple[Path, ...],
     cob_range: float | None,
     objective: Objective | None,
+    norms: Norms,
     seed: int,
     out: Path,
     force: bool,
@@ -98,7 +100,8 @@ def teleport(
     certificate = teleport_checkpoint(
         checkpoint, network, inputs.tensor, out,
         overwrite=force, cob_range=_RANGE if cob_range is None else cob_range,
-        objective=objective, generator=generator_for("change of basis", seed), description=inputs.description,
+        objective=objective, generator=generator_for("change of basis", seed), norms=norms,
+        description=inputs.description,
     )  # fmt: skip
     click.echo(f"inputs       {inputs.description}")
     for line in described(certificate):

@@ -7,7 +7,7 @@ activation; the uses of the parameters that it records make up the quiver.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import reduce
@@ -21,9 +21,16 @@ from torch.fx import Graph, Node
 from nteleport.core.kept import lost_entries, noticing_mode_reads, resolved_factors, tie_walks
 from nteleport.core.labels import collapse, is_pinned, pinned
 from nteleport.core.mutations import region
-from nteleport.core.network_graph import Traced, canonical_names, trace_functional, unscalable
+from nteleport.core.network_graph import (
+    Traced,
+    canonical_names,
+    movable_buffers,
+    trace_functional,
+    unscalable,
+)
+from nteleport.core.norm_rules import scaled_buffers, tie_statistics
 from nteleport.core.parameter_views import whole
-from nteleport.core.quiver import Activations, Factor, Layer, ParameterScaling, Quiver
+from nteleport.core.quiver import Activations, Factor, Layer, Norms, ParameterScaling, Quiver, Status
 from nteleport.core.rules import LARGEST_CONSTANT, propagate
 from nteleport.core.ties import Ties
 from nteleport.core.tracing import ExampleInputs, as_call
@@ -36,6 +43,7 @@ from nteleport.core.walk import (
     result_shapes,
 )
 from nteleport.errors import AnalysisError
+from nteleport.vocabulary import NORMS
 
 
 def analyze(
@@ -44,6 +52,7 @@ def analyze(
     *,
     training: bool | None = None,
     activations: Activations = "conjugated",
+    norms: Norms = "exact",
 ) -> Quiver:
     """Find how a change of basis acts on ``network``.
 
@@ -51,6 +60,14 @@ def analyze(
     weights load into it, and its outputs are the same in training and evaluation mode. The quiver has fewer
     entries then, ``Quiver.admits`` says what each may be, and ``Quiver.lost`` which operators forbid others.
     A network whose own code asks for its mode is traced in both, where it runs in both.
+
+    With ``norms="up_to_eps"`` the inputs of normalizations are free besides: positive, one entry per channel
+    of a batch or instance norm, per group of a group norm, and for all features of a layer or rms norm.
+    Running statistics move then (``Quiver.buffers``), and γ is corrected (``Quiver.corrections``), so that
+    normalization by running statistics stays exact. Normalization by the statistics ``v`` of the input
+    changes its output by the factor ``exp(±eps |1/τ² − 1| / 2v)`` at most. Batch norms without γ, or whose
+    statistics or γ something else reads, keep their inputs pinned; so do those in regions of autocast or
+    ``no_grad``, and in graphs with in-place operators on views, unless ``training`` is False.
 
     The network is left unchanged: its mode, buffers, attributes, random states and device stay as they were.
 
@@ -62,18 +79,26 @@ def analyze(
             only in training are seen too, or in evaluation mode where that is not possible (BatchNorm on a
             single value per channel).
         activations: ``conjugated``, as in the paper, or ``kept``.
+        norms: ``exact``, or ``up_to_eps`` with activations kept.
 
     Returns:
         The quiver, its CoB entries numbered in execution order. Without any where nothing can move.
 
     Raises:
-        AnalysisError: the network cannot be traced; unknown ``activations``.
+        AnalysisError: the network cannot be traced; unknown ``activations`` or ``norms``, or a pair of them
+            that does not exist.
     """
     if not isinstance(network, nn.Module):
         raise AnalysisError(f"expected a torch.nn.Module, got {type(network).__name__}")
     if activations not in get_args(Activations):
         expected = " or ".join(get_args(Activations))
         raise AnalysisError(f"activations are {expected}, got {activations!r}")
+    if norms not in NORMS:
+        raise AnalysisError(f"norms are {' or '.join(NORMS)}, got {norms!r}")
+    if norms == "up_to_eps" and activations == "conjugated":
+        raise AnalysisError(
+            "norms are up_to_eps only with activations kept: conjugated normalizations are exact as they are"
+        )
     args, kwargs = as_call(example_inputs)
     with noticing_mode_reads(network) if activations == "kept" else nullcontext([]) as asked:
         traced = trace_functional(network, args, kwargs, training=training)
@@ -82,30 +107,33 @@ def analyze(
         runs = Runs()
         walk = Propagation(runs.fresh)
         at_outputs = _walk_traced(network, traced, fixed, walk)
-        return _build_quiver(network, walk, runs, at_outputs, fixed, traced.training)
+        return _build_quiver(network, [walk], runs, at_outputs, fixed, traced.training)
     ties = Ties()
     runs = Runs(ties)
-    walks = [_kept_walk(network, traced, fixed, runs, ties)]
+    walks = [_kept_walk(network, traced, fixed, runs, ties, norms)]
     if asked:
         with suppress(AnalysisError):  # a network may not run in the other mode at all
             other = trace_functional(network, args, kwargs, training=not traced.training)
-            walks.append(_kept_walk(network, other, fixed, Runs(ties, start=runs.count), ties))
+            walks.append(_kept_walk(network, other, fixed, Runs(ties, start=runs.count), ties, norms))
     tie_walks(walks, ties)
-    return _build_quiver(network, walks[0], runs, pinned((1,)), fixed, traced.training)
+    tie_statistics(walks, ties)
+    quiver = _build_quiver(network, walks, runs, pinned((1,)), fixed, traced.training)
+    return replace(quiver, norms=norms)
 
 
 def _kept_walk(
-    network: nn.Module, traced: Traced, fixed: Mapping[str, str], runs: Runs, ties: Ties
+    network: nn.Module, traced: Traced, fixed: Mapping[str, str], runs: Runs, ties: Ties, norms: Norms
 ) -> Propagation:
-    walk = Propagation(runs.fresh, ties)
+    walk = Propagation(runs.fresh, ties, norms)
     ties.pin(_walk_traced(network, traced, fixed, walk), "output")
     return walk
 
 
 def _walk_traced(network: nn.Module, traced: Traced, fixed: Mapping[str, str], walk: Propagation) -> Tensor:
     """Label every activation of a traced network; returns the labels that reach its outputs."""
-    graph, sources = traced.program.graph, Sources({}, [], {})
+    graph, sources = traced.program.graph, Sources({}, [], {}, {})
     names = canonical_names(network)
+    buffers = movable_buffers(network, traced.changed) if walk.norms == "up_to_eps" else {}
     kinds = {spec.arg.name: spec for spec in traced.program.graph_signature.input_specs}
     values = {**traced.program.state_dict, **traced.program.constants}
     for node in graph.find_nodes(op="placeholder"):
@@ -116,16 +144,20 @@ def _walk_traced(network: nn.Module, traced: Traced, fixed: Mapping[str, str], w
             sources.parameters[node] = names[str(spec.target)]
         elif spec.target not in traced.changed:
             sources.add_constant(node, values.get(str(spec.target)))
+            if spec.target in buffers:
+                sources.buffers[node] = buffers[str(spec.target)]
     walk_graph(graph, sources, walk)
     return _output_labels(graph, walk)
 
 
 class Sources(NamedTuple):
-    """Where the values of a graph come from: parameters by name, inputs, and constants."""
+    """Where the values of a graph come from: parameters by name, inputs, constants, and movable buffers by
+    name."""
 
     parameters: dict[Node, str]
     inputs: list[Node]
     constants: dict[Node, Tensor]
+    buffers: dict[Node, str]
 
     def add_constant(self, node: Node, value: object) -> None:
         """Record what ``node`` holds, if rules can use it: positions and masks, on the CPU like labels."""
@@ -136,6 +168,7 @@ class Sources(NamedTuple):
 def walk_graph(graph: Graph, sources: Sources, walk: Propagation) -> None:
     """Label every activation of an exported graph."""
     walk.constants.update(sources.constants)
+    walk.buffers.update(sources.buffers)
     for node in sources.inputs:
         shapes = result_shapes(node)
         walk.labels[node] = pinned(shapes) if isinstance(shapes, torch.Size) else None
@@ -161,8 +194,8 @@ def _walk_region(node: Node, graph: Graph, operands: Sequence[Any], walk: Propag
     """Walk the graph inside a region as if it stood in place of ``node``."""
     for placeholder, operand in zip(graph.find_nodes(op="placeholder"), operands, strict=True):
         placeholder.meta.setdefault("val", operand.meta.get("val"))
-        tables: Any = (walk.labels, walk.parameters, walk.parameter_lists, walk.constants, walk.ended_by)
-        for table in tables:
+        tables: Any = (walk.labels, walk.parameters, walk.parameter_lists, walk.constants)
+        for table in (*tables, walk.buffers, walk.ended_by):
             if operand in table:
                 table[placeholder] = table[operand]
     _walk(graph, walk)
@@ -207,49 +240,70 @@ def _output_labels(graph: Graph, walk: Propagation) -> Tensor:
 
 def _build_quiver(
     network: nn.Module,
-    walk: Propagation,
+    walks: Sequence[Propagation],
     runs: Runs,
     at_outputs: Tensor,
     fixed: Mapping[str, str],
     training: bool,
 ) -> Quiver:
     """Pin the labels at the outputs, number the others without gaps and turn uses into scalings."""
-    ties = runs.ties
+    walk, ties = walks[0], runs.ties
     factors = {name: used_factors(uses, name) for name, uses in walk.uses.items()}
     if ties is not None:
         factors = {name: resolved_factors(each, ties) for name, each in factors.items()}
+    buffers, corrections = ({}, ()) if ties is None else scaled_buffers(walks, ties)
     kept = torch.zeros(runs.count, dtype=torch.int64)
-    for each in factors.values():
+    for each in (*factors.values(), *(scaling.factors for scaling in buffers.values())):
         for factor in each:
             kept[factor.index.flatten()] = 1
     kept[at_outputs] = 0
     kept[0] = 0
     renumbered = torch.where(kept == 1, kept.cumsum(0), 0)
-    layers = []
-    for run in runs.layers:
-        entries = renumbered[run.start : run.start + run.size]
-        entries = entries[entries > 0]
-        if len(entries):
-            layers.append(Layer(run.name, int(entries[0]) - 1, len(entries)))
     aliases: dict[str, list[str]] = {}
     for alias, name in canonical_names(network).items():
         aliases.setdefault(name, []).append(alias)
     parameters = {}
     for name, parameter in network.named_parameters():
-        moved = (Factor(renumbered[f.index], f.power) for f in factors.get(name, ()))
         scaling = ParameterScaling(
             parameter.shape,
-            tuple(factor for factor in moved if bool(factor.index.any())),
+            _renumbered(factors.get(name, ()), renumbered),
             "untouched",
             fixed.get(name, ""),
             tuple(renumbered[_roots(labels, ties)] for labels in runs.by_parameter.get(name, ())),
         )
         parameters[name] = scaling if name in fixed else _explained(scaling, name, walk, aliases[name])
-    quiver = Quiver(int(kept.sum()), parameters, tuple(layers), training)
+    for correction in corrections:
+        parameters[correction.weight] = _corrected(parameters[correction.weight])
+    quiver = Quiver(int(kept.sum()), parameters, tuple(_layers(runs, renumbered)), training)
     if ties is None:
         return quiver
     admits = tuple(ties.admitted(label) for label in kept.nonzero().flatten().tolist())
-    return replace(quiver, activations="kept", admits=admits, lost=lost_entries(runs.layers, kept, ties))
+    return replace(
+        quiver,
+        activations="kept",
+        admits=admits,
+        lost=lost_entries(runs.layers, kept, ties),
+        buffers={
+            name: replace(scaling, factors=_renumbered(scaling.factors, renumbered))
+            for name, scaling in buffers.items()
+        },
+        corrections=corrections,
+    )
+
+
+def _layers(runs: Runs, renumbered: Tensor) -> Iterator[Layer]:
+    """The layers that own entries."""
+    for run in runs.layers:
+        entries = renumbered[run.start : run.start + run.size]
+        entries = entries[entries > 0]
+        if len(entries):
+            yield Layer(run.name, int(entries[0]) - 1, len(entries))
+
+
+def _renumbered(factors: Iterable[Factor], renumbered: Tensor) -> tuple[Factor, ...]:
+    """Factors over entries of the extended CoB, without those that are 1."""
+    moved = (Factor(renumbered[f.index], f.power) for f in factors)
+    return tuple(factor for factor in moved if bool(factor.index.any()))
 
 
 def _roots(labels: Tensor, ties: Ties | None) -> Tensor:
@@ -286,6 +340,12 @@ def _explained(
         ties.append("shared by " + ", ".join(aliases))
     reason = "; ".join([_sides(uses[0].operator, scaling.factors), *ties])
     return replace(scaling, status="tied" if ties else "teleported", reason=reason)
+
+
+def _corrected(scaling: ParameterScaling) -> ParameterScaling:
+    """The scaling of a weight that is corrected for the scale of a running variance."""
+    status: Status = "tied" if scaling.status == "tied" else "teleported"
+    return replace(scaling, status=status, reason=f"{scaling.reason}; corrected for eps")
 
 
 def _why_lost(use: Use, ties: Ties | None) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
-from nteleport.core.checks import check_move, check_network, checked_cob
+from nteleport.core.checks import check_move, check_network, checked_cob, refuse_buffers
 from nteleport.core.coordinates import Coordinates, PlainCoordinates, TeleportedCoordinates
 from nteleport.core.optimizer_state import check_state, check_transportable, initial_state
 from nteleport.core.quiver import Quiver, cob_dtype, factor_scales
@@ -49,8 +49,9 @@ def attach(optimizer: Optimizer, network: nn.Module, quiver: Quiver) -> Attachme
         quiver: from ``nteleport.analyze``.
 
     Raises:
-        TeleportationError: the quiver is of another network, the optimizer trains nothing of it or is
-            attached already, or parameters are sharded (FSDP).
+        TeleportationError: the quiver is of another network or moves running statistics
+            (``norms="up_to_eps"``), the optimizer trains nothing of it or is attached already, or parameters
+            are sharded (FSDP).
     """
     return Attachment(optimizer, network, quiver)
 
@@ -79,6 +80,7 @@ class Attachment:
             )
         network = _unwrapped(network)
         check_network(network, quiver, {})
+        refuse_buffers(quiver, "an attached optimizer")
         self.optimizer, self.network, self.quiver = optimizer, network, quiver
         self._stepped = self._parameters_of_groups()
         ours = {id(p) for p in self._stepped}
@@ -290,8 +292,8 @@ class Attachment:
         now = self._parameters_of_groups()
         if len(now) != len(self._stepped) or any(a is not b for a, b in zip(now, self._stepped, strict=True)):
             raise TeleportationError(
-                f"parameters of this {type(self.optimizer).__name__} were added, removed or replaced after it "
-                "was attached: detach it before, and attach it again"
+                f"parameters of this {type(self.optimizer).__name__} were added, removed or replaced after "
+                "it was attached: detach it before, and attach it again"
             )
 
     def _checked(self, cob: Tensor) -> Tensor:

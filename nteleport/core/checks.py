@@ -81,9 +81,9 @@ def check_scales(quiver: Quiver, cob: Tensor, parameters: Mapping[str, Tensor], 
     extent = _extent(cob)
     for name, parameter in parameters.items():
         narrow = _narrow(parameter, cob)
-        # A scale has at most one factor of each power.
+        # A scale has at most one factor of each power, or one that is squared.
         room = min(math.log(_range(narrow)) / 2, math.log(_range(cob.dtype)) / (2 * power)) - 0.01
-        if extent > room and name in quiver.parameters and quiver.parameters[name].factors:
+        if extent > room and quiver.knows(name) and quiver.scaling(name).factors:
             _check_scale(name, factor_scales(quiver, cob, [name])[name], narrow, power)
 
 
@@ -103,7 +103,7 @@ def check_move(
     extent = _extent(old) + _extent(new / old)
     for name, parameter in parameters.items():
         narrow = _narrow(parameter, new)
-        if extent > math.log(_range(narrow)) / 2 - 0.01 and name in quiver.parameters:
+        if extent > math.log(_range(narrow)) / 2 - 0.01 and quiver.knows(name):
             _check_way(quiver, name, new / old, old, narrow)
 
 
@@ -155,7 +155,8 @@ def check_network(network: nn.Module, quiver: Quiver, parameters: Mapping[str, T
     """Raise ``TeleportationError`` unless the quiver knows these parameters of a network, by name and
     shape; all of them, and no others, if None.
 
-    A quiver without entries moves nothing, so it fits any network: baselines are trained with one.
+    Buffers that the quiver scales must be there, too. A quiver without entries moves nothing, so it fits any
+    network: baselines are trained with one.
     """
     for value, kind in ((network, nn.Module), (quiver, Quiver)):
         if not isinstance(value, kind):
@@ -169,9 +170,33 @@ def check_network(network: nn.Module, quiver: Quiver, parameters: Mapping[str, T
                 f"parameter {name} has shape {tuple(parameter.shape)}, in the quiver {found}: "
                 "expected the quiver of this network, from nteleport.analyze"
             )
+    _check_buffers(network, quiver)
     unknown = [name for name in quiver.parameters if name not in named] if parameters is None else []
     if unknown and quiver.cob_size:
         raise TeleportationError(
             f"the quiver has parameter {unknown[0]}, which this network has not: "
             "expected the quiver of this network, from nteleport.analyze"
+        )
+
+
+def _check_buffers(network: nn.Module, quiver: Quiver) -> None:
+    buffers = dict(network.named_buffers()) if quiver.buffers else {}
+    for name, scaling in quiver.buffers.items():
+        if name not in buffers or buffers[name].shape != scaling.shape:
+            found = (
+                f"has shape {tuple(buffers[name].shape)}" if name in buffers else "is none of this network"
+            )
+            raise TeleportationError(
+                f"buffer {name} {found}, in the quiver it has {tuple(scaling.shape)}: "
+                "expected the quiver of this network, from nteleport.analyze"
+            )
+
+
+def refuse_buffers(quiver: Quiver, kind: str) -> None:
+    """Raise ``TeleportationError`` where a quiver scales buffers: ``kind`` teleports parameters alone, which
+    would not fit the running statistics beside them."""
+    if quiver.buffers:
+        raise TeleportationError(
+            f"this quiver (norms='up_to_eps') moves running statistics such as {next(iter(quiver.buffers))}, "
+            f"and {kind} moves parameters alone: expected norms='exact', or nteleport.teleport_"
         )

@@ -84,7 +84,9 @@ def choose_cob(
     is the same for the same arguments.
 
     Args:
-        quiver: of the network, with activations conjugated or kept.
+        quiver: of the network, with activations conjugated or kept. With ``norms="up_to_eps"`` corrections
+            for ``eps`` are left out of account; ``path_conditioning`` takes no such quiver, and ``nearest``
+            none that moves running statistics.
         network: at the CoB of ones; it is left unchanged, and measured in its present mode.
         objective: a name of the table, or a function to minimize, ``(scales, parameters, gradients) ->
             Tensor``. All three are by parameter name, in the shape of each parameter; parameters and

@@ -17,17 +17,26 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from nteleport.core.analysis import analyze
-from nteleport.core.certificate import Certificate, Snapshot
+from nteleport.core.certificate import UP_TO_EPS_TOLERANCE, Certificate, Snapshot
 from nteleport.core.checks import check_network, checked_cob
 from nteleport.core.choosing import choose_cob
 from nteleport.core.cob import admitted_cob, sample_cob
 from nteleport.core.objectives import UserFunction
 from nteleport.core.optimizer_state import check_transportable, transport
-from nteleport.core.quiver import Activations, Quiver, cob_dtype, factor_scales, scales
+from nteleport.core.quiver import (
+    Activations,
+    Norms,
+    Quiver,
+    cob_dtype,
+    corrections,
+    factor_scales,
+    scales,
+)
 from nteleport.core.scaling import divide, fast_factors, multiply, multiply_sparse
 from nteleport.core.tracing import ExampleInputs, as_call
 from nteleport.errors import TeleportationError, nearest
-from nteleport.vocabulary import OPTIMIZER_STATES, Objective, OptimizerState, Sampling
+from nteleport.randomness import wide_dtype
+from nteleport.vocabulary import NORMS, OPTIMIZER_STATES, Objective, OptimizerState, Sampling
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
@@ -50,8 +59,9 @@ class Teleported:
 
         They are divided by the factors that multiplied them, one rounding per factor: directly after the
         move they are the weights before to two units in the last place, and exactly those where all entries
-        are powers of two. Gradients and the optimizer's state move back likewise where they were
-        transported; a state that was reset is reset again, a state that was kept is left alone.
+        are powers of two (weights of normalizations that were corrected for ``eps``: to three units). Running
+        statistics that moved move back, too. Gradients and the optimizer's state move back likewise where
+        they were transported; a state that was reset is reset again, a state that was kept is left alone.
 
         Raises:
             TeleportationError: it was undone already, or the network has other parameters now.
@@ -77,6 +87,7 @@ def teleport_(
     optimizer: Optimizer | None = None,
     optimizer_state: OptimizerState = "transport",
     activations: Activations = "kept",
+    norms: Norms = "exact",
     certificate: bool | Literal["full"] = True,
     tolerance: float | None = None,
 ) -> Teleported:
@@ -101,11 +112,13 @@ def teleport_(
             (a second moment), except for the ``eps`` inside RMSprop's and Adamax's; ``reset`` starts it
             afresh; ``keep`` leaves the numbers as they are.
         activations: only ``kept`` can be in place.
+        norms: ``up_to_eps`` also moves the inputs of normalizations, and running statistics with them, see
+            ``nteleport.analyze``: outputs change by the order of ``eps / variance``.
         certificate: compare outputs before and after, by two forward passes; ``"full"`` also in both modes,
             in float64 and on random inputs. Without one, no copy is made and nothing can be rolled back.
         tolerance: the largest relative change of outputs that is accepted; None for the square root of the
             machine epsilon of the coarsest dtype of weights and outputs (3.5e-4 in float32, 1.5e-8 in
-            float64; on a GPU float32 counts as TF32, 0.03).
+            float64; on a GPU float32 counts as TF32, 0.03), and with ``norms="up_to_eps"`` at least 0.01.
 
     Returns:
         The certificate, the change of basis, the quiver, and ``undo()``.
@@ -116,18 +129,21 @@ def teleport_(
             that changed by more than ``tolerance``; in any case weights and states are as before, bit for
             bit.
     """
-    _check_words(network, optimizer, optimizer_state, activations, certificate, tolerance)
+    _check_words(network, optimizer, optimizer_state, activations, norms, certificate, tolerance)
     if cob is not None and objective is not None:
         raise TeleportationError("a change of basis is either given or chosen by an objective, not both")
     if quiver is None:
-        quiver = analyze(network, example_inputs, activations="kept")
+        quiver = analyze(network, example_inputs, activations="kept", norms=norms)
     check_network(network, quiver)
     if quiver.activations != "kept":
         raise TeleportationError(
             "this quiver conjugates activations: expected one from nteleport.analyze with activations='kept'"
         )
-    parameters = dict(network.named_parameters())
-    _check_parameters(parameters)
+    if norms == "up_to_eps" and quiver.norms == "exact":
+        raise TeleportationError("this quiver has norms='exact': expected one from nteleport.analyze with "
+                                 "norms='up_to_eps', or none")  # fmt: skip
+    state = _state(network, quiver)
+    _check_tensors(state)
     if objective is not None:
         batches = [(as_call(example_inputs), None)]
         cob = choose_cob(quiver, network, objective, batches=batches, generator=generator).cob
@@ -135,13 +151,17 @@ def teleport_(
         cob = admitted_cob(
             quiver, sample_cob(quiver.cob_size, cob_range, sampling, generator=generator), generator
         )
-    move = _Move(network, quiver, _usable(quiver, cob, parameters, optimizer), optimizer, optimizer_state)
+    move = _Move(network, quiver, _usable(quiver, cob, state, optimizer), optimizer, optimizer_state)
+    move.check()
     if certificate is False:
         move.weights(network)
         found = None
     else:
         snapshot = Snapshot(network, example_inputs, full=certificate == "full")
-        found = _certified(move, snapshot, snapshot.tolerance if tolerance is None else tolerance)
+        if tolerance is None:
+            inexact = UP_TO_EPS_TOLERANCE if quiver.norms == "up_to_eps" else 0.0
+            tolerance = max(snapshot.tolerance, inexact)
+        found = _certified(move, snapshot, tolerance)
     move.companions()
     return Teleported(move, found)
 
@@ -153,10 +173,16 @@ def _certified(move: _Move, snapshot: Snapshot, tolerance: float) -> Certificate
         certificate = snapshot.certify(move.quiver, move.cob, move.weights)
         change = certificate.largest_relative
         if not change <= tolerance:
+            reason = "its outputs are that sensitive to rounding"
+            if move.quiver.norms == "up_to_eps":
+                reason = (
+                    "a variance that it normalizes by is not large against eps: take entries nearer to 1, or "
+                    "norms='exact'"
+                )
             raise TeleportationError(
                 f"the outputs changed by {change:.1e} of their largest value, more than the tolerance of "
                 f"{tolerance:.1e}; the weights are restored. Either the quiver does not belong to this "
-                "network, or its outputs are that sensitive to rounding"
+                f"network, or {reason}"
             )
     except BaseException:
         snapshot.restore()
@@ -177,21 +203,34 @@ class _Move:
     ) -> None:
         self.network, self.quiver, self.cob = network, quiver, cob
         self._optimizer, self._optimizer_state = optimizer, optimizer_state
+        self._corrected = {name for c in quiver.corrections for name in (c.weight, c.variance)}
 
     @torch.no_grad()
     def weights(self, network: nn.Module, *, back: bool = False) -> None:
-        """Move the weights of ``network``: this one, or a copy in another dtype."""
-        (divide if back else multiply)(*self._with_factors(dict(network.named_parameters())))
+        """Move the weights of ``network``, and its running statistics where the quiver moves them: of this
+        network, or of a copy in another dtype."""
+        state = _state(network, self.quiver)
+        extra = self._corrections(network, moved=back)
+        (divide if back else multiply)(*self._with_factors(state, extra))
+
+    def check(self) -> None:
+        """Raise ``TeleportationError`` unless the corrections of this network are numbers."""
+        for name, factor in self._corrections(self.network, moved=False).items():
+            if not bool((factor > 0).all()):
+                raise TeleportationError(
+                    f"{name} belongs to a running variance that is negative or not finite: it cannot move"
+                )
 
     @torch.no_grad()
     def companions(self, *, back: bool = False) -> None:
         """Move the gradients and the optimizer's state, after the weights."""
         parameters = dict(self.network.named_parameters())
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        extra = self._corrections(self.network, moved=not back)
         sparse = {name: gradients.pop(name) for name, g in list(gradients.items()) if g.is_sparse}
-        (multiply if back else divide)(*self._with_factors(gradients))
+        (multiply if back else divide)(*self._with_factors(gradients, extra))
         for name, gradient in sparse.items():
-            factors = self._with_factors({name: parameters[name]})[1].get(name, [])
+            factors = self._with_factors({name: parameters[name]}, {})[1].get(name, [])
             multiply_sparse(gradient, factors if back else [f.reciprocal() for f in factors])
         if self._optimizer is None or self._optimizer_state == "keep":
             return
@@ -199,23 +238,45 @@ class _Move:
             _reset(self._optimizer, parameters)
             return
         for name, parameter in parameters.items():  # one by one: a whole scale has the size of a weight
-            for scale in scales(self.quiver, self.cob, expand=False, names=[name]).values():
+            found = scales(self.quiver, self.cob, expand=False, names=[name])
+            if name in extra:
+                found[name] = found.get(name, 1) * extra[name]
+            for scale in found.values():
                 scale = scale.to(parameter.device)
                 transport(self._optimizer, {parameter: scale.reciprocal() if back else scale})
 
     def _with_factors(
-        self, tensors: Mapping[str, Tensor]
+        self, tensors: Mapping[str, Tensor], extra: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-        """Tensors without their graphs, and the factors of each."""
+        """Tensors without their graphs, and the factors of each, ``extra`` ones included."""
         plain = {name: tensor.detach() for name, tensor in tensors.items()}
         cob = self.cob
         if any(tensor.dtype in (torch.float64, torch.complex128) for tensor in plain.values()):
             cob = cob.double()
         found = factor_scales(self.quiver, cob, plain)
+        found |= {n: (*found.get(n, ()), extra[n].to(cob.dtype)) for n in extra if n in plain}
         return plain, {
             name: fast_factors(plain[name], tuple(f.to(plain[name].device) for f in factors))
             for name, factors in found.items()
         }
+
+    @torch.no_grad()
+    def _corrections(self, network: nn.Module, *, moved: bool) -> dict[str, Tensor]:
+        """What multiplies weights of normalizations besides their scales, from the running statistics before
+        the move or, ``moved``, after it."""
+        if not self.quiver.corrections:
+            return {}
+        wide = wide_dtype(self.cob.device)
+        named = _state(network, self.quiver).items()
+        state = {name: tensor.to(wide) for name, tensor in named if name in self._corrected}
+        found = corrections(self.quiver, self.cob.to(wide), state, power=-1 if moved else 1)
+        return {name: factor.reciprocal() for name, factor in found.items()} if moved else found
+
+
+def _state(network: nn.Module, quiver: Quiver) -> dict[str, Tensor]:
+    """The parameters of a network, and the buffers that the quiver moves, by name."""
+    buffers = dict(network.named_buffers()) if quiver.buffers else {}
+    return {**dict(network.named_parameters()), **{name: buffers[name] for name in quiver.buffers}}
 
 
 def _reset(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> None:
@@ -230,13 +291,12 @@ def _reset(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> None:
             optimizer.state[parameter].update(fresh.state.get(parameter, {}))
 
 
-def _usable(
-    quiver: Quiver, cob: Tensor, parameters: Mapping[str, Tensor], optimizer: Optimizer | None
-) -> Tensor:
+def _usable(quiver: Quiver, cob: Tensor, state: Mapping[str, Tensor], optimizer: Optimizer | None) -> Tensor:
     """The change of basis in the dtype and on the device of the parameters, checked."""
-    device = next(iter(parameters.values())).device if parameters else torch.device("cpu")
-    like = torch.empty(0, dtype=cob_dtype(parameters.values()), device=device)
-    return checked_cob(quiver, cob, like, parameters, power=1 if optimizer is None else 2)
+    parameters = [tensor for name, tensor in state.items() if name not in quiver.buffers]
+    device = parameters[0].device if parameters else torch.device("cpu")
+    like = torch.empty(0, dtype=cob_dtype(parameters), device=device)
+    return checked_cob(quiver, cob, like, state, power=1 if optimizer is None else 2)
 
 
 def _check_words(
@@ -244,6 +304,7 @@ def _check_words(
     optimizer: Optimizer | None,
     optimizer_state: str,
     activations: str,
+    norms: str,
     certificate: object,
     tolerance: object,
 ) -> None:
@@ -259,6 +320,7 @@ def _check_words(
             "weights with conjugated activations do not fit the network as it is, so they cannot be written "
             "into it: wrap it in nteleport.TeleportableModel instead, or keep the activations"
         )
+    _check_word("norms", norms, NORMS)
     _check_word("optimizer_state", optimizer_state, OPTIMIZER_STATES)
     if not isinstance(certificate, bool):
         _check_word("certificate", certificate, ("full",), "True, False or ")
@@ -283,8 +345,9 @@ def _check_word(what: str, word: object, known: tuple[str, ...], others: str = "
         )
 
 
-def _check_parameters(parameters: Mapping[str, Tensor]) -> None:
-    for name, parameter in parameters.items():
-        if parameter.is_meta or parameter.is_inference():
-            found = "is on the device 'meta'" if parameter.is_meta else "was made in inference mode"
-            raise TeleportationError(f"parameter {name} {found}: it cannot be written to in place")
+def _check_tensors(state: Mapping[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        if tensor.is_meta or tensor.is_inference():
+            kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+            found = "is on the device 'meta'" if tensor.is_meta else "was made in inference mode"
+            raise TeleportationError(f"{kind} {name} {found}: it cannot be written to in place")

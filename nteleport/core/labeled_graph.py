@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from nteleport.core.analysis import Runs, Sources, walk_graph
 from nteleport.core.labels import collapse, is_pinned, pinned
-from nteleport.core.network_graph import Traced, canonical_names, unscalable
+from nteleport.core.network_graph import Traced, canonical_names, movable_buffers, unscalable
 from nteleport.core.quiver import Quiver
 from nteleport.core.ties import Ties
 from nteleport.core.walk import FreshLabels, Propagation, operator_name
@@ -29,7 +29,7 @@ def conjugated_walk(module: GraphModule, network: nn.Module, traced: Traced, qui
     """A walk over the graph of ``runnable`` in which every use has the labels of a quiver whose activations
     are conjugated."""
     walk = Propagation(_labels_from(quiver))
-    walk_graph(module.graph, _sources(module, network, traced), walk)
+    walk_graph(module.graph, _sources(module, network, traced, walk), walk)
     return walk
 
 
@@ -51,8 +51,8 @@ def activation_labels(
         return _tensors(walk, lambda labels: labels)
     ties = Ties()
     runs = Runs(ties)
-    walk = Propagation(runs.fresh, ties)
-    walk_graph(module.graph, _sources(module, network, traced), walk)
+    walk = Propagation(runs.fresh, ties, quiver.norms)
+    walk_graph(module.graph, _sources(module, network, traced, walk), walk)
     entries = torch.zeros(runs.count, dtype=torch.int64)
     for name, found in runs.by_parameter.items():
         for labels, known in zip(found, quiver.parameters[name].outputs, strict=False):
@@ -80,15 +80,18 @@ def _remove_checks(module: GraphModule) -> None:
                     part.graph.erase_node(node)
 
 
-def _sources(module: GraphModule, network: nn.Module, traced: Traced) -> Sources:
+def _sources(module: GraphModule, network: nn.Module, traced: Traced, walk: Propagation) -> Sources:
     names, fixed = canonical_names(network), unscalable(network, traced.changed)
-    sources = Sources({}, module.graph.find_nodes(op="placeholder"), {})
+    buffers = movable_buffers(network, traced.changed) if walk.norms == "up_to_eps" else {}
+    sources = Sources({}, module.graph.find_nodes(op="placeholder"), {}, {})
     for node in module.graph.find_nodes(op="get_attr"):
         target = str(node.target)
         if target in names and names[target] not in fixed:
             sources.parameters[node] = names[target]
         elif target not in traced.changed:
             sources.add_constant(node, attrgetter(target)(module))
+            if target in buffers:
+                sources.buffers[node] = buffers[target]
     return sources
 
 

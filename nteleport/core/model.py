@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from nteleport.core.analysis import analyze
-from nteleport.core.checks import check_move, check_network, checked_cob
+from nteleport.core.checks import check_move, check_network, checked_cob, refuse_buffers
 from nteleport.core.cob import admitted_cob, sample_cob
 from nteleport.core.plain_weights import read_as_replaced_in_backward, replaced
 from nteleport.core.quiver import Quiver, cob_dtype, factor_scales, teleported
@@ -45,7 +45,8 @@ class TeleportableModel(nn.Module):
 
     Raises:
         AnalysisError: the network cannot be traced.
-        TeleportationError: not a network, or the quiver of another one.
+        TeleportationError: not a network, the quiver of another one, or one that moves running statistics
+            (``norms="up_to_eps"``).
     """
 
     cob: Tensor
@@ -60,6 +61,7 @@ class TeleportableModel(nn.Module):
         self.example_inputs, self.example_kwargs = as_call(example_inputs)
         self._quiver = analyze(network, example_inputs) if quiver is None else quiver
         check_network(network, self._quiver)
+        refuse_buffers(self._quiver, "TeleportableModel")
         self.register_buffer("cob", self._identity())
 
     @property

@@ -68,9 +68,29 @@ def unscalable(network: nn.Module, changed: Collection[str] = ()) -> dict[str, s
     return _sharing(network) | found
 
 
-def _sharing(network: nn.Module) -> dict[str, str]:
-    """Parameters that share memory with another parameter or a buffer."""
-    tensors = [*network.named_parameters(), *(("", buffer) for buffer in network.buffers())]
+def movable_buffers(network: nn.Module, changed: Collection[str] = ()) -> dict[str, str]:
+    """Buffers that can be multiplied by a scale of their own and that belong to the state of ``network``, not
+    changed by its own code: for each of their names the first, that in ``network.named_buffers()``."""
+    first: dict[int, str] = {}
+    names = {
+        name: first.setdefault(id(buffer), name)
+        for name, buffer in network.named_buffers(remove_duplicate=False)
+    }
+    fixed = {names[name] for name in changed if name in names} | _sharing(network, buffers=True).keys()
+    for prefix, module in network.named_modules(remove_duplicate=False):
+        paths = (f"{prefix}.{name}".lstrip(".") for name in module._non_persistent_buffers_set)
+        fixed |= {names[path] for path in paths if path in names}
+    for name, buffer in network.named_buffers():
+        dense = buffer.is_floating_point() and buffer.layout == torch.strided
+        if not dense or torch._debug_has_internal_overlap(buffer) == 1:
+            fixed.add(name)
+    return {alias: name for alias, name in names.items() if name not in fixed}
+
+
+def _sharing(network: nn.Module, *, buffers: bool = False) -> dict[str, str]:
+    """Parameters that share memory with another parameter or a buffer; ``buffers``: these too, by name."""
+    named = network.named_buffers() if buffers else (("", buffer) for buffer in network.buffers())
+    tensors = [*network.named_parameters(), *named]
     spans = [(*_span(t), name) for name, t in tensors if t.layout == torch.strided and t.numel()]
     found: dict[str, str] = {}
     memory = last = 0

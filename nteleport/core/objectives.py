@@ -21,7 +21,7 @@ from nteleport.core.descent import Evaluate
 from nteleport.core.model import TeleportableModel
 from nteleport.core.path_norms import path_slopes
 from nteleport.core.power_sums import PowerSum, Slopes
-from nteleport.core.quiver import scales, teleported
+from nteleport.core.quiver import scaled, scales, teleported
 from nteleport.core.recovery import named_weights, solve_cob
 from nteleport.core.task import Task
 from nteleport.errors import TeleportationError
@@ -115,8 +115,8 @@ def lookahead(task: Task, *, optimizer: Callable[..., Optimizer]) -> Search:
 
     def loss_after_step(logarithm: Tensor) -> Tensor:
         cob = task.cob(logarithm)
-        weights = teleported({name: task.parameters[name] for name in gradients}, task.quiver, cob)
-        slopes = teleported(gradients, task.quiver, cob, power=-1)
+        weights = scaled({name: task.parameters[name] for name in gradients}, task.quiver, cob)
+        slopes = scaled(gradients, task.quiver, cob, power=-1)
         moved = {name: weight.clone() for name, weight in weights.items()}
         for name, weight in moved.items():
             if weight.requires_grad:
@@ -127,7 +127,7 @@ def lookahead(task: Task, *, optimizer: Callable[..., Optimizer]) -> Search:
                 )
             weight.grad = slopes[name].to(weight.dtype)
         _take_step(optimizer, list(moved.values()))
-        plain = teleported(moved, task.quiver, cob, power=-1)
+        plain = scaled(moved, task.quiver, cob, power=-1)
         return task.loss({name: w.to(task.parameters[name].dtype) for name, w in plain.items()})
 
     return Search(differentiated(loss_after_step), unbounded="the loss after one step may have no minimum",

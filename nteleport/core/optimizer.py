@@ -28,8 +28,8 @@ class TeleportedOptimizer(Attachment):
             ``foreach``, ``capturable`` or ``differentiable`` is given.
 
     Raises:
-        TeleportationError: the quiver belongs to another network, no parameter requires a gradient, or
-            ``optimizer_class`` is none.
+        TeleportationError: the quiver belongs to another network or moves running statistics
+            (``norms="up_to_eps"``), no parameter requires a gradient, or ``optimizer_class`` is none.
     """
 
     def __init__(

@@ -22,8 +22,8 @@ def path_slopes(task: Task) -> dict[str, Tensor]:
     """``G = ∂φ / ∂(θ²)`` by name, of the parameters that the CoB reaches: one backward pass.
 
     Raises:
-        TeleportationError: entries that are not positive, or a ``G`` that is negative (running means,
-            attention) or not finite.
+        TeleportationError: entries that are not positive or free up to eps only, or a ``G`` that is negative
+            (running means, attention) or not finite.
     """
     _require_positive(task)
     task.require_batches(labels=False)
@@ -63,6 +63,11 @@ def _require_positive(task: Task) -> None:
         raise TeleportationError(
             f"path_conditioning needs entries that are positive; with activations conjugated, entries 0 to "
             f"{quiver.cob_size - 1} may be negative: expected a quiver with activations kept"
+        )
+    if quiver.norms == "up_to_eps":
+        raise TeleportationError(
+            "path_conditioning is not defined where inputs of normalizations move, since paths through these "
+            "do not: expected a quiver with norms='exact'"
         )
     refused = ~task.scalable
     if not bool(refused.any()):

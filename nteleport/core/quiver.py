@@ -14,7 +14,7 @@ are *pinned*. Entry ``k + 1`` of the extended CoB is entry ``k`` of the CoB.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import mul
 from typing import Literal, NamedTuple
@@ -25,6 +25,7 @@ from torch import Tensor
 from nteleport.core.axes import Axes, Owner, Scaling, axes
 from nteleport.errors import TeleportationError
 from nteleport.vocabulary import Activations as Activations
+from nteleport.vocabulary import Norms as Norms
 
 Status = Literal["teleported", "tied", "untouched"]
 
@@ -40,7 +41,7 @@ class Factor:
         index: int64 tensor, broadcastable to the parameter; the extended CoB entry of each position. It
             varies along one axis, except on the grouped side of a grouped convolution, where it varies along
             two.
-        power: +1 on the output side, −1 on the input side.
+        power: +1 on the output side, −1 on the input side; ±2 for running variances.
     """
 
     index: Tensor
@@ -49,7 +50,7 @@ class Factor:
 
 @dataclass(frozen=True, eq=False)
 class ParameterScaling:
-    """How one parameter is scaled: the product of its ``factors``, at most one of each power.
+    """How one parameter or buffer is scaled: the product of its ``factors``, at most one of each power.
 
     Attributes:
         shape: of the parameter.
@@ -74,6 +75,24 @@ class Layer:
     name: str
     start: int
     size: int
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What keeps a normalization by running statistics exact although its ``eps`` does not scale.
+
+    With ``r`` the scale of the running variance ``v``, the ``weight`` is multiplied, besides its scale, by
+    ``sqrt((r v + eps) / (r (v + eps)))``. Then the layer computes in evaluation mode what it computed before.
+
+    Attributes:
+        weight: the parameter γ.
+        variance: the buffer ``v``, of the same shape.
+        eps: of the layer.
+    """
+
+    weight: str
+    variance: str
+    eps: float
 
 
 class Lost(NamedTuple):
@@ -114,6 +133,10 @@ class Quiver:
         activations: whether teleported weights need conjugated activations, or the network as it is.
         admits: what each entry may be, ``cob_size`` words; all ``nonzero`` where activations are conjugated.
         lost: the entries that the paper's quiver has besides, where activations are kept.
+        norms: whether the inputs of normalizations stay as they are, or may be scaled.
+        buffers: running statistics that are scaled with the parameters, by their names among
+            ``network.named_buffers()``; none unless ``norms`` is ``up_to_eps``.
+        corrections: of the weights of the normalizations that own these buffers.
     """
 
     cob_size: int
@@ -123,6 +146,9 @@ class Quiver:
     activations: Activations = "conjugated"
     admits: tuple[Admitted, ...] = ()
     lost: tuple[Lost, ...] = ()
+    norms: Norms = "exact"
+    buffers: Mapping[str, ParameterScaling] = field(default_factory=dict)
+    corrections: tuple[Correction, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.admits:
@@ -159,11 +185,22 @@ class Quiver:
 
     def to(self, device: torch.device | str) -> Quiver:
         """The same quiver with its index tensors on ``device``."""
-        parameters = {
-            name: replace(p, factors=tuple(Factor(f.index.to(device), f.power) for f in p.factors))
-            for name, p in self.parameters.items()
-        }
-        return replace(self, parameters=parameters)
+
+        def moved(scalings: Mapping[str, ParameterScaling]) -> dict[str, ParameterScaling]:
+            return {
+                name: replace(p, factors=tuple(Factor(f.index.to(device), f.power) for f in p.factors))
+                for name, p in scalings.items()
+            }
+
+        return replace(self, parameters=moved(self.parameters), buffers=moved(self.buffers))
+
+    def scaling(self, name: str) -> ParameterScaling:
+        """How the parameter or buffer of this name is scaled."""
+        return self.parameters[name] if name in self.parameters else self.buffers[name]
+
+    def knows(self, name: str) -> bool:
+        """Whether this is the name of a parameter, or of a buffer that is scaled."""
+        return name in self.parameters or name in self.buffers
 
 
 def cob_dtype(parameters: Iterable[Tensor]) -> torch.dtype:
@@ -199,19 +236,24 @@ def check_form(quiver: Quiver, cob: object) -> None:
 def factor_scales(
     quiver: Quiver, cob: Tensor, names: Iterable[str] | None = None
 ) -> dict[str, tuple[Tensor, ...]]:
-    """The factors whose product is the scale of each parameter that the CoB reaches.
+    """The factors whose product is the scale of each parameter, or buffer, that the CoB reaches.
 
     Each is broadcastable to the parameter and has as many elements as a layer has neurons (times group width
     for grouped convolutions), so they need almost no memory. ``names`` restricts the result to these
-    parameters.
+    parameters and buffers; all parameters if None.
     """
     check_form(quiver, cob)
     extended = torch.cat([cob.new_ones(1), cob])
     powers = {1: extended, -1: extended.reciprocal()}
+    if quiver.buffers:
+        powers |= {2 * power: each.square() for power, each in powers.items()}
+    wanted = (
+        (name, quiver.scaling(name).factors) for name in (quiver.parameters if names is None else names)
+    )
     return {
-        name: tuple(powers[f.power][f.index.to(cob.device)] for f in quiver.parameters[name].factors)
-        for name in (quiver.parameters if names is None else names)
-        if quiver.parameters[name].factors
+        name: tuple(powers[f.power][f.index.to(cob.device)] for f in factors)
+        for name, factors in wanted
+        if factors
     }
 
 
@@ -220,12 +262,14 @@ def scales(
 ) -> dict[str, Tensor]:
     """The vector ``s(τ)`` that multiplies the parameters, ``θ' = s ⊙ θ`` (section 3 of the paper).
 
+    The ``Quiver.corrections`` are no part of it: they depend on the running statistics.
+
     Args:
         quiver: from ``nteleport.analyze``.
         cob: shape ``(quiver.cob_size,)``, floating point. Gradients flow to it.
         expand: to the shape of each parameter. Otherwise axes along which a scale is constant keep size 1,
             and parameters that the CoB does not reach have no entry.
-        names: restrict the result to these parameters; all if None.
+        names: restrict the result to these parameters, and buffers; all parameters if None.
 
     Returns:
         For each parameter name a tensor with the dtype and device of ``cob``. Constant axes share memory
@@ -239,7 +283,7 @@ def scales(
     if not expand:
         return reached
     one = cob.new_ones(())
-    return {name: reached.get(name, one).expand(quiver.parameters[name].shape) for name in names}
+    return {name: reached.get(name, one).expand(quiver.scaling(name).shape) for name in names}
 
 
 def teleported(
@@ -248,6 +292,8 @@ def teleported(
     """The parameters times ``scales ** power``, by name: teleported (1), or taken back to plain (−1).
 
     Differentiable in parameters and CoB. Parameters that the CoB does not reach are returned as they are.
+    Where the quiver moves running statistics (``norms="up_to_eps"``), they belong among the parameters, and
+    its corrections are applied.
 
     Args:
         parameters: by the names of the quiver, all or some of them.
@@ -259,9 +305,49 @@ def teleported(
         Tensors of the shape of each parameter, in the wider of its dtype and the CoB's.
 
     Raises:
-        TeleportationError: a CoB of another shape, or on another device than a parameter that it scales.
+        TeleportationError: a CoB of another shape, or on another device than a parameter that it scales; the
+            weight of a normalization without the running variance that corrects it.
     """
-    known = [name for name in parameters if name in quiver.parameters]
+    moved = scaled(parameters, quiver, cob, power=power)
+    for name, factor in corrections(quiver, cob, parameters, power=power).items():
+        moved[name] = moved[name] * factor
+    return moved
+
+
+def corrections(
+    quiver: Quiver, cob: Tensor, state: Mapping[str, Tensor], *, power: int = 1
+) -> dict[str, Tensor]:
+    """What multiplies weights of normalizations besides their scales, see ``Correction``.
+
+    Args:
+        state: parameters and buffers by name, before a move by ``cob ** power``. Weights that are not among
+            them are left out.
+        power: 1, or −1 for the move back; the corrections there and back are each other's inverses.
+
+    Raises:
+        TeleportationError: a weight among ``state`` without its running variance.
+    """
+    found = {}
+    for each in quiver.corrections:
+        if each.weight not in state:
+            continue
+        if each.variance not in state or power not in (1, -1):
+            raise TeleportationError(
+                f"{each.weight} moves together with {each.variance}: expected parameters and buffers of the "
+                "network, such as its state_dict(), there (power 1) or back (-1)"
+            )
+        variance = state[each.variance].detach()
+        ratio = _power(scales(quiver, cob, names=[each.variance])[each.variance], power).to(variance.device)
+        quotient = (ratio * variance + each.eps) / (ratio * (variance + each.eps))
+        found[each.weight] = torch.where(variance + each.eps == 0, 1, quotient).sqrt()
+    return found
+
+
+def scaled(
+    parameters: Mapping[str, Tensor], quiver: Quiver, cob: Tensor, *, power: int = 1
+) -> dict[str, Tensor]:
+    """As ``teleported``, of any tensors that scale with the parameters, and without corrections."""
+    known = [name for name in parameters if quiver.knows(name)]
     found = scales(quiver, cob, expand=False, names=known)
     for name in found:
         if parameters[name].device != cob.device:

@@ -35,6 +35,7 @@ from nteleport.core.activation_rules import (
 )
 from nteleport.core.kept_rules import KEPT_RULES, SHAPE_ALONE
 from nteleport.core.labels import is_constant
+from nteleport.core.norm_rules import scaled_normalization
 from nteleport.core.parameter_rules import view_of
 from nteleport.core.products import PRODUCTS
 from nteleport.core.recurrent_rules import RECURRENT
@@ -173,6 +174,8 @@ def _rule_for(node: Node, walk: Propagation) -> Rule:
     whole = isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex())
     if walk.ties is not None and name in KEPT_RULES and (not whole or name in SHAPE_ALONE):
         return KEPT_RULES[name]
+    if walk.norms == "up_to_eps" and name in NORMALIZATIONS:
+        return scaled_normalization
     if name in LOOKUPS or name in PRODUCTS or name in NORMALIZATIONS or name in RECURRENT:
         return RULES[name]
     if whole:

@@ -17,7 +17,7 @@ Where activations are kept, nothing can be conjugated: labels that do not match 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -30,6 +30,7 @@ from nteleport.core.labels import collapse, is_constant, is_pinned, pinned, redu
 from nteleport.core.parameter_views import ParameterView
 from nteleport.core.quiver import Factor
 from nteleport.core.ties import Ties
+from nteleport.vocabulary import Norms
 
 Labels = Tensor | list[Any] | None
 """Labels of a tensor or of several results; None if the value does not depend on the network's inputs."""
@@ -65,6 +66,29 @@ class Use:
     count: int = 1
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """The running statistics of a normalization whose input is scaled, by name.
+
+    Attributes:
+        mean, variance: buffers.
+        weight: the parameter γ, which is corrected for ``eps``.
+        eps: of the layer.
+        channels: labels of the channels of the input, a vector; it does not count in comparisons.
+    """
+
+    mean: str
+    variance: str
+    weight: str
+    eps: float
+    channels: Tensor = field(compare=False)
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Of all that nothing else may read."""
+        return self.mean, self.variance, self.weight
+
+
 @dataclass(eq=False)
 class Flow:
     """How one operator passes scaled activations on.
@@ -77,6 +101,7 @@ class Flow:
         conjugated: the operator runs on unscaled operands and weights, and its result is multiplied by the
             scale of ``result``.
         moves_parameters: the operator moves elements of parameters, whatever their scale.
+        statistics: the running statistics that the operator reads scaled.
     """
 
     result: Labels
@@ -84,6 +109,7 @@ class Flow:
     weights: dict[Node, Use] = field(default_factory=dict)
     conjugated: bool = False
     moves_parameters: bool = False
+    statistics: Statistics | None = None
 
 
 @dataclass(eq=False)
@@ -101,10 +127,16 @@ class Propagation:
         ended_by: for a node without scaling, the operator that ended it.
         flows: of every operator.
         ties: which labels agree, where activations are kept.
+        norms: whether inputs of normalizations may be scaled, where activations are kept.
+        buffers: names of the buffers, of every node that holds one.
+        statistics: of every normalization that reads running statistics scaled.
+        readers: by name of a parameter or buffer, the statistics to which it belongs for an operator that
+            reads it; None for operators that read it as anything else.
     """
 
     fresh: FreshLabels
     ties: Ties | None = None
+    norms: Norms = "exact"
     labels: dict[Node, Labels] = field(default_factory=dict)
     parameters: dict[Node, ParameterView] = field(default_factory=dict)
     parameter_lists: dict[Node, list[ParameterView]] = field(default_factory=dict)
@@ -113,6 +145,9 @@ class Propagation:
     plain_reads: dict[str, str] = field(default_factory=dict)
     ended_by: dict[Node, str] = field(default_factory=dict)
     flows: dict[Node, Flow] = field(default_factory=dict)
+    buffers: dict[Node, str] = field(default_factory=dict)
+    statistics: list[Statistics] = field(default_factory=list)
+    readers: dict[str, set[Statistics | None]] = field(default_factory=dict)
     _recent_uses: list[Use] = field(default_factory=list)
     _stand_ins: dict[Node, ParameterView | None] = field(default_factory=dict)
     _known_ties: Any = None
@@ -296,6 +331,9 @@ class Propagation:
             if view and operand not in flow.weights:
                 for name in set(view.names) - passed_on:
                     self.plain_reads.setdefault(name, operator_name(node))
+        if flow.statistics is not None:
+            self.statistics.append(flow.statistics)
+        self._note_readers(node, flow.statistics, passed_on)
 
     def finish_output(self, node: Node) -> None:
         """Record which parameters an output returns as they are."""
@@ -304,6 +342,17 @@ class Propagation:
             view = self.parameters.get(operand)
             for name in view.names if view else ():
                 self.plain_reads.setdefault(name, "output")
+        self._note_readers(node, None, frozenset())
+
+    def _note_readers(self, node: Node, statistics: Statistics | None, passed_on: Collection[str]) -> None:
+        if self.norms == "exact":
+            return
+        for operand in node.all_input_nodes:
+            view = self.parameters.get(operand)
+            names = [self.buffers[operand]] if operand in self.buffers else view.names if view else ()
+            for name in set(names).difference(passed_on):
+                owned = statistics is not None and name in statistics.names
+                self.readers.setdefault(name, set()).add(statistics if owned else None)
 
     def _drop_computed(self, node: Node) -> None:
         """Forget views that do not scale with their parameters: nothing can scale them later."""

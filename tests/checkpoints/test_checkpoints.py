@@ -90,6 +90,23 @@ def test_a_state_dict_keeps_its_function_names_order_and_form(tmp_path: Path) ->
     assert certificate.largest_relative < 1e-5
 
 
+def test_running_statistics_in_the_file_move_with_the_inputs_of_norms(tmp_path: Path) -> None:
+    """Besides the 4 + 5 entries there are the 4 of the channels that the norm reads."""
+    network = trained()
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    certificate = teleport(tmp_path / "w.pt", tmp_path / "out.pt", norms="up_to_eps")
+    before, after = network.state_dict(), torch.load(tmp_path / "out.pt", weights_only=True)
+    torch.testing.assert_close(outputs(after), outputs(before))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == set(before) - {"norm.num_batches_tracked", "out.bias"}
+    tau = after["conv.bias"] / before["conv.bias"]
+    torch.testing.assert_close(after["norm.running_mean"], before["norm.running_mean"] * tau)
+    torch.testing.assert_close(after["norm.running_var"], before["norm.running_var"] * tau**2)
+    assert certificate.entries == 4 + 4 + 5
+    assert certificate.further["float64, eval, given inputs"].relative < 1e-6  # rounding of float32 weights
+    assert certificate.further["float64, train, given inputs"].relative < 0.01
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_keep_their_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     network = trained(dtype=dtype)
@@ -392,6 +409,9 @@ def number():
 
 def raising():
     raise ValueError("no\\nway")
+
+def normed():
+    return torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 2))
 """
 
 
@@ -489,6 +509,20 @@ class TestCommand:
         assert code == 0
         free = out.partition("free entries\n")[2].partition("\n\n")[0].splitlines()
         assert free == ["layers.0  3 positive", "layers.2  3 positive"]
+
+    def test_the_inputs_of_norms_move_where_asked(self, tmp_path: Path, file: Path) -> None:
+        layers = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+        torch.save(layers.state_dict(), tmp_path / "w.pt")
+        options = ["--model", f"{file}:normed", "--input-shape", 4]
+        for words, count in (([], 3), (["--norms", "up_to_eps"], 4)):
+            code, out, _ = self.run("teleport", tmp_path / "w.pt", *options, *words, "--force",
+                                    "-o", tmp_path / "out.pt", "--cob-range", 0.1)  # fmt: skip
+            assert (code, f"entries      {count} (" in out) == (0, True)
+            code, out, _ = self.run("inspect", tmp_path / "w.pt", *options, *words)
+            assert (code, "0  1 positive\n" in out) == (0, bool(words))
+            assert ("running statistics that move  0" in out) == bool(words)
+        code, _, err = self.run("teleport", tmp_path / "w.pt", *options, "--norms", "eps", "-o", "x.pt")
+        assert (code, "'up-to-eps'" in err) == (2, True)
 
     def test_inspect_asks_for_the_network_of_a_checkpoint(self, tmp_path: Path, file: Path) -> None:
         code, out, err = self.run("inspect", tmp_path / "w.pt")

@@ -134,6 +134,21 @@ def test_with_activations_kept_the_free_entries_are_listed_by_layer() -> None:
     assert section(lost, *sigmoid) == [f"{layer}  500 pinned by sigmoid" for layer in layers]
 
 
+def test_inputs_of_norms_are_free_where_asked() -> None:
+    """VGG-11-BN has 2,752 channels in 8 convolutions, each with a batch norm: free before it and after it,
+    and the 2 × 4,096 neurons of its hidden linear layers."""
+    words = ["vgg11_bn", "--activations", "kept", "--norms", "up_to_eps"]
+    code, out, _ = inspect(*words, "--json")
+    found = json.loads(out)
+    assert (code, found["cob_size"]) == (0, 2 * 2752 + 2 * 4096)
+    assert found["norms"] == "up_to_eps"
+    assert len(found["buffers"]) == 2 * 8
+    assert "features.1.running_var" in found["buffers"]
+    code, out, err = inspect("vgg11_bn", "--norms", "up_to_eps")
+    assert (code, out) == (2, "")
+    assert "--norms up_to_eps needs --activations kept" in err
+
+
 def test_the_input_may_have_any_shape() -> None:
     _, out, _ = inspect("mlp", "--input-shape", "1,2,3", "--model-args", "num_classes=7", "--csv", "-")
     shapes = {row["parameter"]: row["shape"] for row in csv.DictReader(out.splitlines())}
