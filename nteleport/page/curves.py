@@ -36,7 +36,7 @@ _MOST_RUN_VALUES = 600_000
 _MOST_CHARTS = 60
 _MOST_GROUPS = 400
 
-_DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+_DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [3, 3, 1, 3])
 
 _Values = npt.NDArray[np.float64]
 
@@ -78,7 +78,7 @@ def _chart(folder: Folder, panel: Panel, room: int) -> tuple[Chart, int]:
         needed = sum(len(group.jobs) for group in groups) * len(epochs)
         measures.append(_measure(metric, values, groups, epochs, runs=needed <= room))
         room -= needed if needed <= room else 0
-    data = {"x": epochs.tolist(), "measures": measures, "runs": [_run_names(folder, group) for group in groups]}
+    data = {"x": epochs.tolist(), "measures": measures}
     caption = (
         "The mean of the runs of each arm; the band is one standard deviation to either side, and the line is thin "
         "where runs are missing. Drag across the chart to zoom in, double-click to see all again."
@@ -133,25 +133,17 @@ def _grid(table: pd.DataFrame, row: str, value: str, rows: int, epochs: npt.NDAr
     return grid
 
 
-def _run_names(folder: Folder, group: Group) -> list[str]:
-    jobs = [folder.results.jobs[at] for at in group.jobs]
-    return [f"run {job.hparams['run']}" if "run" in job.hparams else job.name for job in jobs]
-
-
 def _styles(folder: Folder, groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Label, color and dashes of each group: the color of its arm, or of its setting where all share an arm."""
     kinds = [folder.arms.of(folder.results.jobs[group.jobs[0]]) for group in groups]
-    alone = len({arm.key for arm in kinds}) == 1
-    crowded = max(Counter(arm.key for arm in kinds).values()) > len(_DASHES)
+    alone = len({arm.key for arm in kinds}) == 1 < len(groups)
     seen: Counter[str] = Counter()
     styles = []
     for number, (group, arm) in enumerate(zip(groups, kinds, strict=True)):
-        by_group = alone or crowded
         style = {
             "label": group.label,
-            "color": color(number + 1) if by_group and len(groups) > 1 else arm.color,
-            "dash": _DASHES[0 if by_group else seen[arm.key] % len(_DASHES)],
-            "runs": len(group.jobs),
+            "color": color(number + 1) if alone else arm.color,
+            "dash": _DASHES[0 if alone else seen[arm.key] % len(_DASHES)],
         }
         seen[arm.key] += 1
         styles.append(style)

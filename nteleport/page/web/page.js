@@ -1,6 +1,8 @@
 // Draws the charts of the page, and sorts its tables. Names from files are only ever set as text.
 (() => {
   "use strict";
+  const MOST_TOLD = 12; // arms in a tooltip
+  const MOST_APART = 6; // arms without a button for all of them
   const content = JSON.parse(document.getElementById("data").textContent);
   const config = {
     background: "transparent",
@@ -89,7 +91,12 @@
       data.epochs.push(row);
     });
     const tooltip = [{ field: "x", type: "quantitative", title: "epoch" }];
-    for (const g of shown.slice(0, 24)) tooltip.push({ field: `a${g}`, type: "nominal", title: chart.arms[g].label });
+    for (const g of shown.slice(0, MOST_TOLD)) tooltip.push({ field: `a${g}`, type: "nominal", title: chart.arms[g].label });
+    if (shown.length > MOST_TOLD) {
+      const more = `${shown.length - MOST_TOLD} more: hide some arms to read them`;
+      data.epochs.forEach((row) => { row.more = more; });
+      tooltip.push({ field: "more", type: "nominal", title: "and" });
+    }
     const drawn = [...data.curves.flatMap(({ y, low, high }) => [y, low, high]), ...data.runs.map(({ y }) => y)];
     return { data, slots: { tooltip, y_title: measure.label }, domain: { x: [x[0] - 0.3, x[x.length - 1] + 0.3], y: extent(drawn, logarithmic) } };
   };
@@ -191,10 +198,13 @@
     const unzoom = element("button", { type: "button", className: "unzoom", textContent: "see all", hidden: true });
     unzoom.addEventListener("click", () => { state.zoom = null; redraw(); });
     place.append(unzoom);
+    const chips = figure.querySelector(".arms");
+    const update = () => chips.querySelectorAll("[aria-pressed]").forEach((each, at) => {
+      each.setAttribute("aria-pressed", !state.hidden.includes(at));
+    });
     chart.arms.forEach((arm, g) => {
       const chip = element("button", { type: "button", title: "show or hide; double-click shows it alone" }, swatch(arm), arm.label);
-      const chips = figure.querySelector(".arms");
-      const update = () => [...chips.children].forEach((each, at) => each.setAttribute("aria-pressed", !state.hidden.includes(at)));
+      chip.setAttribute("aria-pressed", "true");
       chip.addEventListener("click", () => {
         state.hidden = state.hidden.includes(g) ? state.hidden.filter((each) => each !== g) : [...state.hidden, g];
         update();
@@ -207,8 +217,17 @@
         redraw();
       });
       chips.append(chip);
-      update();
     });
+    if (chart.arms.length > MOST_APART) {
+      const every = element("button", { type: "button", textContent: "all or none" });
+      every.addEventListener("click", () => {
+        state.hidden = state.hidden.length ? [] : chart.arms.map((_, at) => at);
+        update();
+        redraw();
+      });
+      chips.append(every);
+    }
+    update();
   };
 
   const start = async () => {
