@@ -157,7 +157,8 @@ def _families(
     ]
     if never:
         notes.append(
-            f"{outcome.name}: the baseline never gets there ({_some(never)}), expected a target that it reaches"
+            f"{outcome.name}: the baseline never gets there ({_some(never)}), "
+            "expected a target that it reaches"
         )
     return found, notes
 
@@ -266,8 +267,9 @@ def _warnings(families: Sequence[Family]) -> list[str]:
     if undecidable:
         band, name = primary[0].outcome.band, primary[0].outcome.name
         needed = [pairs for each in undecidable.values() for pairs in each]
+        arms = "an arm lies" if len(needed) == 1 else f"{len(needed)} arms lie"
         notes.append(
-            f"too few pairs to decide whether {len(needed)} arms lie within {band} of the baseline in {name} "
+            f"too few pairs to decide whether {arms} within {band} of the baseline in {name} "
             f"({_some(list(undecidable))}); {max(needed):,} pairs would do"
         )
     lacking = {family.outcome.name: [] for family in families}

@@ -236,7 +236,8 @@ def _clocks(results: Results) -> pd.Series[float]:
     unknown = seconds.isna().groupby(epochs["job"]).cummax()
     analysis = np.nan_to_num(analysis_seconds(results))
     clock = seconds.groupby(epochs["job"]).cumsum() + analysis[epochs["job"].to_numpy()]
-    return clock.mask(unknown)
+    known: pd.Series[float] = clock.mask(unknown)
+    return known
 
 
 def analysis_seconds(results: Results) -> npt.NDArray[np.float64]:

@@ -99,6 +99,8 @@ def sign_flip_p(differences: Array) -> Array:
     pairs all 2^n are enumerated; otherwise 99,999 are drawn with a fixed seed, and the observed one counts
     as a draw (Phipson and Smyth, 2010).
     """
+    if differences.shape[-1] < 2:
+        return np.ones(differences.shape[:-1])
     scale = np.abs(differences).max(-1, keepdims=True)
     scaled = np.divide(differences, scale, out=np.zeros_like(differences), where=scale > 0)
     n = differences.shape[-1]
@@ -117,7 +119,8 @@ def sign_flip_p(differences: Array) -> Array:
 
 def _rounded_mean(first: Array, second: Array, axis: int) -> Array:
     """Means rounded so that equal sums of shares such as 1/360 are equal whatever the order of the terms."""
-    return np.round((first - second).mean(axis=axis), 12)
+    rounded: Array = np.round((first - second).mean(axis=axis), 12)
+    return rounded
 
 
 def holm(p: Array) -> Array:
@@ -201,21 +204,13 @@ def pairs_for_band(spread: float, half: float) -> int:
     """
     if not half > 0:
         return 0
-    t = _stats().t
-
-    def enough(n: int) -> bool:
-        needed = float(t.ppf(1 - ALPHA, n - 1) + t.ppf((1 + _POWER) / 2, n - 1))
-        return needed * spread / math.sqrt(n) <= half
-
-    low, high = 1, 2
-    while not enough(high):
-        low, high = high, 2 * high
-        if high > _MOST_PAIRS:
-            return _MOST_PAIRS
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    t, normal = _stats().t, _stats().norm
+    ends = (1 - ALPHA, (1 + _POWER) / 2)
+    needed = (float(sum(normal.ppf(ends))) * spread / half) ** 2  # Student's t asks for a few more
+    n = max(2, math.ceil(min(needed, _MOST_PAIRS)))
+    while n < _MOST_PAIRS and float(sum(t.ppf(ends, n - 1))) * spread > half * math.sqrt(n):
+        n += 1
+    return n
 
 
 def welch_p(one: Array, other: Array) -> float:

@@ -29,10 +29,11 @@ def section(folder: Folder, table: pd.DataFrame | None) -> Section | None:
     """
     if table is None or table.empty:
         return None
+    keys = tuned_keys(table)
+    table = _by_cell(table)
     cell_keys = [key for key in ARM if key != "teleport"]
     cells = [(values, rows) for values, rows in table.groupby(cell_keys, sort=False)]
     names = _names([dict(zip(cell_keys, values, strict=True)) for values, _ in cells])
-    keys = tuned_keys(table)
     key = next((each for each in keys if pd.api.types.is_numeric_dtype(table[each])), None)
     parts: list[Part] = [_lead(table, keys), *_edges(folder, names, [rows for _, rows in cells], keys)]
     if key is not None:
@@ -42,6 +43,25 @@ def section(folder: Folder, table: pd.DataFrame | None) -> Section | None:
             parts.append(Note(f"{counted(len(shown) - _MOST_CHARTS, 'more chart')} left out.", urgent=True))
     parts.append(_chosen(folder, names, [rows for _, rows in cells], keys, key))
     return Section("tuning", "Learning rates and other tuned values", tuple(parts))
+
+
+def _by_cell(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with all arms of a cell at the same `training`: what only teleportations have belongs to the arm.
+
+    What happens to the optimizer's state is in the label of an arm where that tells arms apart.
+    """
+    trainings = [_training(text) for text in table["training"]]
+    states = [str(training.pop("optimizer_state", "")) for training in trainings]
+    for training in trainings:
+        training.pop("certificates", None)
+    several: dict[str, set[str]] = {}
+    for arm, state in zip(table["teleport"], states, strict=True):
+        several.setdefault(arm, set()).add(state)
+    labels = [
+        f"{arm}, state {state}" if len(several[arm]) > 1 else arm
+        for arm, state in zip(table["teleport"], states, strict=True)
+    ]
+    return table.assign(teleport=labels, training=[json.dumps(each, sort_keys=True) for each in trainings])
 
 
 def tuning_of(folder: Folder) -> pd.DataFrame | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.training_jobs import CPU, Events, run, small_job, stop_after
+from support.training_jobs import CPU, STANDING_CLOCK, Events, run, small_job, stop_after
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import lr_scheduler
@@ -23,12 +23,12 @@ from nteleport.data.splits import load_dataset
 from nteleport.errors import NTeleportError
 from nteleport.jobs.job import Component, Job, Plateau, Scheduler
 from nteleport.jobs.paths import JobPaths
-from nteleport.jobs.records import COLUMNS, metrics_csv
+from nteleport.jobs.records import COLUMNS, metrics_csv, read_provenance
 from nteleport.networks.models import seeded_model
 from nteleport.randomness import generator_for
 from nteleport.training.assembly import assemble
 from nteleport.training.learner import evaluate, train_epoch
-from nteleport.training.modes import teleport_seed
+from nteleport.training.modes import MODE_ACTIONS, teleport_seed
 
 DIGITS = load_dataset("digits", "data", "cpu")
 
@@ -309,6 +309,28 @@ def test_what_a_finished_job_leaves(tmp_path: Path) -> None:
     assert sorted(path.name for path in paths.directory.iterdir()) == [
         "log.txt", "metrics.csv", "provenance.json", "result.json",
     ]  # fmt: skip
+
+
+def test_teleporting_counts_in_the_seconds_of_its_epoch_and_the_analysis_in_the_provenance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    draw = MODE_ACTIONS["random"]
+
+    def slow(*arguments: Any) -> bool:
+        now[0] += 100
+        return draw(*arguments)
+
+    monkeypatch.setitem(MODE_ACTIONS, "random", slow)
+    job = small_job("random")
+    result = run(job, tmp_path, clock=replace(STANDING_CLOCK, seconds=lambda: now[0]))
+    assert [row.seconds for row in result.rows] == [100, 0, 0]
+    found = {}
+    for name, each in {"teleported": job, "plain": small_job()}.items():
+        run(each, tmp_path)
+        found[name] = read_provenance(JobPaths(tmp_path, each.name))["analysis_seconds"]
+    assert found["teleported"] > 0
+    assert found["plain"] == 0
 
 
 def test_weights_are_left_on_request_and_are_those_of_the_plain_network(tmp_path: Path) -> None:
