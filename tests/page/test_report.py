@@ -62,8 +62,9 @@ def test_curves_are_the_mean_the_deviation_and_the_runs_that_were_written(everyt
     chart = charts(report, "curves")[0]
     assert chart.data["x"] == list(range(EPOCHS))
     measure = next(each for each in chart.data["measures"] if each["name"] == "val_accuracy")
-    assert [arm["label"] for arm in chart.arms] == ["no teleport", "teleported"]
-    for group, mode in enumerate(("no_teleport", "random")):
+    assert [arm["label"] for arm in chart.arms] == ["lr 0.01, teleported", "lr 0.1, no teleport"]
+    assert [arm["color"] for arm in chart.arms] == ["var(--arm-1)", "var(--arm-0)"]
+    for group, mode in enumerate(("random", "no_teleport")):
         written = [
             [100 * row["val_accuracy"] for row in learning_curve(job, EPOCHS)]
             for job in jobs
@@ -81,7 +82,7 @@ def test_outcomes_are_means_over_finished_runs(everything) -> None:  # type: ign
     report, jobs = everything
     table = part(report, Table, "Outcomes")
     written = [accuracy_of(job) for job in jobs if job.teleportation.mode == "random"]
-    row = next(row for row in table.rows if row[1] == "teleported")
+    row = next(row for row in table.rows if row[1] == "lr 0.01, teleported")
     assert row[4:6] == pytest.approx([statistics.mean(written), statistics.stdev(written)])
 
 
