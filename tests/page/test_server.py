@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import threading
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def test_a_job_that_moves_on_is_a_new_version(port: int, tmp_path: Path) -> None
     status, page = get(port, "/")
     assert status == 200
     assert "1 job: 1 pending" in page
-    assert "connect-src 'self'" in page
+    assert "connect-src 'self'" in html.unescape(page)
     _, before = get(port, "/version")
     assert get(port, "/version") == (200, before)
     write_job(tmp_path, make_job(run=1), epochs=2)
