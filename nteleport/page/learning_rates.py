@@ -46,7 +46,7 @@ def section(folder: Folder, table: pd.DataFrame | None) -> Section | None:
 
 
 def _by_cell(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with all arms of a cell at the same `training`: what only teleportations have belongs to the arm.
+    """The table where all arms of a cell have the same `training`, without what only teleportations have.
 
     What happens to the optimizer's state is in the label of an arm where that tells arms apart.
     """
@@ -78,17 +78,20 @@ def _lead(table: pd.DataFrame, keys: Sequence[str]) -> Note:
     by = ", ".join(sorted(set(table["by"].astype(str))))
     data = ", ".join(sorted(set(table["data"].astype(str))))
     return Note(
-        f"Each arm of each cell is reported at its own best {' and '.join(keys)}: the point with the best mean {by} "
-        f"({data}) over the runs {runs}, which are reported nowhere else. A run that diverged counts as chance."
+        f"Each arm of each cell is reported at its own best {' and '.join(keys)}: the point with the best "
+        f"mean {by} ({data}) over the runs {runs}, which are reported nowhere else. A run that diverged counts "
+        "as chance."
     )
 
 
-def _edges(folder: Folder, names: Sequence[str], cells: Sequence[pd.DataFrame], keys: Sequence[str]) -> list[Note]:
+def _edges(
+    folder: Folder, names: Sequence[str], cells: Sequence[pd.DataFrame], keys: Sequence[str]
+) -> list[Note]:
     """A note for each chosen point on the edge of its grid."""
     return [
         Note(
-            f"{name}, {folder.arms.named(str(row['teleport'])).label}: the best point ({_point(row, keys)}) lies on an "
-            "edge of the grid, so that a better one may lie beyond",
+            f"{name}, {folder.arms.named(str(row['teleport'])).label}: the best point "
+            f"({_point(row, keys)}) lies on an edge of the grid, so that a better one may lie beyond",
             urgent=True,
         )
         for name, rows in zip(names, cells, strict=True)
@@ -97,7 +100,9 @@ def _edges(folder: Folder, names: Sequence[str], cells: Sequence[pd.DataFrame], 
 
 
 def _chart(folder: Folder, name: str, rows: pd.DataFrame, key: str, keys: Sequence[str]) -> Chart:
-    arms = [(folder.arms.named(str(label)), members) for label, members in rows.groupby("teleport", sort=False)]
+    arms = [
+        (folder.arms.named(str(label)), members) for label, members in rows.groupby("teleport", sort=False)
+    ]
     order = {arm.key: at for at, arm in enumerate(folder.arms)}
     arms.sort(key=lambda pair: order.get(pair[0].key, len(order)))
     best: list[tuple[Any, ...]] = []
@@ -109,7 +114,14 @@ def _chart(folder: Folder, name: str, rows: pd.DataFrame, key: str, keys: Sequen
         for _, row in scored.iterrows():
             runs = ", ".join(f"{100 * row[run]:.2f}" for run in run_columns(rows) if not math.isnan(row[run]))
             remark = "chosen, on the edge of the grid" if row["edge"] else "chosen" if row["chosen"] else ""
-            words = (arm.label, _point(row, keys), f"{100 * row['score']:.2f} %", runs, str(row["round"]), remark)
+            words = (
+                arm.label,
+                _point(row, keys),
+                f"{100 * row['score']:.2f} %",
+                runs,
+                str(row["round"]),
+                remark,
+            )
             points.append((number, rounded(row[key]), _percent(row["score"]), bool(row["chosen"]), *words))
     data = {
         "best": columns(("g", "x", "y"), best),
@@ -142,9 +154,7 @@ def _chosen(
                     *(None if point is None else _plain(point[each]) for each in keys),
                     None if point is None else _plain(point["score"]),
                     len(members),
-                    f"{good.low:.3g} to {good.high:.3g}{' or beyond' if good.open_below or good.open_above else ''}"
-                    if good
-                    else None,
+                    _range(good) if good else None,
                     good.decades if good else None,
                 ]
             )
@@ -152,6 +162,11 @@ def _chosen(
     columns_ += [Column("score (%)", "percent"), Column("points", "number")]
     columns_ += [Column(f"within 1 point of the best {key or ''}".strip()), Column("decades", "number")]
     return Table("Chosen values", tuple(columns_), rows)
+
+
+def _range(good: GoodRange) -> str:
+    beyond = " or beyond" if good.open_below or good.open_above else ""
+    return f"{good.low:.3g} to {good.high:.3g}{beyond}"
 
 
 def _good_range(rows: pd.DataFrame, key: str) -> GoodRange | None:
@@ -175,7 +190,9 @@ def _percent(score: float) -> float | int | None:
 
 def _names(cells: Sequence[dict[str, Any]]) -> list[str]:
     """ "MLP on MNIST, SGD": each cell in as few words as tell them apart."""
-    differing = [key for key in ("initializer", "optimizer", "lr_scheduler") if len({cell[key] for cell in cells}) > 1]
+    differing = [
+        key for key in ("initializer", "optimizer", "lr_scheduler") if len({cell[key] for cell in cells}) > 1
+    ]
     trainings = [_training(cell["training"]) for cell in cells]
     told = [
         key
@@ -186,7 +203,10 @@ def _names(cells: Sequence[dict[str, Any]]) -> list[str]:
         ", ".join(
             [
                 f"{model_name(str(cell['model']))} on {dataset_name(str(cell['dataset']))}",
-                *(str(cell[key]) if key == "optimizer" else f"{key.replace('_', ' ')} {cell[key]}" for key in differing),
+                *(
+                    str(cell[key]) if key == "optimizer" else f"{key.replace('_', ' ')} {cell[key]}"
+                    for key in differing
+                ),
                 *(f"{key} {training.get(key)}" for key in told),
             ]
         )

@@ -1,6 +1,7 @@
 """A report as Markdown for a pull request: the notes and the short tables, without charts.
 
-The only place where text becomes Markdown: no character of a name is markup, mentions somebody or makes a link.
+The only place where text becomes Markdown: no character of a name is markup, mentions somebody or makes a
+link.
 """
 
 from __future__ import annotations
@@ -42,7 +43,16 @@ def _part(part: Part) -> list[str]:
             return [f"### {_plain(part.title)}", "", *_table(part), ""]
         case Code():
             fence = _fence(part.text, 3)
-            return ["<details><summary>" + _plain(part.title) + "</summary>", "", fence, part.text.rstrip(), fence, "", "</details>", ""]
+            return [
+                "<details><summary>" + _plain(part.title) + "</summary>",
+                "",
+                fence,
+                part.text.rstrip(),
+                fence,
+                "",
+                "</details>",
+                "",
+            ]
         case _:
             return []
 

@@ -67,7 +67,9 @@ def opened(browser: Any, path: Path, **options: Any) -> tuple[Any, list[str]]:
     [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}, "has_touch": True}],
     ids=["light", "dark", "telephone"],
 )
-def test_every_chart_is_drawn_without_a_word(browser: Any, pages: dict[str, Path], name: str, options: Any) -> None:
+def test_every_chart_is_drawn_without_a_word(
+    browser: Any, pages: dict[str, Path], name: str, options: Any
+) -> None:
     page, said = opened(browser, pages[name], **options)
     assert said == []
     figures = page.locator("figure[data-chart]")
@@ -100,7 +102,8 @@ def test_hover_reads_the_value_of_each_arm(browser: Any, pages: dict[str, Path])
     tooltip = page.locator("#vg-tooltip-element.visible")
     tooltip.wait_for(timeout=5000)
     measure = page.evaluate(
-        "JSON.parse(document.getElementById('data').textContent).charts.find(c => c.kind === 'curves').data.measures[0]"
+        "JSON.parse(document.getElementById('data').textContent)"
+        ".charts.find(each => each.kind === 'curves').data.measures[0]"
     )
     text = tooltip.inner_text()
     assert "epoch\t3" in text

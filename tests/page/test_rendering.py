@@ -20,8 +20,8 @@ pytest.importorskip("jinja2")
 pytest.importorskip("vl_convert")
 
 ALLOWED = set(
-    "html head meta title style body header h1 h2 h3 p span ul li nav a main section figure div figcaption table "
-    "thead tbody tr th td button details summary pre code footer script".split()
+    "html head meta title style body header h1 h2 h3 p span ul li nav a main section figure div figcaption "
+    "table thead tbody tr th td button details summary pre code footer script".split()
 )
 
 
@@ -75,7 +75,9 @@ def test_hostile_names_are_text_in_html(hostile: Report) -> None:
 
 
 def test_a_template_in_a_name_is_text() -> None:
-    report = Report("{{ 7*7 }}", "{% raw %}", ("{{ config }}",), (Section("a", "{{ 1 }}", (Note("{# c #}"),)),))
+    report = Report(
+        "{{ 7*7 }}", "{% raw %}", ("{{ config }}",), (Section("a", "{{ 1 }}", (Note("{# c #}"),)),)
+    )
     page = as_html(report)
     assert "{{ 7*7 }}" in page
     assert "49" not in page.partition("<body>")[2].partition("<script")[0]
@@ -88,14 +90,21 @@ def test_the_page_asks_no_network_for_anything(tmp_path: Path) -> None:
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "connect-src" not in policy
     assert "unsafe" not in policy.partition("style-src")[0]
-    assert not [value for name, value in page.attributes if name in ("src", "href") and not value.startswith("#")]
+    assert not [
+        value for name, value in page.attributes if name in ("src", "href") and not value.startswith("#")
+    ]
 
 
 def test_a_table_sorts_by_numbers_not_by_their_text() -> None:
     table = Table("T", (Column("a", "percent"), Column("b", "seconds")), [[0.98765, 7200.0], [None, 0.5]])
     page = Reading(as_html(Report("t", "", (), (Section("s", "S", (table,)),))))
     assert page.cells == ["98.77", "2 h 00 min", "", "0.5 s"]
-    assert [value for name, value in page.attributes if name == "data-key"] == ["0.98765", "7200.0", "", "0.5"]
+    assert [value for name, value in page.attributes if name == "data-key"] == [
+        "0.98765",
+        "7200.0",
+        "",
+        "0.5",
+    ]
 
 
 def test_states_of_every_kind_are_rendered(tmp_path: Path) -> None:
@@ -128,8 +137,9 @@ def test_specifications_are_vega_lite() -> None:
     """With their slots filled, each compiles to Vega."""
     vl_convert = pytest.importorskip("vl_convert")
     slots = {
-        "colors": {"domain": [0], "range": ["red"]}, "dashes": {"domain": [0], "range": [[1, 0]]}, "height": 40,
-        "x": {"type": "linear"}, "y": {"type": "log"}, "y_title": "y", "tooltip": [{"field": "x", "type": "nominal"}],
+        "colors": {"domain": [0], "range": ["red"]}, "dashes": {"domain": [0], "range": [[1, 0]]},
+        "height": 40, "x": {"type": "linear"}, "y": {"type": "log"}, "y_title": "y",
+        "tooltip": [{"field": "x", "type": "nominal"}],
     }  # fmt: skip
 
     def filled(part: object) -> object:
@@ -140,7 +150,8 @@ def test_specifications_are_vega_lite() -> None:
         return [filled(each) for each in part] if isinstance(part, list) else part
 
     specs = [
-        charts.curves_spec(), charts.learning_rate_spec("lr", "s"), charts.forest_spec("d"), charts.pairs_spec("o"),
+        charts.curves_spec(), charts.learning_rate_spec("lr", "s"), charts.forest_spec("d"),
+        charts.pairs_spec("o"),
     ]  # fmt: skip
     for spec in specs:
         marks = vl_convert.vegalite_to_vega(filled(spec))["marks"]

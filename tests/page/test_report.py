@@ -133,12 +133,17 @@ def test_machines_versions_and_commands_are_counted(tmp_path: Path) -> None:
     for job in jobs[:3]:
         (tmp_path / job.name / "provenance.json").write_text(provenance())
     (tmp_path / jobs[3].name / "provenance.json").write_text(
-        provenance(versions={"torch": "2.7.0"}, command="nteleport train other.yml --out x", earlier=[{"host": "a"}])
+        provenance(
+            versions={"torch": "2.7.0"}, command="nteleport train other.yml --out x", earlier=[{"host": "a"}]
+        )
     )
     report = read_report(tmp_path)
     assert part(report, Table, "Machines").rows == [["node7", "cpu", "a processor", "1", "Linux", 4]]
     assert ["torch", "2.6.0", 3] in part(report, Table, "Versions").rows
-    assert part(report, Code, "Command, as recorded by 3 jobs").text == "nteleport train experiment.yml --out out"
+    assert (
+        part(report, Code, "Command, as recorded by 3 jobs").text
+        == "nteleport train experiment.yml --out out"
+    )
     assert any("2 versions of torch: 2.6.0, 2.7.0" in note for note in report.notes)
 
 
@@ -200,7 +205,9 @@ def test_hostile_names_are_read(tmp_path: Path) -> None:
     write_hostile(tmp_path)
     report = read_report(tmp_path)
     assert len(report.notes) <= 31
-    json.dumps([each.data for section in report.sections for each in section.parts if isinstance(each, Chart)])
+    json.dumps(
+        [each.data for section in report.sections for each in section.parts if isinstance(each, Chart)]
+    )
 
 
 @pytest.mark.parametrize(

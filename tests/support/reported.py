@@ -1,4 +1,4 @@
-"""Folders of results for tests of reports: with everything in them, hostile names, and jobs in every state."""
+"""Folders of results for tests of reports: with everything, with hostile names, with jobs in every state."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import yaml
-from support.synthetic_results import BASELINE, TELEPORTED, learning_curve, make_job, matrix, sgd, write_job
 
 from nteleport.jobs.job import Job
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.tuning import TuningRow, arm_of, write_tuning
+from support.synthetic_results import BASELINE, TELEPORTED, learning_curve, make_job, matrix, sgd, write_job
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}{% raw %}&amp;\"'`|@me #1"
 """Text that would be markup, script, template or reference wherever it is not escaped."""
@@ -64,10 +64,16 @@ def write_everything(out: Path, runs: int = 6) -> list[Job]:
             paths.certificates.write_text(json.dumps([{**row, "rolled_back": job.run == 1}]))
     rows = []
     for teleportation, best in ((BASELINE, 0.1), (TELEPORTED, 0.01)):
-        arm = arm_of(replace(jobs[0], optimizer=replace(sgd(), kwargs={"weight_decay": 0.01}), teleportation=teleportation))
+        arm = arm_of(
+            replace(
+                jobs[0], optimizer=replace(sgd(), kwargs={"weight_decay": 0.01}), teleportation=teleportation
+            )
+        )
         for lr in (0.001, 0.01, 0.1):
             scores = {100: 0.9 if lr == best else 0.5, 101: 0.8 if lr == best else 0.4}
-            rows.append(TuningRow(arm, {"optimizer.lr": lr}, 0, scores, "val_accuracy", lr == best, lr == 0.1 == best))
+            rows.append(
+                TuningRow(arm, {"optimizer.lr": lr}, 0, scores, "val_accuracy", lr == best, lr == 0.1 == best)
+            )
     write_tuning(out, rows)
     return jobs
 
@@ -88,7 +94,9 @@ def write_states(out: Path) -> None:
     unreadable = write_job(out, jobs[6])
     unreadable.hparams.write_text("[not a mapping]")
     odd = write_job(out, jobs[7])
-    odd.provenance.write_text(json.dumps({"versions": [], "earlier": 3, "host": {}, "command": 7, "start": None}))
+    odd.provenance.write_text(
+        json.dumps({"versions": [], "earlier": 3, "host": {}, "command": 7, "start": None})
+    )
     odd.certificates.write_text(json.dumps([1, {"condition": "x", "relative": True}]))
 
 
@@ -105,7 +113,11 @@ def write_hostile(out: Path) -> None:
                 hparams["teleport"] = hparams["teleport.mode"] = HOSTILE
             paths.hparams.write_text(yaml.safe_dump(hparams))
             rows = [{**row, "val_accuracy": 0.5} for row in learning_curve(job, EPOCHS)]
-            text = paths.metrics.read_text().replace("weight_norm", "<svg onload=alert(3)>").replace("grad_norm", "a.b[0]\\'")
+            text = (
+                paths.metrics.read_text()
+                .replace("weight_norm", "<svg onload=alert(3)>")
+                .replace("grad_norm", "a.b[0]\\'")
+            )
             assert rows
             paths.metrics.write_text(text)
             paths.provenance.write_text(

@@ -114,7 +114,7 @@
     const shown = zoom || domain[axis];
     const nice = !zoom && (axis === "y" || !shown);
     const kind = state.logarithmic[axis] ? { type: "log" } : { type: "linear", zero: false };
-    return { ...kind, nice, ...(shown ? { domain: shown } : {}) };
+    return { ...kind, nice, ...(shown ? { domain: shown } : { padding: 12 }) };
   };
 
   const draw = async (figure, chart, state) => {
