@@ -78,9 +78,9 @@ def _lead(table: pd.DataFrame, keys: Sequence[str]) -> Note:
     by = ", ".join(sorted(set(table["by"].astype(str))))
     data = ", ".join(sorted(set(table["data"].astype(str))))
     return Note(
-        f"Each arm of each cell is reported at its own best {' and '.join(keys)}: the point with the best "
-        f"mean {by} ({data}) over the runs {runs}, which are reported nowhere else. A run that diverged counts "
-        "as chance."
+        f"Each arm of each cell is reported at its own best {' and '.join(keys)}: the point with the "
+        f"best mean {by} ({data}) over the runs {runs}, which are reported nowhere else. A run that diverged "
+        "counts as chance."
     )
 
 
@@ -109,8 +109,9 @@ def _chart(folder: Folder, name: str, rows: pd.DataFrame, key: str, keys: Sequen
     points: list[tuple[Any, ...]] = []
     for number, (arm, members) in enumerate(arms):
         scored = members[members["score"].notna() & members[key].notna()]
-        of_value = scored.groupby(key, sort=True)["score"].max()
-        best += [(number, rounded(value), _percent(score)) for value, score in of_value.items()]
+        highest = scored.groupby(key, sort=True)["score"].max()
+        of_value = zip(highest.index.tolist(), highest.tolist(), strict=True)
+        best += [(number, rounded(value), _percent(score)) for value, score in of_value]
         for _, row in scored.iterrows():
             runs = ", ".join(f"{100 * row[run]:.2f}" for run in run_columns(rows) if not math.isnan(row[run]))
             remark = "chosen, on the edge of the grid" if row["edge"] else "chosen" if row["chosen"] else ""

@@ -92,7 +92,7 @@ def _machines(folder: Folder) -> Table:
 
 def _versions(folder: Folder) -> Table:
     counts = Counter(pair for each in folder.provenance for pair in _pairs(each))
-    rows = [[name, version, number] for (name, version), number in counts.most_common()]
+    rows: list[list[Value]] = [[name, version, number] for (name, version), number in counts.most_common()]
     return Table("Versions", (Column("package"), Column("version", "code"), Column("jobs", "number")), rows)
 
 

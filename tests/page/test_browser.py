@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.reported import write_everything, write_hostile, write_states
+from support.synthetic_results import make_job, matrix, write_job, write_jobs
 
 from nteleport.page.html import as_html
 from nteleport.page.report import read_report
+from nteleport.page.server import HOST, Live, server
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("jinja2")
@@ -176,3 +179,24 @@ def test_the_page_prints(browser: Any, pages: dict[str, Path], tmp_path: Path) -
     assert printed.startswith(b"%PDF")
     assert printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page ") >= 2
     page.context.close()
+
+
+def test_a_served_page_follows_the_jobs_and_keeps_what_was_chosen(browser: Any, tmp_path: Path) -> None:
+    write_jobs(tmp_path, matrix(runs=2, epochs=2))
+    with server(Live(tmp_path, 0.2)) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        try:
+            page = browser.new_page()
+            page.goto(f"http://{HOST}:{serving.server_address[1]}/")
+            page.wait_for_selector("body[data-drawn=yes]")
+            curves(page).locator(".arms button").last.click()
+            page.wait_for_timeout(600)  # it knows its version by then
+            write_job(tmp_path, make_job(run=7, epochs=2))
+            page.locator(".summary", has_text="5 jobs").wait_for(timeout=15_000)
+            page.wait_for_selector("body[data-drawn=yes]")
+            assert curves(page).locator(".arms button").last.get_attribute("aria-pressed") == "false"
+            page.close()
+        finally:
+            serving.shutdown()
+            thread.join()
