@@ -200,7 +200,9 @@ def _rows(family: Family, results: Results, tuned: Tuned) -> Iterator[dict[str, 
 def _pairs(family: Family) -> Iterator[dict[str, Any]]:
     for label, table in family.pairs.items():
         for pair in table.to_dict("records"):
-            yield {**family.cell.values, "arm": label, "outcome": family.outcome.name, **pair}
+            yield {**family.cell.values, "arm": label, "outcome": family.outcome.name} | {
+                str(key): value for key, value in pair.items()
+            }
 
 
 def _verdicts(families: Sequence[Family]) -> Iterator[dict[str, Any]]:
@@ -249,7 +251,8 @@ def _repair(label: str, family: Family, families: Sequence[Family]) -> str:
 
     def start(chosen: Family) -> Start:
         arms = (chosen.baseline, chosen.cell.arms[label])
-        return Start(*(values_of(arm, chosen.measures, horizon) for arm in arms), chosen.findings[label])
+        plain, arm = (values_of(each, chosen.measures, horizon) for each in arms)
+        return Start(plain, arm, chosen.findings[label])
 
     return is_repair(start(family), {name: start(other) for name, other in others.items()}, family.outcome)
 
@@ -272,7 +275,7 @@ def _warnings(families: Sequence[Family]) -> list[str]:
             f"too few pairs to decide whether {arms} within {band} of the baseline in {name} "
             f"({_some(list(undecidable))}); {max(needed):,} pairs would do"
         )
-    lacking = {family.outcome.name: [] for family in families}
+    lacking: dict[str, list[str]] = {family.outcome.name: [] for family in families}
     for family in families:
         lacking[family.outcome.name] += family.incomplete()
     notes += [f"{name}: pairs are missing: {_some(some)}" for name, some in lacking.items() if some]

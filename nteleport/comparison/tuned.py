@@ -74,7 +74,7 @@ def _effort(group: pd.DataFrame | None) -> Hashable:
 
 
 def _trials(efforts: set[Hashable]) -> str:
-    found = [f"{len(points)} points × {len(runs)} runs" for points, runs, _ in efforts]  # type: ignore[misc]
+    found = [f"{len(points)} points × {len(runs)} runs" for points, runs, _ in efforts]  # type: ignore[misc, has-type]
     return " and ".join(sorted(found))
 
 

@@ -89,8 +89,8 @@ def finding_of(pairs: pd.DataFrame, outcome: Outcome) -> Finding:
     same = None
     told_nothing = bool((pairs["censored"] & pairs["baseline_censored"]).all())  # no run reached the target
     if outcome.band is not None and not told_nothing:
-        values = (pairs[name].to_numpy(dtype=np.float64) for name in ("value", "baseline"))
-        same = equivalence(*values, outcome.band.size, relative=outcome.band.relative)
+        arm, baseline = (pairs[name].to_numpy(dtype=np.float64) for name in ("value", "baseline"))
+        same = equivalence(arm, baseline, outcome.band.size, relative=outcome.band.relative)
     return Finding(found, found.p, same, 1 if outcome.larger_is_better else -1, outcome.unit_of_differences)
 
 
