@@ -109,7 +109,7 @@ def _arm_labels(table: pd.DataFrame) -> list[str]:
         known.get(mode, mode) if several[mode] == 1 else label
         for mode, label in zip(modes, table["teleport"], strict=True)
     ]
-    states = [json.loads(text).get("optimizer_state", "") for text in table["training"]]
+    states = [_training(text).get("optimizer_state", "") for text in table["training"]]
     if len(set(filter(None, states))) < 2:
         return labels
     return [f"{label}, {state}" if state else label for label, state in zip(labels, states, strict=True)]
@@ -169,13 +169,15 @@ def _panels(table: pd.DataFrame) -> tuple[list[_Panel], str]:
         lr_scheduler=["" if name == "none" else name for name in cells["lr_scheduler"]],
     )
     differing = [name for name in cells if cells[name].nunique() > 1]
-    trainings = [json.loads(text) for text in cells["training"].unique()]
-    changing = [name for name in trainings[0] if any(each[name] != trainings[0][name] for each in trainings)]
+    trainings = [_training(text) for text in cells["training"].unique()]
+    changing = [
+        name for name in trainings[0] if any(each.get(name) != trainings[0][name] for each in trainings)
+    ]
     panels = []
     for _, rows in cells.groupby(list(cells), sort=False):
-        words = [named.loc[rows.index[0], name] for name in differing if name != "training"]
-        training = json.loads(rows["training"].iloc[0])
-        words += [f"{name.replace('_', ' ')} {training[name]}" for name in changing]
+        words = [str(named[name][rows.index[0]]) for name in differing if name != "training"]
+        training = _training(rows["training"].iloc[0])
+        words += [f"{name.replace('_', ' ')} {training.get(name)}" for name in changing]
         panels.append(_Panel(", ".join(filter(None, words)), table.loc[rows.index]))
     shared = [named[name].iloc[0] for name in _CELL if name not in differing]
     return panels, ", ".join(filter(None, shared))
@@ -183,11 +185,18 @@ def _panels(table: pd.DataFrame) -> tuple[list[_Panel], str]:
 
 def _training_of_cell(text: str) -> str:
     """The training parameters that all arms of a cell share."""
+    return json.dumps({key: value for key, value in _training(text).items() if key not in _OF_TELEPORTATION})
+
+
+def _training(text: str) -> dict[str, Any]:
+    """The training parameters of an arm."""
     try:
-        chosen = {key: value for key, value in json.loads(text).items() if key not in _OF_TELEPORTATION}
-    except (ValueError, AttributeError):
-        raise ResultsError("tuning.csv is damaged: expected the JSON of training parameters") from None
-    return json.dumps(chosen)
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ResultsError("the table of tuning is damaged: expected training parameters as JSON")
+    return found
 
 
 def _styles(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -206,7 +215,7 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, key: str, styles: dict[str, dic
         axes.fill_between(values, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axes.plot(values, mean, linewidth=1.1, markersize=2.8, markeredgewidth=0, zorder=3, **style)
         best = points[points["chosen"]]
-        ring = {"markersize": 7.5, "markerfacecolor": "none", "markeredgewidth": 1.1}
+        ring: dict[str, Any] = {"markersize": 7.5, "markerfacecolor": "none", "markeredgewidth": 1.1}
         axes.plot(
             best[key], best["mean"], "o", markeredgecolor=style["color"], linestyle="none", zorder=4, **ring
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -17,6 +18,8 @@ from support.training_jobs import small_job
 
 from nteleport.cli.submit import submit
 from nteleport.errors import SlurmError
+from nteleport.experiment.experiment import load_experiment
+from nteleport.experiment.matrix import expand
 from nteleport.jobs.atomic import write_json_atomic
 from nteleport.jobs.paths import JobPaths
 from nteleport.runner.slurm import Resources, batch_scripts, minutes, split
@@ -280,3 +283,52 @@ def test_two_ways_to_ask_for_gpus_are_refused(config: Path) -> None:
 def test_a_text_that_would_add_lines_to_the_script_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(SlurmError, match="expected one line of plain text"):
         Resources(**asked)
+
+
+TUNED = """
+datasets: [digits]
+models: [{cls: mlp, hidden_layers: [8]}]
+optimizers: SGD
+training_params: {epochs: 1, validation: 0.2}
+tune: {optimizer.lr: {log_grid: [0.01, 1], points: 3, extend: true}, runs: [0]}
+runs: [5, 6]
+"""
+
+
+def finish(out: Path, best: float) -> None:
+    """Results of all tuning jobs in the folder: the nearer to the best rate, the better."""
+    for config in (out / "tuning").glob("*/config.yml"):
+        (job,) = expand(load_experiment(config))
+        score = 1 / (1 + abs(math.log(job.optimizer.kwargs["lr"] / best)))
+        content = {"state": "finished", "final": {"val_accuracy": score}, "digest": job.digest}
+        write_json_atomic(config.parent / "result.json", content)
+
+
+def test_a_tuned_experiment_is_submitted_by_repeating_the_command(cluster: FakeCluster, config: Path) -> None:
+    """Its grid, an extension, then what is reported; in between only what is ready is submitted."""
+    config.write_text(TUNED)
+    out = config.parent / "out"
+    again = "repeat this command when the tuning jobs have ended"
+    first = submit_with(config)
+    assert first.exit_code == 0, first.output
+    assert "3 jobs: 3 submitted" in first.stdout
+    assert again in first.stdout
+    cluster.queue("101_0", "101_1", "101_2")
+    assert "3 jobs: 3 in the queue" in submit_with(config).stdout
+    cluster.queue()
+    finish(out, best=3)
+    second = submit_with(config)
+    assert "5 jobs: 3 finished, 2 submitted" in second.stdout
+    assert again in second.stdout
+    assert {Path(str(path)).parent.parent for (path,) in told(out / "tuning" / ".slurm").values()} == {
+        out / "tuning"
+    }
+    finish(out, best=3)
+    third = submit_with(config)
+    assert "2 jobs: 2 submitted" in third.stdout
+    assert "chosen for 1 of 1 arm" in third.stdout
+    assert again not in third.stdout
+    reported = [Path(str(path)).parent.name for (path,) in told(out / ".slurm").values()]
+    assert sorted("lr1-" in name and name.rpartition("-run")[2][0] for name in reported) == ["5", "6"]
+    table = (out / "tuning.csv").read_text()
+    assert len(table.splitlines()) == 6
