@@ -112,7 +112,7 @@
   const scale = (state, axis, domain) => {
     const zoom = state.zoom && state.zoom[axis];
     const shown = zoom || domain[axis];
-    const nice = !zoom && (axis === "y" || !shown);
+    const nice = !zoom && axis === "y";
     const kind = state.logarithmic[axis] ? { type: "log" } : { type: "linear", zero: false };
     return { ...kind, nice, ...(shown ? { domain: shown } : { padding: 12 }) };
   };
