@@ -72,9 +72,9 @@ def report(
 ) -> None:
     """Write one page about a folder of results, to hand on.
 
-    What was asked, how it ran, curves, tuned values, verdicts, certificates and how to run it again, in one HTML
-    file that opens anywhere and asks no network for anything. DIR is the output folder of `nteleport train --out
-    DIR`, and may be in use: with --watch the page is served on this machine only, until Ctrl-C.
+    What was asked, how it ran, curves, tuned values, verdicts, certificates and how to run it again, in one
+    HTML file that opens anywhere and asks no network for anything. DIR is the output folder of `nteleport
+    train --out DIR`, and may be in use: with --watch the page is served on this machine only, until Ctrl-C.
 
     Needs `pip install 'nteleport[report]'`.
 

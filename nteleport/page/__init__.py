@@ -9,6 +9,6 @@
 - `html` and `markdown`: a report as text; `web` has the template, the style and the script of the page;
 - `server`: the page of a folder in use, on this machine only.
 
-Every name in a results folder may be hostile. Text becomes HTML, JSON and Markdown in `html` and `markdown` alone,
-where it is escaped; nothing else writes markup.
+Every name in a results folder may be hostile. Text becomes HTML, JSON and Markdown in `html` and `markdown`
+alone, where it is escaped; nothing else writes markup.
 """

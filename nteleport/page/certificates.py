@@ -27,14 +27,18 @@ def section(folder: Folder) -> Section | None:
     if not certified:
         return None
     rows = [
-        [arm.label, *_summary([row for job in certified if folder.arms.of(job) is arm for row in found[job.name]])]
+        [
+            arm.label,
+            *_summary([row for job in certified if folder.arms.of(job) is arm for row in found[job.name]]),
+        ]
         for arm in folder.arms
         if any(folder.arms.of(job) is arm for job in certified)
     ]
     note = Note(
-        "Each teleportation is certified. Where activations are kept, the unmodified network ran before and after "
-        "it, and a teleportation that changed its outputs by more than rounding was rolled back. Where they are "
-        "conjugated, a job trains its plain weights, so that no outputs can differ, and none were compared."
+        "Each teleportation is certified. Where activations are kept, the unmodified network ran before and "
+        "after it, and a teleportation that changed its outputs by more than rounding was rolled back. Where "
+        "they are conjugated, a job trains its plain weights, so that no outputs can differ, and none were "
+        "compared."
     )
     columns = tuple(Column(title, kind) for title, kind in _COLUMNS)
     per_arm = Table("Certificates of each arm", (Column("arm"), *columns), rows)

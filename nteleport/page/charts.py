@@ -42,7 +42,8 @@ def curves_spec() -> Spec:
     """Mean curves over epochs with bands and, on demand, single runs.
 
     Data sets: `curves` (g, x, y, low, high, and `whole`: y where no run of the group is missing), `runs`
-    (g, r, x, y), `epochs` (x, the part of the axis `from` … `to` that is closest to it, a column of text for each arm).
+    (g, r, x, y), `epochs` (x, the part of the axis `from` … `to` that is closest to it, and for each arm a
+    column of text).
     """
     x = {
         "field": "x",
@@ -95,7 +96,12 @@ def curves_spec() -> Spec:
                 "params": [
                     {
                         "name": "hover",
-                        "select": {"type": "point", "fields": ["x"], "on": "pointerover", "clear": "pointerout"},
+                        "select": {
+                            "type": "point",
+                            "fields": ["x"],
+                            "on": "pointerover",
+                            "clear": "pointerout",
+                        },
                     }
                 ],
             },
@@ -104,13 +110,19 @@ def curves_spec() -> Spec:
 
 
 def learning_rate_spec(key: str, score: str) -> Spec:
-    """Scores over a tuned number. Data sets: `best` (g, x, y), and `points` (g, x, y and words for tooltips)."""
+    """Scores over a tuned number. Data sets: `best` (g, x, y), `points` (g, x, y and words for tooltips)."""
     y = {"type": "quantitative", "scale": slot("y"), "title": score}
     tooltip = [_told("arm"), _told("point"), _told("score"), _told("runs"), _told("round"), _told("remark")]
     return {
         **_frame(300),
         "encoding": {
-            "x": {"field": "x", "type": "quantitative", "title": key, "scale": slot("x"), "axis": {"format": "~g"}},
+            "x": {
+                "field": "x",
+                "type": "quantitative",
+                "title": key,
+                "scale": slot("x"),
+                "axis": {"format": "~g"},
+            },
         },
         "layer": [
             {
@@ -137,7 +149,8 @@ def learning_rate_spec(key: str, score: str) -> Spec:
 def forest_spec(title: str) -> Spec:
     """Differences from the baseline with their intervals, a row for each arm of each cell.
 
-    Data sets: `rows` (i, g, text, heading, mean, low, high, and words for tooltips), `band` (i, g, low, high), `zero` (x).
+    Data sets: `rows` (i, g, text, heading, mean, low, high, and words for tooltips), `band` (i, g, low, high)
+    and `zero` (x).
     """
     x = {"type": "quantitative", "title": title, "axis": {"format": _FORMAT}}
     tooltip = [_told(each) for each in ("arm", "cell", "difference", "interval", "p", "pairs", "verdict")]
@@ -183,7 +196,10 @@ def forest_spec(title: str) -> Spec:
 
 
 def pairs_spec(outcome: str) -> Spec:
-    """Each pair of runs as a point: baseline and arm. Data sets: `pairs` (g, x, y and words), `diagonal` (x, y)."""
+    """Each pair of runs as a point: baseline and arm.
+
+    Data sets: `pairs` (g, x, y, and words for tooltips), `diagonal` (x, y).
+    """
     channels = {
         "x": {"field": "x", "type": "quantitative", "title": f"{outcome}, baseline", "scale": slot("x")},
         "y": {"field": "y", "type": "quantitative", "title": f"{outcome}, arm", "scale": slot("y")},

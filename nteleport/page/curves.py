@@ -80,8 +80,8 @@ def _chart(folder: Folder, panel: Panel, room: int) -> tuple[Chart, int]:
         room -= needed if needed <= room else 0
     data = {"x": epochs.tolist(), "measures": measures}
     caption = (
-        "The mean of the runs of each arm; the band is one standard deviation to either side, and the line is thin "
-        "where runs are missing. Drag across the chart to zoom in, double-click to see all again."
+        "The mean of the runs of each arm; the band is one standard deviation to either side, and the line "
+        "is thin where runs are missing. Drag across the chart to zoom in, double-click to see all again."
     )
     arms = _styles(folder, groups)
     chart = Chart(panel.title, caption, curves_spec(), data, arms, "curves", {"y": False})
@@ -105,7 +105,7 @@ def _ordered(metrics: Sequence[str]) -> list[str]:
 def _measure(
     metric: str, values: pd.DataFrame, groups: Sequence[Group], epochs: npt.NDArray[np.int64], *, runs: bool
 ) -> dict[str, Any]:
-    """One measure of a chart: for each group `mean`, `std` and `n` at each epoch, and the values of its runs."""
+    """One measure of a chart: `mean`, `std` and `n` of each group at each epoch, and its runs."""
     label = metric_label(metric)
     scaled = values.assign(value=values["value"] * (100 if label.percent else 1))
     table = curve_table(scaled)
@@ -122,7 +122,9 @@ def _measure(
         members = [job for group in groups for job in group.jobs]
         places = {job: at for at, job in enumerate(members)}
         grid = _grid(scaled.assign(job=scaled["job"].map(places)), "job", "value", len(members), epochs)
-        measure["runs"] = [[all_rounded(grid[places[job]].tolist()) for job in group.jobs] for group in groups]
+        measure["runs"] = [
+            [all_rounded(grid[places[job]].tolist()) for job in group.jobs] for group in groups
+        ]
     return measure
 
 
@@ -134,7 +136,7 @@ def _grid(table: pd.DataFrame, row: str, value: str, rows: int, epochs: npt.NDAr
 
 
 def _styles(folder: Folder, groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Label, color and dashes of each group: the color of its arm, or of its setting where all share an arm."""
+    """Label, color and dashes of each group: the color of its arm, or its own where all share an arm."""
     kinds = [folder.arms.of(folder.results.jobs[group.jobs[0]]) for group in groups]
     alone = len({arm.key for arm in kinds}) == 1 < len(groups)
     seen: Counter[str] = Counter()
@@ -162,7 +164,12 @@ def _outcomes(folder: Folder, panels: Sequence[Panel]) -> Table:
                 row += _mean_and_std(outcome(job) for job in finished)
             seconds = [folder.seconds[at] for at in group.jobs if folder.results.jobs[at] in finished]
             rows.append([*row, float(np.mean(seconds)) if seconds else None])
-    columns = [Column("network and data"), Column("arm"), Column("finished runs", "number"), Column("of", "number")]
+    columns = [
+        Column("network and data"),
+        Column("arm"),
+        Column("finished runs", "number"),
+        Column("of", "number"),
+    ]
     for title in ("test accuracy (%)", "last validation accuracy (%)", "best validation accuracy (%)"):
         columns += [Column(title, "percent"), Column("± std", "percent")]
     return Table("Outcomes", (*columns, Column("time", "seconds")), rows)
@@ -173,7 +180,14 @@ def _jobs(folder: Folder) -> Table:
     for at, job in enumerate(folder.results.jobs):
         accuracies = [outcome(job) for outcome in (_test_accuracy, _final_accuracy, _best_accuracy)]
         rows.append(
-            [job.name, folder.arms.of(job).label, str(folder.state(job)), job.epochs, *accuracies, folder.seconds[at]]
+            [
+                job.name,
+                folder.arms.of(job).label,
+                str(folder.state(job)),
+                job.epochs,
+                *accuracies,
+                folder.seconds[at],
+            ]
         )
     columns = (
         Column("job", "code"), Column("arm"), Column("state"), Column("epochs", "number"),

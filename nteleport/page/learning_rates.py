@@ -29,10 +29,11 @@ def section(folder: Folder, table: pd.DataFrame | None) -> Section | None:
     """
     if table is None or table.empty:
         return None
+    keys = tuned_keys(table)
+    table = _by_cell(table)
     cell_keys = [key for key in ARM if key != "teleport"]
     cells = [(values, rows) for values, rows in table.groupby(cell_keys, sort=False)]
     names = _names([dict(zip(cell_keys, values, strict=True)) for values, _ in cells])
-    keys = tuned_keys(table)
     key = next((each for each in keys if pd.api.types.is_numeric_dtype(table[each])), None)
     parts: list[Part] = [_lead(table, keys), *_edges(folder, names, [rows for _, rows in cells], keys)]
     if key is not None:
@@ -42,6 +43,25 @@ def section(folder: Folder, table: pd.DataFrame | None) -> Section | None:
             parts.append(Note(f"{counted(len(shown) - _MOST_CHARTS, 'more chart')} left out.", urgent=True))
     parts.append(_chosen(folder, names, [rows for _, rows in cells], keys, key))
     return Section("tuning", "Learning rates and other tuned values", tuple(parts))
+
+
+def _by_cell(table: pd.DataFrame) -> pd.DataFrame:
+    """The table where all arms of a cell have the same `training`, without what only teleportations have.
+
+    What happens to the optimizer's state is in the label of an arm where that tells arms apart.
+    """
+    trainings = [_training(text) for text in table["training"]]
+    states = [str(training.pop("optimizer_state", "")) for training in trainings]
+    for training in trainings:
+        training.pop("certificates", None)
+    several: dict[str, set[str]] = {}
+    for arm, state in zip(table["teleport"], states, strict=True):
+        several.setdefault(arm, set()).add(state)
+    labels = [
+        f"{arm}, state {state}" if len(several[arm]) > 1 else arm
+        for arm, state in zip(table["teleport"], states, strict=True)
+    ]
+    return table.assign(teleport=labels, training=[json.dumps(each, sort_keys=True) for each in trainings])
 
 
 def tuning_of(folder: Folder) -> pd.DataFrame | None:
@@ -58,17 +78,20 @@ def _lead(table: pd.DataFrame, keys: Sequence[str]) -> Note:
     by = ", ".join(sorted(set(table["by"].astype(str))))
     data = ", ".join(sorted(set(table["data"].astype(str))))
     return Note(
-        f"Each arm of each cell is reported at its own best {' and '.join(keys)}: the point with the best mean {by} "
-        f"({data}) over the runs {runs}, which are reported nowhere else. A run that diverged counts as chance."
+        f"Each arm of each cell is reported at its own best {' and '.join(keys)}: the point with the "
+        f"best mean {by} ({data}) over the runs {runs}, which are reported nowhere else. A run that diverged "
+        "counts as chance."
     )
 
 
-def _edges(folder: Folder, names: Sequence[str], cells: Sequence[pd.DataFrame], keys: Sequence[str]) -> list[Note]:
+def _edges(
+    folder: Folder, names: Sequence[str], cells: Sequence[pd.DataFrame], keys: Sequence[str]
+) -> list[Note]:
     """A note for each chosen point on the edge of its grid."""
     return [
         Note(
-            f"{name}, {folder.arms.named(str(row['teleport'])).label}: the best point ({_point(row, keys)}) lies on an "
-            "edge of the grid, so that a better one may lie beyond",
+            f"{name}, {folder.arms.named(str(row['teleport'])).label}: the best point "
+            f"({_point(row, keys)}) lies on an edge of the grid, so that a better one may lie beyond",
             urgent=True,
         )
         for name, rows in zip(names, cells, strict=True)
@@ -77,19 +100,29 @@ def _edges(folder: Folder, names: Sequence[str], cells: Sequence[pd.DataFrame], 
 
 
 def _chart(folder: Folder, name: str, rows: pd.DataFrame, key: str, keys: Sequence[str]) -> Chart:
-    arms = [(folder.arms.named(str(label)), members) for label, members in rows.groupby("teleport", sort=False)]
+    arms = [
+        (folder.arms.named(str(label)), members) for label, members in rows.groupby("teleport", sort=False)
+    ]
     order = {arm.key: at for at, arm in enumerate(folder.arms)}
     arms.sort(key=lambda pair: order.get(pair[0].key, len(order)))
     best: list[tuple[Any, ...]] = []
     points: list[tuple[Any, ...]] = []
     for number, (arm, members) in enumerate(arms):
         scored = members[members["score"].notna() & members[key].notna()]
-        of_value = scored.groupby(key, sort=True)["score"].max()
-        best += [(number, rounded(value), _percent(score)) for value, score in of_value.items()]
+        highest = scored.groupby(key, sort=True)["score"].max()
+        of_value = zip(highest.index.tolist(), highest.tolist(), strict=True)
+        best += [(number, rounded(value), _percent(score)) for value, score in of_value]
         for _, row in scored.iterrows():
             runs = ", ".join(f"{100 * row[run]:.2f}" for run in run_columns(rows) if not math.isnan(row[run]))
             remark = "chosen, on the edge of the grid" if row["edge"] else "chosen" if row["chosen"] else ""
-            words = (arm.label, _point(row, keys), f"{100 * row['score']:.2f} %", runs, str(row["round"]), remark)
+            words = (
+                arm.label,
+                _point(row, keys),
+                f"{100 * row['score']:.2f} %",
+                runs,
+                str(row["round"]),
+                remark,
+            )
             points.append((number, rounded(row[key]), _percent(row["score"]), bool(row["chosen"]), *words))
     data = {
         "best": columns(("g", "x", "y"), best),
@@ -122,9 +155,7 @@ def _chosen(
                     *(None if point is None else _plain(point[each]) for each in keys),
                     None if point is None else _plain(point["score"]),
                     len(members),
-                    f"{good.low:.3g} to {good.high:.3g}{' or beyond' if good.open_below or good.open_above else ''}"
-                    if good
-                    else None,
+                    _range(good) if good else None,
                     good.decades if good else None,
                 ]
             )
@@ -132,6 +163,11 @@ def _chosen(
     columns_ += [Column("score (%)", "percent"), Column("points", "number")]
     columns_ += [Column(f"within 1 point of the best {key or ''}".strip()), Column("decades", "number")]
     return Table("Chosen values", tuple(columns_), rows)
+
+
+def _range(good: GoodRange) -> str:
+    beyond = " or beyond" if good.open_below or good.open_above else ""
+    return f"{good.low:.3g} to {good.high:.3g}{beyond}"
 
 
 def _good_range(rows: pd.DataFrame, key: str) -> GoodRange | None:
@@ -155,7 +191,9 @@ def _percent(score: float) -> float | int | None:
 
 def _names(cells: Sequence[dict[str, Any]]) -> list[str]:
     """ "MLP on MNIST, SGD": each cell in as few words as tell them apart."""
-    differing = [key for key in ("initializer", "optimizer", "lr_scheduler") if len({cell[key] for cell in cells}) > 1]
+    differing = [
+        key for key in ("initializer", "optimizer", "lr_scheduler") if len({cell[key] for cell in cells}) > 1
+    ]
     trainings = [_training(cell["training"]) for cell in cells]
     told = [
         key
@@ -166,7 +204,10 @@ def _names(cells: Sequence[dict[str, Any]]) -> list[str]:
         ", ".join(
             [
                 f"{model_name(str(cell['model']))} on {dataset_name(str(cell['dataset']))}",
-                *(str(cell[key]) if key == "optimizer" else f"{key.replace('_', ' ')} {cell[key]}" for key in differing),
+                *(
+                    str(cell[key]) if key == "optimizer" else f"{key.replace('_', ' ')} {cell[key]}"
+                    for key in differing
+                ),
                 *(f"{key} {training.get(key)}" for key in told),
             ]
         )

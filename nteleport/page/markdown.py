@@ -1,7 +1,7 @@
 """A report as Markdown for a pull request: the notes and the short tables, without charts.
 
-The only place where text becomes Markdown. Names stand in code spans, so that no character of theirs is
-markup, mentions somebody or refers to an issue.
+The only place where text becomes Markdown: no character of a name is markup, mentions somebody or makes a
+link.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from nteleport.page.numbers import counted, in_words
 from nteleport.page.parts import Code, Column, Note, Part, Report, Table, Value
 
 _MOST_ROWS = 40
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~$&@:-])")
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&])")
+_AT_START = re.compile(r"^([-+=>#]|\d+(?=[.)]))")
+_LINKS = re.compile(r"(@|#|://|\bwww|\bGH-)(?=\S)", re.IGNORECASE)
+"""What forges make links of, even where it is escaped."""
+
+_NOTHING = "\u200b"
+"""A space of no width."""
+
 _NUMERIC = ("number", "percent", "seconds")
 
 
@@ -36,7 +43,16 @@ def _part(part: Part) -> list[str]:
             return [f"### {_plain(part.title)}", "", *_table(part), ""]
         case Code():
             fence = _fence(part.text, 3)
-            return ["<details><summary>" + _plain(part.title) + "</summary>", "", fence, part.text.rstrip(), fence, "", "</details>", ""]
+            return [
+                "<details><summary>" + _plain(part.title) + "</summary>",
+                "",
+                fence,
+                part.text.rstrip(),
+                fence,
+                "",
+                "</details>",
+                "",
+            ]
         case _:
             return []
 
@@ -59,7 +75,8 @@ def _cells(row: Sequence[Value], columns: Sequence[Column]) -> list[str]:
 
 def _plain(text: str) -> str:
     """Text in which no character is markup, on one line."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    line = _LINKS.sub(rf"\1{_NOTHING}", " ".join(text.split()))
+    return _AT_START.sub(rf"{_NOTHING}\1", _SPECIAL.sub(r"\\\1", line))
 
 
 def _code(text: str) -> str:

@@ -19,9 +19,7 @@ __all__ = ["read_report"]
 _MOST_NOTES = 30
 
 
-def read_report(
-    directory: str | Path, *, experiment: str | Path | None = None, **comparison: Any
-) -> Report:
+def read_report(directory: str | Path, *, experiment: str | Path | None = None, **comparison: Any) -> Report:
     """What there is to say about a folder of results, however far its jobs are.
 
     Args:
@@ -65,4 +63,5 @@ def _summary(folder: Folder) -> str:
 def _shortened(notes: Sequence[str]) -> tuple[str, ...]:
     distinct = list(dict.fromkeys(notes))
     left = len(distinct) - _MOST_NOTES
-    return tuple([*distinct[:_MOST_NOTES], *([f"and {counted(left, 'further note')}"] if left > 0 else [])])
+    more = [f"and {counted(left, 'further note')}"] if left > 0 else []
+    return (*distinct[:_MOST_NOTES], *more)

@@ -15,6 +15,7 @@ from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import expand
 from nteleport.experiment.trials import recorded_plan
 from nteleport.jobs.job import Job
+from nteleport.jobs.tuning import tuning_table
 from nteleport.page.folder import Folder
 from nteleport.page.numbers import counted
 from nteleport.page.parts import Code, Note, Part, Section
@@ -37,6 +38,10 @@ def section(folder: Folder, experiment: Path | None = None) -> Section:
         ExperimentError: the experiment file cannot be read.
     """
     parts = _experiments(folder) if experiment is None else _given(folder, experiment)
+    if experiment is None and tuning_table(folder.results.directory).exists():
+        parts.append(
+            Note("An experiment file with a section tune chose the values; --experiment CONFIG shows it.")
+        )
     commands = Counter(filter(None, (text(each.get("command")) for each in folder.provenance)))
     for command, jobs in commands.most_common(_MOST_COMMANDS):
         parts.append(Code(f"Command, as recorded by {counted(jobs, 'job')}", command))
@@ -57,7 +62,10 @@ def _given(folder: Folder, path: Path) -> list[Part]:
     text = Code(f"Experiment file, {path.name}", path.read_text(encoding="utf-8-sig"))
     if not others:
         return [text]
-    return [Note(f"{counted(others, 'job')} of this folder are none of this experiment file.", urgent=True), text]
+    return [
+        Note(f"{counted(others, 'job')} of this folder are none of this experiment file.", urgent=True),
+        text,
+    ]
 
 
 def _experiments(folder: Folder) -> list[Part]:
@@ -68,12 +76,27 @@ def _experiments(folder: Folder) -> list[Part]:
     about = f" {counted(unread, 'job')} without a readable config.yml not included." if unread else ""
     files = experiment_files(jobs)
     if len(files) == 1:
-        note = Note(f"One experiment file describes {counted(len(jobs), 'job')}, put together from theirs.{about}")
+        note = Note(
+            f"One experiment file describes {counted(len(jobs), 'job')}, put together from theirs.{about}"
+        )
         return [note, Code("Experiment file", to_yaml(files[0]))]
-    shown = [Code(f"Experiment file, cell {at + 1} of {len(files)}", to_yaml(each)) for at, each in enumerate(files[:_MOST_FILES])]
-    note = Note(f"The jobs are no whole matrix: there is an experiment file for each of {len(files)} cells.{about}")
+    shown = [
+        Code(f"Experiment file, cell {at + 1} of {len(files)}", to_yaml(each))
+        for at, each in enumerate(files[:_MOST_FILES])
+    ]
+    note = Note(
+        f"The jobs are no whole matrix: there is an experiment file for each of {len(files)} cells.{about}"
+    )
     left = len(files) - len(shown)
-    return [note, *shown, *([Note(f"{counted(left, 'further file')} left out; each job has its own in config.yml.")] if left else [])]
+    return [
+        note,
+        *shown,
+        *(
+            [Note(f"{counted(left, 'further file')} left out; each job has its own in config.yml.")]
+            if left
+            else []
+        ),
+    ]
 
 
 def _described(folder: Folder) -> tuple[list[Job], int]:
@@ -130,7 +153,8 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 def _jobs_of(axes: Mapping[str, Sequence[Any]]) -> set[Job]:
     combined = (dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
     return {
-        Job(**{**each, "optimizer": each["optimizer"][0], "scheduler": each["optimizer"][1]}) for each in combined
+        Job(**{**each, "optimizer": each["optimizer"][0], "scheduler": each["optimizer"][1]})
+        for each in combined
     }
 
 
@@ -151,7 +175,9 @@ def _content(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         "runs": list(axes["run"]),
         "datasets": list(axes["dataset"]),
         "models": [item for each in axes["model"] for item in one(model=each)["models"]],
-        "initializers": [item for each in axes["initializer"] for item in one(initializer=each)["initializers"]],
+        "initializers": [
+            item for each in axes["initializer"] for item in one(initializer=each)["initializers"]
+        ],
         "optimizers": [item for each in optimizers for item in each],
         "training_params": trainings if len(trainings) > 1 else trainings[0],
         "teleportations": {

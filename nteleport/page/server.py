@@ -24,7 +24,7 @@ __all__ = ["HOST", "Live", "server"]
 HOST = "127.0.0.1"
 
 _NAMES = (HOST, "localhost")
-"""How a browser on this machine calls it. With any other name, a page from elsewhere has been made to point here."""
+"""How a browser on this machine calls it. Any other name was made to point here from elsewhere."""
 
 
 class Live:
@@ -114,4 +114,6 @@ def server(live: Live, port: int = 0) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
     except OSError as error:
-        raise ResultsError(f"cannot serve on port {port} of {HOST}: {error.strerror}; expected a free port") from error
+        raise ResultsError(
+            f"cannot serve on port {port} of {HOST}: {error.strerror}; expected a free port"
+        ) from error

@@ -2,6 +2,7 @@
 (() => {
   "use strict";
   const MOST_TOLD = 12; // arms in a tooltip
+  const MARGIN = 0.3; // epochs before the first and after the last
   const MOST_APART = 6; // arms without a button for all of them
   const content = JSON.parse(document.getElementById("data").textContent);
   const config = {
@@ -82,8 +83,9 @@
       }
     }
     x.forEach((epoch, i) => {
-      const between = (other) => (other === undefined ? epoch : (epoch + other) / 2);
-      const row = { x: epoch, from: between(x[i - 1]), to: between(x[i + 1]) };
+      const from = i ? (epoch + x[i - 1]) / 2 : epoch - MARGIN;
+      const to = i + 1 < x.length ? (epoch + x[i + 1]) / 2 : epoch + MARGIN;
+      const row = { x: epoch, from, to };
       for (const g of shown) {
         const [mean, std, n] = [measure.mean[g][i], measure.std[g][i], at(g, i)];
         row[`a${g}`] = mean === null ? "–" : `${short(mean)}${std === null ? "" : ` ± ${short(std)}`}  (n = ${n})`;
@@ -98,7 +100,7 @@
       tooltip.push({ field: "more", type: "nominal", title: "and" });
     }
     const drawn = [...data.curves.flatMap(({ y, low, high }) => [y, low, high]), ...data.runs.map(({ y }) => y)];
-    return { data, slots: { tooltip, y_title: measure.label }, domain: { x: [x[0] - 0.3, x[x.length - 1] + 0.3], y: extent(drawn, logarithmic) } };
+    return { data, slots: { tooltip, y_title: measure.label }, domain: { x: [x[0] - MARGIN, x[x.length - 1] + MARGIN], y: extent(drawn, logarithmic) } };
   };
 
   const table = (chart, state) => {
@@ -110,8 +112,9 @@
   const scale = (state, axis, domain) => {
     const zoom = state.zoom && state.zoom[axis];
     const shown = zoom || domain[axis];
-    const nice = !zoom && (axis === "y" || !shown);
-    return { type: state.logarithmic[axis] ? "log" : "linear", zero: false, nice, ...(shown ? { domain: shown } : {}) };
+    const nice = !zoom && axis === "y";
+    const kind = state.logarithmic[axis] ? { type: "log" } : { type: "linear", zero: false };
+    return { ...kind, nice, ...(shown ? { domain: shown } : { padding: 12 }) };
   };
 
   const draw = async (figure, chart, state) => {
