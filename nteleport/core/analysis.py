@@ -8,7 +8,7 @@ activation; the uses of the parameters that it records make up the quiver.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import reduce
 from typing import Any, NamedTuple, get_args
@@ -100,7 +100,10 @@ def analyze(
             "norms are up_to_eps only with activations kept: conjugated normalizations are exact as they are"
         )
     args, kwargs = as_call(example_inputs)
-    with noticing_mode_reads(network) if activations == "kept" else nullcontext([]) as asked:
+    noticing: AbstractContextManager[list[str]] = nullcontext([])
+    if activations == "kept":
+        noticing = noticing_mode_reads(network)
+    with noticing as asked:
         traced = trace_functional(network, args, kwargs, training=training)
     fixed = unscalable(network, traced.changed)
     if activations == "conjugated":

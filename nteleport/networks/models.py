@@ -134,6 +134,8 @@ def _torchvision_builder(canonical: str) -> Callable[..., nn.Module]:
 def _torchvision_class(canonical: str) -> type[nn.Module]:
     made: type[nn.Module] = typing.get_type_hints(_torchvision_builder(canonical))["return"]
     return made
+
+
 def model_defaults(name: str) -> dict[str, Any] | None:
     """The arguments that an experiment file may give to a model with their defaults, where a value of another
     type is a mistake; None if only building the model tells. Errors are those of ``build_model``.

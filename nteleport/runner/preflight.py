@@ -177,7 +177,7 @@ def _try_together(experiment: Experiment, problems: Problems) -> None:
     for (dataset, node), way in product(
         zip(experiment.datasets, experiment.dataset_nodes, strict=True), ways
     ):
-        _check_plateau(dataset, experiment, node, problems)
+        _check_accuracies(dataset, experiment, node, problems)
         for model in experiment.models:
             if not (is_reference(model.value.cls) or isinstance(dataset, DataSource) or set(losses) - _PLAIN):
                 continue
@@ -193,13 +193,20 @@ def _try_together(experiment: Experiment, problems: Problems) -> None:
                 problems.add((_loss_node(nodes[0]) if nodes else node).mark, f"loss: {message}")
 
 
-def _check_plateau(dataset: str | DataSource, experiment: Experiment, node: Node, problems: Problems) -> None:
-    """Check that no teleportation waits for an accuracy where there is none."""
+def _check_accuracies(
+    dataset: str | DataSource, experiment: Experiment, node: Node, problems: Problems
+) -> None:
+    """Check that nothing asks for an accuracy where there is none."""
     monitors = {each.on_plateau.monitor for each in experiment.teleportations if each.on_plateau is not None}
     without = sorted(monitor for monitor in monitors if "accuracy" in monitor)
-    if without and described(dataset).has_numbers:
+    if not (without or experiment.tune) or not described(dataset).has_numbers:
+        return
+    if without:
         message = f"targets of {dataset} are numbers, so on_plateau cannot monitor {without[0]}"
         problems.add(node.mark, f"datasets: {message}, expected monitor: val_loss")
+    if experiment.tune is not None:
+        message = f"targets of {dataset} are numbers, so there is no accuracy to tune by"
+        problems.add(node.mark, f"datasets: {message}, expected no tune")
 
 
 def _loss_node(node: Node) -> Node:
