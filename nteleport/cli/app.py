@@ -44,7 +44,7 @@ COMMANDS: Mapping[str, str] = {
     "unravel": "Write each cell of the experiment CONFIG to a separate file.",
     "status": "Show the state of the jobs of a folder.",
     "collect": "Collect all epochs of all jobs of a folder into one table.",
-    "compare": "Compare teleportations with a baseline by paired runs.",
+    "compare": "Compare arms by paired runs: does teleporting help, and why?",
     "plot": "Draw mean curves and box plots of trained jobs.",
     "report": "Write one page about a folder of results, to hand on.",
     "inspect": "Show what a teleportation does to each parameter of MODEL.",
