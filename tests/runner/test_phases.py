@@ -15,9 +15,9 @@ import yaml
 from click.testing import CliRunner, Result
 from support.training_jobs import STANDING_CLOCK, Events, run_options, stop_after
 
+from nteleport.cli.app import nteleport
 from nteleport.cli.collect import collect
 from nteleport.cli.status import status
-from nteleport.cli.train import train
 from nteleport.cli.unravel import unravel
 from nteleport.experiment.experiment import Experiment, load_experiment
 from nteleport.experiment.trials import recorded_plan
@@ -26,6 +26,8 @@ from nteleport.jobs.events import RunStarted
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import read_result
 from nteleport.runner.phases import run_tuned
+
+ROOT = Path(__file__).parents[2]
 
 EXPERIMENT = {
     "datasets": "digits",
@@ -73,7 +75,7 @@ def command(*words: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "nteleport", "train", "experiment.yml", "--out", "out", "--device", "cpu",
          *words],
-        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -143,7 +145,7 @@ def test_killed_and_continued_the_table_is_the_same(
     first.kill()
     first.communicate()
     assert not names(out)
-    second = CliRunner().invoke(train, [str(config), "--out", str(out), "--device", "cpu"])
+    second = invoke(config)
     assert second.exit_code == 0, second.output
     assert (out / "tuning.csv").read_bytes() == (whole[0] / "tuning.csv").read_bytes()
     assert names(out) == names(whole[0])
@@ -166,7 +168,7 @@ def test_two_commands_share_all_phases(
 
 def invoke(config: Path, *words: str) -> Result:
     out = config.parent / "out"
-    return CliRunner().invoke(train, [str(config), "--out", str(out), "--device", "cpu", *words])
+    return CliRunner().invoke(nteleport, ["train", str(config), "--out", str(out), "--device", "cpu", *words])
 
 
 def make_results(experiment: Experiment, out: Path) -> list[str]:
@@ -186,7 +188,7 @@ def make_results(experiment: Experiment, out: Path) -> list[str]:
 
 
 def test_a_failed_tuning_job_is_no_score_and_its_cell_waits(config: Path, tmp_path: Path) -> None:
-    """Here a folder cannot be written to; the other data set is reported nevertheless."""
+    """Here a folder cannot be written to; the other network is reported nevertheless."""
     experiment_file = {**EXPERIMENT, "tune": {"optimizer.lr": [0.001, 0.01], "runs": [0]}}
     experiment_file["teleportations"] = {"no_teleport": None}
     experiment_file["models"] = [{"cls": "mlp", "hidden_layers": [8]}, {"cls": "mlp", "hidden_layers": [9]}]
