@@ -168,7 +168,7 @@ def _panels(table: pd.DataFrame) -> tuple[list[_Panel], str]:
     cells = table[list(_CELL)].assign(training=[_training_of_cell(text) for text in table["training"]])
     named = cells.assign(
         dataset=[dataset_name(name) for name in cells["dataset"]],
-        initializer=["" if name == "none" else f"{name} init" for name in cells["initializer"]],
+        initializer=[_initializer(name) for name in cells["initializer"]],
         lr_scheduler=["" if name == "none" else name for name in cells["lr_scheduler"]],
     )
     differing = [name for name in cells if cells[name].nunique() > 1]
@@ -182,8 +182,16 @@ def _panels(table: pd.DataFrame) -> tuple[list[_Panel], str]:
         training = _training(rows["training"].iloc[0])
         words += [f"{name.replace('_', ' ')} {training.get(name)}" for name in changing]
         panels.append(_Panel(", ".join(filter(None, words)), table.loc[rows.index]))
-    shared = [named[name].iloc[0] for name in _CELL if name not in differing]
+    shared = [
+        named[name].iloc[0]
+        for name in _CELL
+        if name not in differing and not (name == "initializer" and cells[name].iloc[0] == "none")
+    ]
     return panels, ", ".join(filter(None, shared))
+
+
+def _initializer(name: str) -> str:
+    return "PyTorch's init" if name == "none" else f"{name} init"
 
 
 def _training_of_cell(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shlex
@@ -280,3 +281,57 @@ def test_two_ways_to_ask_for_gpus_are_refused(config: Path) -> None:
 def test_a_text_that_would_add_lines_to_the_script_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(SlurmError, match="expected one line of plain text"):
         Resources(**asked)
+
+
+TUNED = """
+datasets: digits
+models: {cls: mlp, hidden_layers: [8]}
+optimizers: SGD
+training_params: {epochs: 1, max_batch: 4, validation: 0.2}
+tune: {optimizer.lr: {log_grid: [0.001, 0.01], points: 2, extend: true}, runs: [0]}
+runs: [10, 11]
+"""
+
+
+def test_a_tuned_experiment_is_submitted_by_repeating_the_command(cluster: FakeCluster, config: Path) -> None:
+    """Tuning jobs, those of an extension, the jobs to report; results are made between the commands."""
+    config.write_text(TUNED)
+    out = config.parent / "out"
+
+    def submitted() -> tuple[str, list[str]]:
+        before = set(out.glob("*/config.yml")) | set(out.glob("tuning/*/config.yml"))
+        outcome = submit_with(config)
+        assert outcome.exit_code == 0, outcome.output
+        after = set(out.glob("*/config.yml")) | set(out.glob("tuning/*/config.yml"))
+        return outcome.stdout, sorted(str(path.parent.relative_to(out)) for path in after - before)
+
+    def train(names: list[str], scores: dict[str, float]) -> None:
+        for name in names:
+            (accuracy,) = [score for rate, score in scores.items() if f"-lr{rate}-" in name]
+            result = {"state": "finished", "final": {"val_accuracy": accuracy}}
+            write_json_atomic(out / name / "result.json", result)
+
+    said, first = submitted()
+    assert len(first) == 2
+    assert all(name.startswith("tuning/") for name in first)
+    assert "chosen for 0 of 1 arm; 2 jobs to report wait for their tuning" in said
+    assert "repeat this command when the tuning jobs have ended, to choose and to submit what follows" in said
+    train(first, {"0.001": 0.2, "0.01": 0.5})
+
+    said, second = submitted()
+    assert [name.split("-lr")[1].split("-")[0] for name in second] == ["0.1", "1.0"]
+    train(second, {"0.1": 0.9, "1.0": 0.1})
+
+    said, third = submitted()
+    assert len(third) == 2
+    assert all(name.startswith("digits-") and "-lr0.1-" in name for name in third)
+    assert "chosen for 1 of 1 arm" in said
+    assert "repeat this command" not in said
+    with (out / "tuning.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["optimizer.lr"]: row["chosen"] for row in rows} == {
+        "0.001": "false",
+        "0.01": "false",
+        "0.1": "true",
+        "1.0": "false",
+    }
