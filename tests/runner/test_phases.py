@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from support import ROOT
 from support.training_jobs import STANDING_CLOCK, Events, run_options, stop_after
 
 from nteleport.cli.app import nteleport
@@ -26,8 +27,6 @@ from nteleport.jobs.events import RunStarted
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import read_result
 from nteleport.runner.phases import run_tuned
-
-ROOT = Path(__file__).parents[2]
 
 EXPERIMENT = {
     "datasets": "digits",

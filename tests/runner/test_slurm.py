@@ -319,8 +319,8 @@ def test_a_tuned_experiment_is_submitted_by_repeating_the_command(cluster: FakeC
     train(first, {"0.001": 0.2, "0.01": 0.5})
 
     said, second = submitted()
-    assert [name.split("-lr")[1].split("-")[0] for name in second] == ["0.1", "1.0"]
-    train(second, {"0.1": 0.9, "1.0": 0.1})
+    assert [name.split("-lr")[1].split("-")[0] for name in second] == ["0.1", "1"]
+    train(second, {"0.1": 0.9, "1": 0.1})
 
     said, third = submitted()
     assert len(third) == 2
