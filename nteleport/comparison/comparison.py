@@ -267,9 +267,9 @@ def _warnings(families: Sequence[Family]) -> list[str]:
     if undecidable:
         band, name = primary[0].outcome.band, primary[0].outcome.name
         needed = [pairs for each in undecidable.values() for pairs in each]
+        lie = "an arm lies" if len(needed) == 1 else f"{len(needed)} arms lie"
         notes.append(
-            f"too few pairs to decide whether {'an arm lies' if len(needed) == 1 else f'{len(needed)} arms lie'} "
-            f"within {band} of the baseline in {name} "
+            f"too few pairs to decide whether {lie} within {band} of the baseline in {name} "
             f"({_some(list(undecidable))}); {max(needed):,} pairs would do"
         )
     lacking = {family.outcome.name: [] for family in families}

@@ -23,7 +23,7 @@ from nteleport.errors import ResultsError
 from nteleport.jobs.lease import SILENCE, leased
 from nteleport.jobs.owner import Owner
 from nteleport.jobs.paths import JobPaths
-from nteleport.jobs.state import read_status, summarize
+from nteleport.jobs.state import duration, read_status, summarize
 
 EPOCHS = 8
 

@@ -91,12 +91,17 @@ def test_the_picture_shows_the_curves_the_chosen_points_and_the_widths(tmp_path:
 
 
 def test_each_cell_has_a_panel_named_after_what_differs(tmp_path: Path) -> None:
-    rows = [row for name in ("none", "kaiming") for row in tuning_rows([PLAIN, RANDOM, LAYER], initializer=name)]
+    rows = [
+        row for name in ("none", "kaiming") for row in tuning_rows([PLAIN, RANDOM, LAYER], initializer=name)
+    ]
     write_tuning_csv(tmp_path, rows)
     tuning = read_tuning(tmp_path)
     assert tuning is not None
     figure = draw_sweep(sweep_table(tuning, "optimizer.lr"), "optimizer.lr")
-    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["PyTorch's init", "kaiming init"]
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == [
+        "PyTorch's init",
+        "kaiming init",
+    ]
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert names[:3] == ["no teleport", "teleported", "layer rates"]
@@ -127,9 +132,10 @@ def test_bad_input_is_one_message(tmp_path: Path, words: list[str], message: str
 
 
 def test_a_folder_without_tuning_and_a_damaged_table_are_refused(tmp_path: Path) -> None:
-    assert "expected the --out of `nteleport train` with a section tune" in run(
-        tmp_path, "--curve", "optimizer.lr"
-    ).stderr
+    assert (
+        "expected the --out of `nteleport train` with a section tune"
+        in run(tmp_path, "--curve", "optimizer.lr").stderr
+    )
     table = write(tmp_path)
     with pytest.raises(ResultsError, match="expected training parameters as JSON"):
         draw_sweep(sweep_table(table.assign(training="[" * 10_000), "optimizer.lr"), "optimizer.lr")
