@@ -398,7 +398,7 @@ def test_widths_of_good_ranges_are_compared_over_tuning_runs(tmp_path: Path) -> 
         (["epochs_to:nan"], {}, "expected epochs_to:A"),
         (["test_loss:0.3"], {}, "expected 'test_loss'"),
         (["test_loss"], {"baseline": "no_telport"}, "no arm 'no_telport', did you mean 'no_teleport'?"),
-        (["test_loss"], {"by": ["datset"]}, "unknown hyper-parameter 'datset', did you mean 'dataset'?"),
+        (["test_loss"], {"by": ["datasetz"]}, "unknown hyper-parameter 'datasetz', did you mean 'dataset'?"),
         (["test_loss"], {"by": ["teleport"]}, "expected words such as dataset, model"),
         (["test_loss"], {"equivalent": {"tst_loss": 1}}, "did you mean 'test_loss'?"),
         (["test_loss"], {"equivalent": {"test_loss": "0"}}, "expected a number above 0"),
