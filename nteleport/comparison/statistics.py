@@ -119,7 +119,8 @@ def sign_flip_p(differences: Array) -> Array:
 
 def _rounded_mean(first: Array, second: Array, axis: int) -> Array:
     """Means rounded so that equal sums of shares such as 1/360 are equal whatever the order of the terms."""
-    return np.round((first - second).mean(axis=axis), 12)
+    means: Array = np.round((first - second).mean(axis=axis), 12)
+    return means
 
 
 def holm(p: Array) -> Array:
