@@ -257,7 +257,9 @@ def test_an_accuracy_is_not_watched_where_there_is_none(tmp_path: Path) -> None:
     (problem,) = complaints(tmp_path, text + plateau)
     assert "targets of moons are numbers, so on_plateau cannot monitor val_accuracy" in problem
     assert complaints(tmp_path, text + plateau.replace("val_accuracy", "val_loss")) == []
-    held_out = text.replace("epochs: 9", "epochs: 9, validation: 0.5").replace("lr: 0.01", "weight_decay: 0.0")
+    held_out = text.replace("epochs: 9", "epochs: 9, validation: 0.5").replace(
+        "lr: 0.01", "weight_decay: 0.0"
+    )
     (problem,) = complaints(tmp_path, held_out + "tune: {optimizer.lr: [0.1, 0.2], runs: [7]}\n")
     assert "targets of moons are numbers, so there is no accuracy to tune by" in problem
     mode = "lr: 0.01, lr_scheduler: {cls: ReduceLROnPlateau, mode: max}"

@@ -72,8 +72,12 @@ def summarize_tuned(experiment: Experiment, tuned: Tuned, out: Path) -> None:
     click.echo(f"results: {out}, chosen in {tuning_table(out)} from {folder}")
     if tuned.interrupted or not plan.is_complete:
         click.echo("repeat the command to continue with what is missing")
-    elif experiment.tune is not None and (grids := [key for key in experiment.tune.keys if key.grid]):
-        click.echo(f"pictures: nteleport plot {shlex.quote(str(out))} --curve {grids[0].name}")
+        return
+    folder_name = shlex.quote(str(out))
+    grids = [key.name for key in experiment.tune.keys if key.grid is not None] if experiment.tune else []
+    if grids:
+        click.echo(f"pictures: nteleport plot {folder_name} --curve {grids[0]}")
+    click.echo(f"the arms compared: nteleport compare {folder_name}")
 
 
 def chosen_line(plan: Plan, experiment: Experiment) -> str:

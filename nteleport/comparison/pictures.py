@@ -149,7 +149,8 @@ def draw_pairs(comparison: Comparison, outcome: Outcome) -> Figure:
         for axes in panels.flat[len(cells) :]:
             axes.set_axis_off()
         for axes, (_, table) in zip(panels.flat, cells, strict=False):
-            title = ", ".join(str(table[word].iloc[0]) for word in named)
+            values = {word: str(table[word].iloc[0]) for word in named}
+            title = ", ".join(f"{word} none" if each == "none" else each for word, each in values.items())
             axes.set_title("\n".join(textwrap.wrap(_literal(title), _TITLE, max_lines=3)), fontsize=7)
             _draw_cell(axes, table, arms)
         name = f"{_spoken(outcome)} ({outcome.unit})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Container, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,10 +67,15 @@ def _effort(group: pd.DataFrame | None) -> Hashable:
     if group is None:
         return None
     written = group[group["round"] == 0]
-    keys, runs = tuned_keys(group), run_columns(group)
+    keys, runs = _keys_of(group), run_columns(group)
     points = frozenset(zip(*(written[key].tolist() for key in keys), strict=True))
     tried = frozenset(run for run in runs if written[run].notna().any())
     return points, tried, frozenset(group["by"])
+
+
+def _keys_of(group: pd.DataFrame) -> list[str]:
+    """The keys that were tuned for an arm: another experiment in the folder may have tuned others."""
+    return [key for key in tuned_keys(group) if not (group[key].isna() | (group[key] == "")).all()]
 
 
 def _trials(efforts: set[Hashable]) -> str:
@@ -92,14 +97,13 @@ def read_choices(results: Results, tuning: pd.DataFrame | None) -> Tuned:
         return Tuned(everything)
     _check(tuning)
     keys = tuned_keys(tuning)
-    runs = {int(name.rpartition(" ")[2]) for name in run_columns(tuning)}
-    arms = _Arms(tuning, keys)
+    arms = _Arms(tuning)
     groups: dict[int, pd.DataFrame] = {}
     kept: list[int] = []
     lost: Counter[str] = Counter()
     for position, job in enumerate(results.jobs):
         group = arms.of(job)
-        reason = "" if group is None else _why_not(job, group, keys, runs)
+        reason = "" if group is None else _why_not(job, group)
         if reason:
             lost[reason] += 1
             continue
@@ -140,13 +144,14 @@ def _check(tuning: pd.DataFrame) -> None:
         )
 
 
-def _why_not(job: JobResult, group: pd.DataFrame, keys: Sequence[str], runs: Container[object]) -> str:
+def _why_not(job: JobResult, group: pd.DataFrame) -> str:
     """Why a job of a tuned arm is no reported job; "" if it is one."""
     chosen = group[group["chosen"]]
     if chosen.empty:
         return "the tuning of their arm is not over yet"
-    if not all(_same(job.hparams.get(key), chosen[key].iloc[0]) for key in keys):
+    if not all(_same(job.hparams.get(key), chosen[key].iloc[0]) for key in _keys_of(group)):
         return "their tuned values were not chosen"
+    runs = {int(name.rpartition(" ")[2]) for name in run_columns(group) if group[name].notna().any()}
     if job.hparams.get("run") in runs:
         return "their run chose the tuned values, so it does not count as a result"
     return ""
@@ -155,19 +160,23 @@ def _why_not(job: JobResult, group: pd.DataFrame, keys: Sequence[str], runs: Con
 class _Arms:
     """The rows of the table, by arm."""
 
-    def __init__(self, tuning: pd.DataFrame, keys: Sequence[str]) -> None:
-        self.keys = keys
+    def __init__(self, tuning: pd.DataFrame) -> None:
         self.groups: dict[tuple[str, ...], list[tuple[dict[str, Any], pd.DataFrame]]] = {}
+        """By the tuned keys and the labels."""
+        self.tuned: dict[tuple[str, ...], None] = {}
         for values, group in tuning.groupby(list(ARM), sort=False):
             *labels, training = map(str, values)
-            self.groups.setdefault(tuple(labels), []).append((_mapping(training), group))
+            keys = tuple(_keys_of(group))
+            self.tuned[keys] = None
+            self.groups.setdefault((*keys, *labels), []).append((_mapping(training), group))
 
     def of(self, job: JobResult) -> pd.DataFrame | None:
         """The rows of a job's arm; None if it was not tuned."""
-        labels = tuple(untuned_label(str(job.hparams.get(part)), part, self.keys) for part in ARM[:-1])
-        for training, group in self.groups.get(labels, ()):
-            if all(_same(job.hparams.get(f"training.{key}"), value) for key, value in training.items()):
-                return group
+        for keys in self.tuned:
+            labels = (untuned_label(str(job.hparams.get(part)), part, keys) for part in ARM[:-1])
+            for training, group in self.groups.get((*keys, *labels), ()):
+                if all(_same(job.hparams.get(f"training.{key}"), value) for key, value in training.items()):
+                    return group
         return None
 
 

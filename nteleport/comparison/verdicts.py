@@ -103,10 +103,13 @@ _AGAINST_BASELINE = {
 
 
 def companions_of(arm: Arm, cell: Cell) -> dict[str, Arm]:
-    """The arms of `COMPANIONS` that agree with a teleporting arm in every option they share, by mode."""
+    """The arms of `COMPANIONS` whose options a teleporting arm has, too, by mode.
+
+    An arm that chooses its change of basis draws none, so it has no companions.
+    """
     found: dict[str, Arm] = {}
     for other in cell.arms.values():
-        alike = all(arm.options.get(key, value) == value for key, value in other.options.items())
+        alike = all(arm.options.get(key) == value for key, value in other.options.items())
         if other.mode in COMPANIONS and alike:
             found.setdefault(other.mode, other)
     return found

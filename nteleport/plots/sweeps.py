@@ -40,6 +40,7 @@ _CURVES, _BAR, _MARGINS = 1.7, 0.13, 0.75
 """Inches: the height of the curves, of a bar, and of the title and labels of a panel."""
 
 _WIDTH_OF_LETTER = 0.062
+_WIDTH_IN_LEGEND = 0.05
 _BASELINE = "no teleport"
 _GRAY = LIGHT[-1]
 _LEGEND_ROW = 0.16
@@ -63,12 +64,14 @@ def sweep_table(tuning: pd.DataFrame, key: str) -> pd.DataFrame:
     """
     keys = tuned_keys(tuning)
     numeric = [
-        each for each in keys if pd.api.types.is_numeric_dtype(tuning[each]) and (tuning[each] > 0).all()
+        each
+        for each in keys  # another experiment in the folder need not tune it
+        if pd.api.types.is_numeric_dtype(tuning[each]) and (tuning[each].dropna() > 0).all()
     ]
     if key not in numeric:
         known = f"expected one of {', '.join(numeric)}{nearest(key, numeric)}" if numeric else "there is none"
         raise ResultsError(f"{key!r} is no tuned key with numbers above 0, {known}")
-    scored = tuning[tuning["score"].notna()]
+    scored = tuning[tuning["score"].notna() & tuning[key].notna()]
     if scored.empty:
         raise ResultsError("nothing to draw: no point of the tuning has all its scores yet")
     frames = [_of_arm(rows, key, keys) for _, rows in scored.groupby(list(ARM), sort=False)]
@@ -156,7 +159,7 @@ def draw_sweep(table: pd.DataFrame, key: str) -> Figure:
             if number + columns >= len(panels):
                 lower.set_xlabel(_key_label(key))
         _value_axis(axes[0, 0], table[key])
-        _legend(figure, styles, _key_label(key), shared, int(width / _WIDTH_OF_LETTER))
+        _legend(figure, styles, _key_label(key), shared, int(width / _WIDTH_IN_LEGEND))
     return figure
 
 
@@ -165,7 +168,7 @@ def _panels(table: pd.DataFrame) -> tuple[list[_Panel], str]:
     cells = table[list(_CELL)].assign(training=[_training_of_cell(text) for text in table["training"]])
     named = cells.assign(
         dataset=[dataset_name(name) for name in cells["dataset"]],
-        initializer=["" if name == "none" else f"{name} init" for name in cells["initializer"]],
+        initializer=[_initializer(name) for name in cells["initializer"]],
         lr_scheduler=["" if name == "none" else name for name in cells["lr_scheduler"]],
     )
     differing = [name for name in cells if cells[name].nunique() > 1]
@@ -179,8 +182,16 @@ def _panels(table: pd.DataFrame) -> tuple[list[_Panel], str]:
         training = _training(rows["training"].iloc[0])
         words += [f"{name.replace('_', ' ')} {training.get(name)}" for name in changing]
         panels.append(_Panel(", ".join(filter(None, words)), table.loc[rows.index]))
-    shared = [named[name].iloc[0] for name in _CELL if name not in differing]
+    shared = [
+        named[name].iloc[0]
+        for name in _CELL
+        if name not in differing and not (name == "initializer" and cells[name].iloc[0] == "none")
+    ]
     return panels, ", ".join(filter(None, shared))
+
+
+def _initializer(name: str) -> str:
+    return "PyTorch's init" if name == "none" else f"{name} init"
 
 
 def _training_of_cell(text: str) -> str:
@@ -264,7 +275,7 @@ def _legend(figure: Figure, styles: dict[str, dict[str, Any]], what: str, shared
     )
     bar = Line2D([], [], color="#222222", linewidth=3.2)
     band = Patch(facecolor="#222222", alpha=0.15, linewidth=0)
-    names = [*styles, f"chosen {what}", "lowest to highest run", "within 1 point of the best (decades)"]
+    names = [*styles, f"chosen {what}", "lowest to highest run", "within 1 point (decades)"]
     longest = max(map(len, names))
     columns = max(1, min(len(names), letters // (longest + 8)))
     title = textwrap.fill(shared, letters)

@@ -312,6 +312,34 @@ def test_a_grid_that_was_extended_for_one_arm_is_no_unequal_tuning(tmp_path: Pat
     assert compared(tmp_path).verdicts["verdict"].tolist() == ["no arms to tell"]
 
 
+def test_two_experiments_in_one_folder_may_tune_different_keys(tmp_path: Path) -> None:
+    """The rates of Adam are tuned with its weight decay; SGD has a weight decay that is not tuned."""
+    adam = {"optimizer": "AdamW lr=0.1 weight_decay=0.5", "optimizer.cls": "AdamW"}
+    sgd = {"optimizer": "SGD lr=0.1 weight_decay=0.01 momentum=0.9", "optimizer.weight_decay": 0.01}
+    rows: list[dict[str, object]] = []
+    for mode, shift in ((PLAIN, 0), (RANDOM, 1)):
+        for number, accuracy in enumerate(PLAINS):
+            run = hparams_of(mode, 100 + number)
+            write_run(tmp_path, run | sgd, test_accuracy=(accuracy + shift) / 100)
+            decay = {**adam, "optimizer.weight_decay": 0.5}
+            write_run(tmp_path, run | decay, test_accuracy=(accuracy + 2 * shift) / 100)
+        fixed = {"optimizer": "SGD weight_decay=0.01 momentum=0.9"}
+        rows += [{**row, **fixed} for row in tuning_rows([mode], runs=[0, 1])]
+        rows += [
+            {**row, "optimizer": "AdamW", "optimizer.weight_decay": decay, "chosen": str(best).lower()}
+            for row in tuning_rows([mode], runs=[2, 100])
+            for decay in (0.0, 0.5)
+            for best in [decay == 0.5 and row["chosen"] == "true"]
+        ]
+    head, tail = list(rows[0])[:8], list(rows[0])[-5:]
+    columns = [*head, "optimizer.weight_decay", "round", "run 0", "run 1", "run 2", "run 100", *tail]
+    write_tuning_csv(tmp_path, [{key: row.get(key, "") for key in columns} for row in rows])
+    found = compared(tmp_path)
+    assert found.rows["difference"].tolist() == pytest.approx([1.0, 2.0])
+    assert found.rows["n"].tolist() == [8, 7]  # only Adam was tuned in run 100
+    assert not any("not tuned" in note or "unequally" in note for note in found.notes)
+
+
 def test_a_choice_on_the_edge_is_said(tmp_path: Path) -> None:
     tuned(tmp_path, PLAIN, RANDOM, edge=True)
     write_arms(tmp_path, {PLAIN: PLAINS, RANDOM: TELEPORTED})

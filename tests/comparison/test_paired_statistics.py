@@ -93,6 +93,15 @@ def test_one_pair_and_none_have_no_interval() -> None:
     assert math.isnan(none.p)
 
 
+def test_a_sign_flip_test_is_not_fooled_by_skewed_pairs_of_exchangeable_runs() -> None:
+    """Both runs of a pair from one skewed distribution: at every level, p is at most so small so often."""
+    runs = np.random.default_rng(7).exponential(1.0, (4000, 2, 8))
+    p = sign_flip_p(runs[:, 0] - runs[:, 1])
+    for level in (0.01, 0.05, 0.2, 0.5):
+        exact = math.floor(level * 2**7) / 2**7  # p comes in steps of 2/2^8
+        assert abs((p <= level).mean() - exact) < 4 * math.sqrt(exact * (1 - exact) / len(p))
+
+
 def test_intervals_cover_the_true_mean_as_often_as_they_say() -> None:
     simulations = 20_000
     draws = np.random.default_rng(0).normal(0.7, 2.0, (simulations, 6))
@@ -106,6 +115,17 @@ def test_holm_by_hand() -> None:
     assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm(np.array([0.02, math.nan, 0.5])) == pytest.approx([0.04, math.nan, 0.5], nan_ok=True)
     assert holm(np.array([0.9, 0.8])) == pytest.approx([1.0, 1.0])
+
+
+def test_holm_is_the_closed_test_of_bonferroni() -> None:
+    """An adjusted p is the largest that Bonferroni gives to any set of hypotheses with this one in it."""
+    for p in np.random.default_rng(6).uniform(0, 0.2, (30, 5)):
+        sets = [each for size in range(1, 6) for each in itertools.combinations(range(5), size)]
+        closed = [
+            max(min(1, len(each) * min(p[at] for at in each)) for each in sets if one in each)
+            for one in range(5)
+        ]
+        assert holm(p) == pytest.approx(closed, rel=1e-12)
 
 
 def test_a_family_without_effects_is_called_different_in_at_most_five_percent() -> None:

@@ -104,6 +104,23 @@ def test_only_an_arm_with_the_same_change_of_basis_tells_why(tmp_path: Path) -> 
     assert "no arm layer_rates with the same change of basis" in found.verdicts["because"].item()
 
 
+def test_an_arm_that_chooses_its_change_of_basis_is_not_explained_by_rates_of_a_drawn_one(
+    tmp_path: Path,
+) -> None:
+    write_means(tmp_path, {PLAIN: 92, RANDOM: 94, LAYER: 94.1, SHUFFLED: 93})
+    chosen = {"teleport": "optimize, once at 0", "teleport.mode": "optimize", "teleport.objective": "balance"}
+    drawn = ("teleport.cob_range", "teleport.cob_sampling")
+    for number, accuracy in enumerate(accuracies(94, 5)):
+        hparams = {key: value for key, value in hparams_of(RANDOM, 100 + number).items() if key not in drawn}
+        write_run(tmp_path, hparams | chosen, test_accuracy=accuracy / 100)
+    rows = tuning_rows([PLAIN, RANDOM, LAYER, SHUFFLED])
+    write_tuning_csv(
+        tmp_path, [*rows, *({**row, "teleport": chosen["teleport"]} for row in tuning_rows([RANDOM]))]
+    )
+    found = compared(tmp_path).verdicts.set_index("arm")["verdict"]
+    assert found.to_dict() == {"random, once at 0, inter 0.9": LAYER_RATES, "optimize, once at 0": NO_ARMS}
+
+
 @pytest.mark.parametrize(
     ("kaiming", "verdict"),
     [
@@ -129,7 +146,8 @@ def test_a_gain_that_a_better_initialization_gives_too_is_a_repair(
 
 
 def test_where_nothing_differs_a_gain_is_claimed_in_at_most_five_percent(tmp_path: Path) -> None:
-    write_means(tmp_path, {PLAIN: 92, RANDOM: 92, LAYER: 92, SHUFFLED: 92})
+    means = {PLAIN: 92, RANDOM: 92, LAYER: 92, SHUFFLED: 92}
+    write_arms(tmp_path, {mode: accuracies(mean, 0)[:8] for mode, mean in means.items()})
     write_tuning_csv(tmp_path, tuning_rows([PLAIN, RANDOM, LAYER, SHUFFLED]))
     results = read_results(tmp_path)
     cells, _ = cells_of(results, range(len(results.jobs)), None, ["optimizer.lr"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from support import ROOT
 from support.training_jobs import STANDING_CLOCK, Events, run_options, stop_after
 
 from nteleport.cli.app import nteleport
@@ -73,7 +74,7 @@ def command(*words: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "nteleport", "train", "experiment.yml", "--out", "out", "--device", "cpu",
          *words],
-        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
