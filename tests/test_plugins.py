@@ -61,11 +61,13 @@ def test_an_experiment_file_alone_imports_nothing(tmp_path: Path) -> None:
     """Not even a module beside it: each name is an error with its place and the option."""
     write_plugins(tmp_path)
     plugin(tmp_path, "raise AssertionError('imported')", "my_nets.py")
+    names = ("my_data", "my_nets", "my_optim", "my_losses")
+    for name in names:  # of earlier tests
+        sys.modules.pop(name, None)
     found = complaints(tmp_path, EXPERIMENT)
     assert [line.partition(": ")[0] for line in found] == ["1:19", "2:16", "3:20", "4:36"]
-    names = ("my_data", "my_nets", "my_optim", "my_losses")
     assert all(f"expected --plugin {name}.py" in line for name, line in zip(names, found, strict=True))
-    assert not {"my_data", "my_nets", "my_optim", "my_losses"} & sys.modules.keys()
+    assert not set(names) & sys.modules.keys()
 
 
 @pytest.mark.parametrize("reference", ["os:system", "builtins:eval", "nteleport:analyze", "torch.nn:Linear"])

@@ -296,7 +296,7 @@ def test_a_damaged_checkpoint_means_a_warning_and_the_one_before(tmp_path: Path)
 def test_resuming_under_other_versions_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job, events = small_job(), Events()
     run(job, tmp_path, stop_requested=stop_after(7))
-    monkeypatch.setattr("nteleport.training.loop.versions", lambda: {"torch": "99"})
+    monkeypatch.setattr("nteleport.training.provenance.versions", lambda: {"torch": "99"})
 
     run(job, tmp_path, report=events)
 
