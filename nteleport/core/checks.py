@@ -175,3 +175,13 @@ def check_network(network: nn.Module, quiver: Quiver, parameters: Mapping[str, T
             f"the quiver has parameter {unknown[0]}, which this network has not: "
             "expected the quiver of this network, from nteleport.analyze"
         )
+
+
+def check_whole(parameters: Mapping[str, Tensor]) -> None:
+    """Raise ``TeleportationError`` unless all parameters are plain tensors, and not parts of larger ones."""
+    for name, parameter in parameters.items():
+        if type(parameter.data) is not Tensor:
+            raise TeleportationError(
+                f"parameter {name} is a {type(parameter.data).__name__}: only whole tensors can be scaled, "
+                "so networks sharded by FSDP cannot be teleported"
+            )
