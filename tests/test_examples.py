@@ -34,4 +34,4 @@ def test_an_example_trains_its_network(
 def test_every_example_is_shown_in_the_docs() -> None:
     page = (ROOT / "docs" / "frameworks.md").read_text(encoding="utf-8")
     for script in SCRIPTS:
-        assert f"```python title=\"examples/{script.name}\"\n{script.read_text(encoding='utf-8')}```" in page
+        assert f'```python title="examples/{script.name}"\n{script.read_text(encoding="utf-8")}```' in page

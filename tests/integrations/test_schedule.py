@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
 import pytest
 
 from nteleport.errors import MissingExtraError, TeleportationError
-from nteleport.extras import import_extra
 from nteleport.integrations.schedule import read_teleportation
 from nteleport.integrations.teleporter import Teleporter
 
@@ -105,7 +105,7 @@ def test_a_framework_that_is_missing_is_named_with_its_extra(
     monkeypatch.delitem(sys.modules, f"nteleport.integrations.{module}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(MissingExtraError, match=rf"pip install 'nteleport\[{module}\]'"):
-        import_extra(f"nteleport.integrations.{module}", extra="none", purpose="none")
+        importlib.import_module(f"nteleport.integrations.{module}")
 
 
 @pytest.mark.parametrize(
