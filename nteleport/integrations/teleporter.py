@@ -1,10 +1,10 @@
 """Teleport a network while a framework trains it: what the callbacks of all frameworks share.
 
 A framework has the loop, the network and the optimizer; a ``Teleporter`` is told before each step where the
-training stands. At the first step it analyzes the network. With activations kept, weights and optimizer state
-are then moved in place (``nteleport.teleport_``). With activations conjugated, the optimizer's steps happen in
-teleported coordinates (``nteleport.attach``), and the weights in the network stay the plain ones. Either way
-the network as it is computes, evaluates and saves what it should.
+training stands. At the first step it analyzes the network. With activations kept, weights and optimizer
+state are then moved in place (``nteleport.teleport_``). With activations conjugated, the optimizer's steps
+happen in teleported coordinates (``nteleport.attach``), and the weights in the network stay the plain ones.
+Either way the network as it is computes, evaluates and saves what it should.
 
 When, and with which random numbers, follows from the numbers of epochs and steps alone. So a resumed training
 needs to know the change of basis, and the weights that the optimizer holds, and no more.
@@ -196,7 +196,14 @@ class Teleporter:
 
     def _analyzed(self, network: nn.Module, optimizer: Optimizer, inputs: ExampleInputs) -> Quiver:
         """The quiver of the network; the optimizer is attached, and what was loaded restored."""
-        check_whole(dict(network.named_parameters()))
+        parameters = dict(network.named_parameters())
+        check_whole(parameters)
+        ours = {id(parameter) for parameter in parameters.values()}
+        if not any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+            raise TeleportationError(
+                f"{type(optimizer).__name__} trains no parameter of this {type(network).__name__}; it may "
+                "hold copies or parts of them, as in DeepSpeed, which cannot be teleported"
+            )
         if self._optimizer_state == "transport":
             check_transportable(optimizer)
         quiver = analyze(network, inputs, activations=self._how.activations)
@@ -268,9 +275,9 @@ def unwrapped(optimizer: object) -> Optimizer:
     """The torch optimizer inside the wrappers of Lightning and Accelerate.
 
     Raises:
-        TeleportationError: there is none, as in DeepSpeed's.
+        TeleportationError: there is none.
     """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+    while (inner := getattr(optimizer, "optimizer", None)) is not None:
         optimizer = inner
     if not isinstance(optimizer, Optimizer):
         raise TeleportationError(f"expected a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -278,7 +285,7 @@ def unwrapped(optimizer: object) -> Optimizer:
 
 
 def _split(batch: Any) -> tuple[Any, Any]:
-    """Inputs and labels of a batch: a pair of them, a mapping with ``labels``, or a call ``(args, kwargs)``."""
+    """Inputs and labels of a batch: a pair of them, a mapping with ``labels``, or ``(args, kwargs)``."""
     match batch:
         case (tuple(args), dict(kwargs)):
             inputs, labels = _split(kwargs)

@@ -39,8 +39,8 @@ class TeleportCallback(_transformers.TrainerCallback):  # type: ignore[misc]  # 
         schedule: one of ``{"every_n_epochs": n}``, ``{"epochs": [0, 10]}`` and ``{"every_n_steps": n}``, with
             the meaning they have in experiment files; ``"teleport_only_once": True`` with the first or the
             last. Epochs and steps of the optimizer are counted from 0.
-        cob_range, sampling: of random changes of basis, as for ``nteleport.sample_cob``. Each replaces the one
-            before.
+        cob_range, sampling: of random changes of basis, as for ``nteleport.sample_cob``. Each replaces the
+            one before.
         activations: ``kept`` moves weights and optimizer state as far as the unmodified network allows;
             ``conjugated`` lets the optimizer work in teleported coordinates, see ``nteleport.attach``.
         objective: choose the change of basis instead, by an objective of ``nteleport.choose_cob`` and on the

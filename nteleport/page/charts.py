@@ -95,7 +95,12 @@ def curves_spec() -> Spec:
                 "params": [
                     {
                         "name": "hover",
-                        "select": {"type": "point", "fields": ["x"], "on": "pointerover", "clear": "pointerout"},
+                        "select": {
+                            "type": "point",
+                            "fields": ["x"],
+                            "on": "pointerover",
+                            "clear": "pointerout",
+                        },
                     }
                 ],
             },
@@ -110,7 +115,13 @@ def learning_rate_spec(key: str, score: str) -> Spec:
     return {
         **_frame(300),
         "encoding": {
-            "x": {"field": "x", "type": "quantitative", "title": key, "scale": slot("x"), "axis": {"format": "~g"}},
+            "x": {
+                "field": "x",
+                "type": "quantitative",
+                "title": key,
+                "scale": slot("x"),
+                "axis": {"format": "~g"},
+            },
         },
         "layer": [
             {

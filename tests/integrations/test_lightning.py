@@ -162,6 +162,10 @@ def test_what_cannot_be_teleported_is_one_clear_error(tmp_path: Path) -> None:
         fit(Teleport({"epochs": 0}, network="network"))
     with pytest.raises(TeleportationError, match=r"nothing of Linear can be teleported .* kept"):
         fit(Teleport({"epochs": 0}, network="net.0"))
+    other = Classifier()
+    other.configure_optimizers = lambda: torch.optim.SGD([nn.Parameter(torch.zeros(3))], lr=0.1)
+    with pytest.raises(TeleportationError, match="SGD trains no parameter of this Classifier"):
+        fit(Teleport({"epochs": 0}), module=other)
     saved = Teleport({"epochs": 0})
     _, trainer = fit(saved)
     trainer.save_checkpoint(tmp_path / "kept.ckpt")

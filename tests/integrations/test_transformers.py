@@ -1,4 +1,4 @@
-"""The callback of transformers' Trainer against loops in plain PyTorch and trainings that were never stopped."""
+"""The callback of transformers' Trainer against plain loops, and trainings that were never stopped."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_training_resumed_within_an_epoch_is_one_that_never_stopped(
 
     elsewhere = Classifier(dropout=0.1)
     moved = shutil.move(checkpoint, tmp_path / "moved")
-    with pytest.raises(CheckpointError, match="no folder .*checkpoint-5: give .* resume_from"):
+    with pytest.raises(CheckpointError, match=r"no folder .*checkpoint-5: give .* resume_from"):
         fit(tmp_path / "resumed", callback(), elsewhere, resume=str(moved))
     assert fit(tmp_path / "new", callback(resume_from=moved), elsewhere, resume=str(moved)) == losses
     assert equal(elsewhere, through)
