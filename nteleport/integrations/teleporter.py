@@ -119,7 +119,8 @@ class Teleporter:
         """The change of basis since the training began, shape ``(cob_size,)``; None before the first step."""
         if self.attachment is not None:
             return self.attachment.cob
-        return self._loaded.get("cob", self._cob)
+        found: Tensor | None = self._loaded.get("cob", self._cob)
+        return found
 
     def has_work(self, step: int, epoch: int | None) -> bool:
         """Whether ``before_step`` has anything to do."""
@@ -237,7 +238,9 @@ class Teleporter:
                 quiver.cob_size, self._how.cob_range, self._how.cob_sampling, generator=generator
             )
             return admitted_cob(quiver, drawn, generator)
-        options = {"optimizer": maker_like(optimizer)} if self._objective == "lookahead" else {}
+        options: dict[str, Any] = {}
+        if self._objective == "lookahead":
+            options["optimizer"] = maker_like(optimizer)
         chosen = choose_cob(
             quiver, network, self._objective, batches=[batch], generator=generator, **options
         ).cob
@@ -304,9 +307,10 @@ def _checked_state(state: object) -> dict[str, Any]:
     match state:
         case {"activations": str(activations), "cob": Tensor() as cob, "last": last} if cob.dim() == 1:
             weights = state.get("teleported_weights", {}) if isinstance(state, Mapping) else {}
+            due: tuple[str, int] | None = None
             match last:
                 case None:
-                    due = None
+                    pass
                 case [str(kind), int(number)]:
                     due = (kind, number)
                 case _:

@@ -32,9 +32,7 @@ def section(folder: Folder) -> Section:
             found = _values(job.hparams.get(key) for job in jobs)
             rows.append([key.removeprefix("training.").replace("_", " "), *found])
     matrix = Table("Matrix", (Column("axis"), Column("values"), Column("number", "number")), rows)
-    options = [
-        key for key in hyper_parameters(jobs) if key.startswith("teleport.") and key != "teleport.mode"
-    ]
+    options = [key for key in hyper_parameters(jobs) if key.startswith("teleport.") and key != "teleport.mode"]
     heads = {folder.arms.of(job).key: job for job in reversed(jobs)}
     arms = Table(
         "Arms",
@@ -51,15 +49,11 @@ def section(folder: Folder) -> Section:
 def _values(values: Iterable[Scalar | None]) -> tuple[str, int]:
     """Distinct values in one line, numbers in order, and how many there are."""
     distinct = set(values) - {None}
-    ordered = sorted(
-        distinct, key=lambda value: (isinstance(value, str), str(value) if isinstance(value, str) else value)
-    )
+    ordered = sorted(distinct, key=lambda value: (isinstance(value, str), str(value) if isinstance(value, str) else value))
     shown = [number(value) for value in ordered[:_MOST_VALUES] if value is not None]
     return "; ".join([*shown, "…"] if len(ordered) > _MOST_VALUES else shown), len(ordered)
 
 
 def _options(job: JobResult, keys: Iterable[str]) -> str:
     present = ((key, job.hparams.get(key)) for key in keys)
-    return ", ".join(
-        f"{key.removeprefix('teleport.')} {number(value)}" for key, value in present if value is not None
-    )
+    return ", ".join(f"{key.removeprefix('teleport.')} {number(value)}" for key, value in present if value is not None)

@@ -27,10 +27,7 @@ def section(folder: Folder) -> Section | None:
     if not certified:
         return None
     rows = [
-        [
-            arm.label,
-            *_summary([row for job in certified if folder.arms.of(job) is arm for row in found[job.name]]),
-        ]
+        [arm.label, *_summary([row for job in certified if folder.arms.of(job) is arm for row in found[job.name]])]
         for arm in folder.arms
         if any(folder.arms.of(job) is arm for job in certified)
     ]

@@ -95,12 +95,7 @@ def curves_spec() -> Spec:
                 "params": [
                     {
                         "name": "hover",
-                        "select": {
-                            "type": "point",
-                            "fields": ["x"],
-                            "on": "pointerover",
-                            "clear": "pointerout",
-                        },
+                        "select": {"type": "point", "fields": ["x"], "on": "pointerover", "clear": "pointerout"},
                     }
                 ],
             },
@@ -115,13 +110,7 @@ def learning_rate_spec(key: str, score: str) -> Spec:
     return {
         **_frame(300),
         "encoding": {
-            "x": {
-                "field": "x",
-                "type": "quantitative",
-                "title": key,
-                "scale": slot("x"),
-                "axis": {"format": "~g"},
-            },
+            "x": {"field": "x", "type": "quantitative", "title": key, "scale": slot("x"), "axis": {"format": "~g"}},
         },
         "layer": [
             {

@@ -122,9 +122,7 @@ def _measure(
         members = [job for group in groups for job in group.jobs]
         places = {job: at for at, job in enumerate(members)}
         grid = _grid(scaled.assign(job=scaled["job"].map(places)), "job", "value", len(members), epochs)
-        measure["runs"] = [
-            [all_rounded(grid[places[job]].tolist()) for job in group.jobs] for group in groups
-        ]
+        measure["runs"] = [[all_rounded(grid[places[job]].tolist()) for job in group.jobs] for group in groups]
     return measure
 
 
@@ -164,12 +162,7 @@ def _outcomes(folder: Folder, panels: Sequence[Panel]) -> Table:
                 row += _mean_and_std(outcome(job) for job in finished)
             seconds = [folder.seconds[at] for at in group.jobs if folder.results.jobs[at] in finished]
             rows.append([*row, float(np.mean(seconds)) if seconds else None])
-    columns = [
-        Column("network and data"),
-        Column("arm"),
-        Column("finished runs", "number"),
-        Column("of", "number"),
-    ]
+    columns = [Column("network and data"), Column("arm"), Column("finished runs", "number"), Column("of", "number")]
     for title in ("test accuracy (%)", "last validation accuracy (%)", "best validation accuracy (%)"):
         columns += [Column(title, "percent"), Column("± std", "percent")]
     return Table("Outcomes", (*columns, Column("time", "seconds")), rows)
@@ -180,14 +173,7 @@ def _jobs(folder: Folder) -> Table:
     for at, job in enumerate(folder.results.jobs):
         accuracies = [outcome(job) for outcome in (_test_accuracy, _final_accuracy, _best_accuracy)]
         rows.append(
-            [
-                job.name,
-                folder.arms.of(job).label,
-                str(folder.state(job)),
-                job.epochs,
-                *accuracies,
-                folder.seconds[at],
-            ]
+            [job.name, folder.arms.of(job).label, str(folder.state(job)), job.epochs, *accuracies, folder.seconds[at]]
         )
     columns = (
         Column("job", "code"), Column("arm"), Column("state"), Column("epochs", "number"),

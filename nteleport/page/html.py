@@ -97,10 +97,15 @@ def _template() -> Any:
         code=lambda part: isinstance(part, Code),
         numeric=lambda kind: kind in _NUMERIC,
     )
-    environment.filters.update(words=in_words, sort_key=_sort_key, rows=lambda table: table.rows[:MOST_ROWS])
+    environment.filters.update(
+        words=in_words, sort_key=_sort_key, rows=lambda table: table.rows[:MOST_ROWS]
+    )
     return environment.from_string(_resource("page.html"))
 
 
 def _sort_key(value: Value, kind: Kind) -> str:
     """What a column sorts by; "" comes last."""
     return in_words(value, kind) if kind not in _NUMERIC or value is None else repr(float(value))
+
+
+

@@ -63,9 +63,7 @@ def _lead(table: pd.DataFrame, keys: Sequence[str]) -> Note:
     )
 
 
-def _edges(
-    folder: Folder, names: Sequence[str], cells: Sequence[pd.DataFrame], keys: Sequence[str]
-) -> list[Note]:
+def _edges(folder: Folder, names: Sequence[str], cells: Sequence[pd.DataFrame], keys: Sequence[str]) -> list[Note]:
     """A note for each chosen point on the edge of its grid."""
     return [
         Note(
@@ -79,9 +77,7 @@ def _edges(
 
 
 def _chart(folder: Folder, name: str, rows: pd.DataFrame, key: str, keys: Sequence[str]) -> Chart:
-    arms = [
-        (folder.arms.named(str(label)), members) for label, members in rows.groupby("teleport", sort=False)
-    ]
+    arms = [(folder.arms.named(str(label)), members) for label, members in rows.groupby("teleport", sort=False)]
     order = {arm.key: at for at, arm in enumerate(folder.arms)}
     arms.sort(key=lambda pair: order.get(pair[0].key, len(order)))
     best: list[tuple[Any, ...]] = []
@@ -93,14 +89,7 @@ def _chart(folder: Folder, name: str, rows: pd.DataFrame, key: str, keys: Sequen
         for _, row in scored.iterrows():
             runs = ", ".join(f"{100 * row[run]:.2f}" for run in run_columns(rows) if not math.isnan(row[run]))
             remark = "chosen, on the edge of the grid" if row["edge"] else "chosen" if row["chosen"] else ""
-            words = (
-                arm.label,
-                _point(row, keys),
-                f"{100 * row['score']:.2f} %",
-                runs,
-                str(row["round"]),
-                remark,
-            )
+            words = (arm.label, _point(row, keys), f"{100 * row['score']:.2f} %", runs, str(row["round"]), remark)
             points.append((number, rounded(row[key]), _percent(row["score"]), bool(row["chosen"]), *words))
     data = {
         "best": columns(("g", "x", "y"), best),
@@ -166,9 +155,7 @@ def _percent(score: float) -> float | int | None:
 
 def _names(cells: Sequence[dict[str, Any]]) -> list[str]:
     """ "MLP on MNIST, SGD": each cell in as few words as tell them apart."""
-    differing = [
-        key for key in ("initializer", "optimizer", "lr_scheduler") if len({cell[key] for cell in cells}) > 1
-    ]
+    differing = [key for key in ("initializer", "optimizer", "lr_scheduler") if len({cell[key] for cell in cells}) > 1]
     trainings = [_training(cell["training"]) for cell in cells]
     told = [
         key
@@ -179,10 +166,7 @@ def _names(cells: Sequence[dict[str, Any]]) -> list[str]:
         ", ".join(
             [
                 f"{model_name(str(cell['model']))} on {dataset_name(str(cell['dataset']))}",
-                *(
-                    str(cell[key]) if key == "optimizer" else f"{key.replace('_', ' ')} {cell[key]}"
-                    for key in differing
-                ),
+                *(str(cell[key]) if key == "optimizer" else f"{key.replace('_', ' ')} {cell[key]}" for key in differing),
                 *(f"{key} {training.get(key)}" for key in told),
             ]
         )

@@ -36,16 +36,7 @@ def _part(part: Part) -> list[str]:
             return [f"### {_plain(part.title)}", "", *_table(part), ""]
         case Code():
             fence = _fence(part.text, 3)
-            return [
-                "<details><summary>" + _plain(part.title) + "</summary>",
-                "",
-                fence,
-                part.text.rstrip(),
-                fence,
-                "",
-                "</details>",
-                "",
-            ]
+            return ["<details><summary>" + _plain(part.title) + "</summary>", "", fence, part.text.rstrip(), fence, "", "</details>", ""]
         case _:
             return []
 

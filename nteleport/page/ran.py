@@ -98,18 +98,9 @@ def _versions(folder: Folder) -> Table:
 
 def _pairs(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     versions = content.get("versions")
-    pairs = (
-        [(text(name), text(version)) for name, version in versions.items()]
-        if isinstance(versions, dict)
-        else []
-    )
+    pairs = [(text(name), text(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
     if commit := text(content.get("git_commit")):
-        pairs.append(
-            (
-                "source of nteleport (git)",
-                f"{commit}{' with changes' if content.get('git_dirty') is True else ''}",
-            )
-        )
+        pairs.append(("source of nteleport (git)", f"{commit}{' with changes' if content.get('git_dirty') is True else ''}"))
     return [pair for pair in pairs if all(pair)]
 
 
@@ -121,10 +112,7 @@ def _failures(folder: Folder) -> list[Part]:
         why = "; ".join(part for part in (said, *job.problems) if part)
         if why or state in (JobState.FAILED, JobState.DIVERGED, JobState.STALE, JobState.UNFINISHED):
             rows.append([job.name, str(state), job.epochs, why])
-    rows += [
-        [reason.partition(": ")[0], "left out", None, reason.partition(": ")[2]]
-        for reason in folder.results.skipped
-    ]
+    rows += [[reason.partition(": ")[0], "left out", None, reason.partition(": ")[2]] for reason in folder.results.skipped]
     if not rows:
         return [Note("Nothing failed, diverged or was damaged.")]
     columns = (Column("job", "code"), Column("state"), Column("epochs", "number"), Column("why"))

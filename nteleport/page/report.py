@@ -19,7 +19,9 @@ __all__ = ["read_report"]
 _MOST_NOTES = 30
 
 
-def read_report(directory: str | Path, *, experiment: str | Path | None = None, **comparison: Any) -> Report:
+def read_report(
+    directory: str | Path, *, experiment: str | Path | None = None, **comparison: Any
+) -> Report:
     """What there is to say about a folder of results, however far its jobs are.
 
     Args:

@@ -57,10 +57,7 @@ def _given(folder: Folder, path: Path) -> list[Part]:
     text = Code(f"Experiment file, {path.name}", path.read_text(encoding="utf-8-sig"))
     if not others:
         return [text]
-    return [
-        Note(f"{counted(others, 'job')} of this folder are none of this experiment file.", urgent=True),
-        text,
-    ]
+    return [Note(f"{counted(others, 'job')} of this folder are none of this experiment file.", urgent=True), text]
 
 
 def _experiments(folder: Folder) -> list[Part]:
@@ -71,27 +68,12 @@ def _experiments(folder: Folder) -> list[Part]:
     about = f" {counted(unread, 'job')} without a readable config.yml not included." if unread else ""
     files = experiment_files(jobs)
     if len(files) == 1:
-        note = Note(
-            f"One experiment file describes {counted(len(jobs), 'job')}, put together from theirs.{about}"
-        )
+        note = Note(f"One experiment file describes {counted(len(jobs), 'job')}, put together from theirs.{about}")
         return [note, Code("Experiment file", to_yaml(files[0]))]
-    shown = [
-        Code(f"Experiment file, cell {at + 1} of {len(files)}", to_yaml(each))
-        for at, each in enumerate(files[:_MOST_FILES])
-    ]
-    note = Note(
-        f"The jobs are no whole matrix: there is an experiment file for each of {len(files)} cells.{about}"
-    )
+    shown = [Code(f"Experiment file, cell {at + 1} of {len(files)}", to_yaml(each)) for at, each in enumerate(files[:_MOST_FILES])]
+    note = Note(f"The jobs are no whole matrix: there is an experiment file for each of {len(files)} cells.{about}")
     left = len(files) - len(shown)
-    return [
-        note,
-        *shown,
-        *(
-            [Note(f"{counted(left, 'further file')} left out; each job has its own in config.yml.")]
-            if left
-            else []
-        ),
-    ]
+    return [note, *shown, *([Note(f"{counted(left, 'further file')} left out; each job has its own in config.yml.")] if left else [])]
 
 
 def _described(folder: Folder) -> tuple[list[Job], int]:
@@ -148,8 +130,7 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 def _jobs_of(axes: Mapping[str, Sequence[Any]]) -> set[Job]:
     combined = (dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
     return {
-        Job(**{**each, "optimizer": each["optimizer"][0], "scheduler": each["optimizer"][1]})
-        for each in combined
+        Job(**{**each, "optimizer": each["optimizer"][0], "scheduler": each["optimizer"][1]}) for each in combined
     }
 
 
@@ -170,9 +151,7 @@ def _content(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         "runs": list(axes["run"]),
         "datasets": list(axes["dataset"]),
         "models": [item for each in axes["model"] for item in one(model=each)["models"]],
-        "initializers": [
-            item for each in axes["initializer"] for item in one(initializer=each)["initializers"]
-        ],
+        "initializers": [item for each in axes["initializer"] for item in one(initializer=each)["initializers"]],
         "optimizers": [item for each in optimizers for item in each],
         "training_params": trainings if len(trainings) > 1 else trainings[0],
         "teleportations": {

@@ -114,6 +114,4 @@ def server(live: Live, port: int = 0) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
     except OSError as error:
-        raise ResultsError(
-            f"cannot serve on port {port} of {HOST}: {error.strerror}; expected a free port"
-        ) from error
+        raise ResultsError(f"cannot serve on port {port} of {HOST}: {error.strerror}; expected a free port") from error

@@ -65,13 +65,7 @@ def section(folder: Folder, comparison: Comparison | str) -> Section:
 
 def _verdicts(folder: Folder, comparison: Comparison) -> Table:
     rows = [
-        [
-            _cell(row, comparison.by),
-            _label(folder, row["arm"]),
-            row["outcome"],
-            row["verdict"],
-            row["because"],
-        ]
+        [_cell(row, comparison.by), _label(folder, row["arm"]), row["outcome"], row["verdict"], row["because"]]
         for row in comparison.verdicts.to_dict("records")
     ]
     titles = ("cell", "arm", "outcome", "verdict", "because")
@@ -134,11 +128,7 @@ def _forest(folder: Folder, comparison: Comparison, outcome: Outcome, rows: pd.D
                 bands.append((len(lines), order[arm.key], rounded(-size), rounded(size)))
         lines.append((len(lines), order[arm.key], text, False, *numbers, *words))
     names = "i g text heading mean low high arm cell difference interval p pairs verdict".split()
-    data = {
-        "rows": columns(names, lines),
-        "band": columns(("i", "g", "low", "high"), bands),
-        "zero": {"x": [0]},
-    }
+    data = {"rows": columns(names, lines), "band": columns(("i", "g", "low", "high"), bands), "zero": {"x": [0]}}
     better = "right" if outcome.larger_is_better else "left"
     band = f" The shaded band, ± {outcome.band}, counts as equivalent." if outcome.band else ""
     caption = (
