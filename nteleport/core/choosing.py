@@ -84,7 +84,7 @@ def choose_cob(
     Args:
         quiver: of the network, with activations conjugated or kept.
         network: at the CoB of ones; it is left unchanged, and measured in its present mode. The loss is the
-            cross-entropy.
+            cross-entropy of its outputs, or of their entry ``logits``.
         objective: a name of the table, or a function to minimize, ``(scales, parameters, gradients) ->
             Tensor``. All three are by parameter name, in the shape of each parameter; parameters and
             gradients are those before the move, and gradients are empty without batches. The result is one

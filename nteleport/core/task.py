@@ -134,8 +134,8 @@ class Task:
 
 
 def _logits(outputs: Any) -> Any:
-    """The logits among outputs: those of transformers are classes with more."""
-    return outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", outputs)
+    """The logits among outputs: those of transformers are mappings with more."""
+    return outputs["logits"] if isinstance(outputs, Mapping) and "logits" in outputs else outputs
 
 
 def _dense(gradient: Tensor) -> Tensor:
