@@ -288,7 +288,7 @@ class Attachment:
 
     def _check_groups(self) -> None:
         now = self._parameters_of_groups()
-        if len(now) != len(self._stepped) or any(a is not b for a, b in zip(now, self._stepped, strict=True)):
+        if [id(p) for p in now] != [id(p) for p in self._stepped]:
             raise TeleportationError(
                 f"parameters of this {type(self.optimizer).__name__} were added, removed or replaced after it "
                 "was attached: detach it before, and attach it again"
