@@ -290,8 +290,8 @@ class Attachment:
         now = self._parameters_of_groups()
         if [id(p) for p in now] != [id(p) for p in self._stepped]:
             raise TeleportationError(
-                f"parameters of this {type(self.optimizer).__name__} were added, removed or replaced after it "
-                "was attached: detach it before, and attach it again"
+                f"parameters of this {type(self.optimizer).__name__} were added, removed or replaced after "
+                "it was attached: detach it before, and attach it again"
             )
 
     def _checked(self, cob: Tensor) -> Tensor:
