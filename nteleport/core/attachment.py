@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
-from nteleport.core.checks import check_move, check_network, checked_cob, refuse_buffers
+from nteleport.core.checks import check_move, check_network, check_whole, checked_cob, refuse_buffers
 from nteleport.core.coordinates import Coordinates, PlainCoordinates, TeleportedCoordinates
 from nteleport.core.optimizer_state import check_state, check_transportable, initial_state
 from nteleport.core.quiver import Quiver, cob_dtype, factor_scales
@@ -86,7 +86,7 @@ class Attachment:
         ours = {id(p) for p in self._stepped}
         self._parameters = {name: p for name, p in network.named_parameters() if id(p) in ours}
         check_network(network, quiver, self._parameters)
-        _check_whole(self._parameters)
+        check_whole(self._parameters)
         if not self._parameters:
             raise TeleportationError(
                 f"{type(optimizer).__name__} trains no parameter of this {type(network).__name__}"
@@ -290,7 +290,7 @@ class Attachment:
 
     def _check_groups(self) -> None:
         now = self._parameters_of_groups()
-        if len(now) != len(self._stepped) or any(a is not b for a, b in zip(now, self._stepped, strict=True)):
+        if [id(p) for p in now] != [id(p) for p in self._stepped]:
             raise TeleportationError(
                 f"parameters of this {type(self.optimizer).__name__} were added, removed or replaced after "
                 "it was attached: detach it before, and attach it again"
@@ -417,12 +417,3 @@ def _unwrapped(network: nn.Module) -> nn.Module:
             network = network._orig_mod
         else:
             return network
-
-
-def _check_whole(parameters: Mapping[str, Tensor]) -> None:
-    for name, parameter in parameters.items():
-        if type(parameter.data) is not Tensor:
-            raise TeleportationError(
-                f"parameter {name} is a {type(parameter.data).__name__}: only whole tensors can be scaled, "
-                "so networks sharded by FSDP cannot be attached"
-            )

@@ -200,3 +200,13 @@ def refuse_buffers(quiver: Quiver, kind: str) -> None:
             f"this quiver (norms='up_to_eps') moves running statistics such as {next(iter(quiver.buffers))}, "
             f"and {kind} moves parameters alone: expected norms='exact', or nteleport.teleport_"
         )
+
+
+def check_whole(parameters: Mapping[str, Tensor]) -> None:
+    """Raise ``TeleportationError`` unless all parameters are plain tensors, and not parts of larger ones."""
+    for name, parameter in parameters.items():
+        if type(parameter.data) is not Tensor:
+            raise TeleportationError(
+                f"parameter {name} is a {type(parameter.data).__name__}: only whole tensors can be scaled, "
+                "so networks sharded by FSDP cannot be teleported"
+            )

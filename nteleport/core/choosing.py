@@ -100,7 +100,7 @@ def choose_cob(
             By default 1, and none for ``balance``, ``path_conditioning``, ``activation_range`` and
             ``nearest``.
         generator: source of the randomness of dropout and probes; always the same if None.
-        loss: from outputs and labels to their mean; by default the cross-entropy.
+        loss: from outputs, or their entry ``logits``, and labels to their mean; by default the cross-entropy.
         **options: of the objective. ``optimizer`` makes a torch optimizer of a list of tensors, such as
             ``partial(torch.optim.SGD, lr=0.1)``, and accepts ``differentiable=True``; ``p`` is 1 or 2;
             ``goal`` is ``minimum`` or ``maximum``; ``probes`` counts those of Hutchinson's estimate;

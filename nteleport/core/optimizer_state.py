@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from torch.optim import Optimizer
 from nteleport.errors import TeleportationError
 
 _Factor = Callable[[Tensor], Tensor]
+
+_IMPLEMENTATIONS = ("fused", "foreach", "capturable", "differentiable")
+"""Arguments of optimizers that say how a step is computed, and not what it is."""
 
 
 def _like_gradient(r: Tensor) -> Tensor:
@@ -118,6 +122,13 @@ def initial_state(optimizer: Optimizer) -> dict[Tensor, Any]:
         return {}
     groups = [dict(group) for group in optimizer.param_groups]
     return dict(type(optimizer)(groups, **defaults).state)
+
+
+def maker_like(optimizer: Optimizer) -> partial[Optimizer]:
+    """Makes an optimizer of other tensors, with the present hyper-parameters of the first group."""
+    known = inspect.signature(type(optimizer)).parameters.keys() - {"params", *_IMPLEMENTATIONS}
+    group = optimizer.param_groups[0]
+    return partial(type(optimizer), **{key: group[key] for key in known & group.keys()})
 
 
 @torch.no_grad()

@@ -88,7 +88,9 @@ class Task:
         slots = {id(named[name]): weight for name, weight in (weights or {}).items()}
         torch.manual_seed(self.seed)
         with replaced(self.network, slots):
-            losses = [self.criterion(self.outputs(inputs), labels) for inputs, labels in self.batches]
+            losses = [
+                self.criterion(_logits(self.outputs(inputs)), labels) for inputs, labels in self.batches
+            ]
         return torch.stack(losses).mean()
 
     def gradients(self) -> dict[str, Tensor]:
@@ -133,6 +135,11 @@ class Task:
             raise TeleportationError(f"{self.objective} needs batches: pairs of inputs and labels")
         if labels and any(found is None for _, found in self.batches):
             raise TeleportationError(f"{self.objective} needs batches with labels, got None")
+
+
+def _logits(outputs: Any) -> Any:
+    """The logits among outputs: those of transformers are mappings with more."""
+    return outputs["logits"] if isinstance(outputs, Mapping) and "logits" in outputs else outputs
 
 
 def _dense(gradient: Tensor) -> Tensor:

@@ -43,18 +43,16 @@ needs no hidden state, and neither the initial weights nor the batches depend on
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from nteleport.core.choosing import choose_cob
 from nteleport.core.cob import admitted_cob, layer_cob, sample_cob
 from nteleport.core.optimizer import TeleportedOptimizer
+from nteleport.core.optimizer_state import maker_like
 from nteleport.core.preserving import keeping_modes
 from nteleport.core.quiver import scales
 from nteleport.core.rates import layer_rates, own_rates, shuffled_rates
@@ -64,9 +62,6 @@ from nteleport.training.controls import displace_at_random, match_norms, redraw_
 from nteleport.training.learner import Batch, Learner
 from nteleport.training.selection import score_candidates
 from nteleport.vocabulary import MODES, Mode, OptimizerState
-
-_IMPLEMENTATIONS = ("fused", "foreach", "capturable", "differentiable")
-"""Arguments of optimizers that say how a step is computed, and not what it is."""
 
 _Act = Callable[[TeleportedOptimizer, Tensor, OptimizerState, torch.Generator], None]
 _Change = Callable[[nn.Module, Mapping[str, Tensor], torch.Generator, Teleportation], None]
@@ -217,7 +212,7 @@ def _chosen(
     optimizer = learner.optimizer
     options: dict[str, Any] = {}
     if how.objective == "lookahead":
-        options["optimizer"] = _fresh(optimizer.optimizer)
+        options["optimizer"] = maker_like(optimizer.optimizer)
     with keeping_modes(learner.network):
         learner.network.train()
         chosen = choose_cob(
@@ -235,13 +230,6 @@ def _chosen(
         return False
     optimizer.teleport(chosen.cob, optimizer_state)
     return True
-
-
-def _fresh(optimizer: Optimizer) -> partial[Optimizer]:
-    """Makes an optimizer of other tensors, with the present hyper-parameters of its first group."""
-    known = inspect.signature(type(optimizer)).parameters.keys() - {"params", *_IMPLEMENTATIONS}
-    group = optimizer.param_groups[0]
-    return partial(type(optimizer), **{key: group[key] for key in known & group.keys()})
 
 
 def _control(change: _Change) -> ModeAction:
