@@ -22,7 +22,7 @@ _callbacks = import_extra(
 __all__ = ["Teleport"]
 
 
-class Teleport(_callbacks.Callback):  # type: ignore[misc]  # Lightning's types are not followed
+class Teleport(_callbacks.Callback):  # type: ignore[misc,name-defined]  # Lightning's types are not followed
     """Teleport the network of a ``LightningModule`` while it is trained, in place.
 
     Checkpoints carry the change of basis; from one, training continues bit for bit on a CPU.

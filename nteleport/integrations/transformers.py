@@ -29,7 +29,7 @@ __all__ = ["TeleportCallback"]
 _FILE = "nteleport.pt"
 
 
-class TeleportCallback(_transformers.TrainerCallback):  # type: ignore[misc]  # its types are not followed
+class TeleportCallback(_transformers.TrainerCallback):  # type: ignore[misc,name-defined]  # untyped
     """Teleport the model of a ``Trainer`` while it is trained, in place.
 
     Checkpoints carry the change of basis, in a file ``nteleport.pt``; from one, training continues bit for
@@ -208,4 +208,5 @@ def _read(path: Path, model: nn.Module) -> Mapping[str, Any]:
             f"{path} belongs to other weights than those that were loaded: give TeleportCallback the folder "
             "of the checkpoint that training resumes from, resume_from"
         )
-    return content
+    found: Mapping[str, Any] = content
+    return found
