@@ -61,7 +61,7 @@ def test_a_schedule_teleports_before_these_steps(schedule: Any, expected: list[i
         ({"every_n_steps": True}, "every_n_steps: true, expected a whole number"),
         ({"epochs": []}, "epochs: an empty list"),
         ({"epochs": [-1]}, "epochs: the number -1"),
-        ({"epochs": [object()]}, "epochs: the text '<object"),
+        pytest.param({"epochs": [object()]}, "epochs: the text '<object", id="an object"),
         ({"epochs": [1], "teleport_only_once": True}, "teleport_only_once has no effect with epochs"),
         ({3: 4}, "unknown key '3'"),
         ("epochs", "schedule: the text 'epochs', expected a mapping"),
