@@ -280,7 +280,7 @@ def _build_quiver(
     quiver = Quiver(int(kept.sum()), parameters, tuple(_layers(runs, renumbered)), training)
     if ties is None:
         return quiver
-    admits = tuple(ties.admitted(label) for label in kept.nonzero().flatten().tolist())
+    admits = ties.admitted(kept.nonzero().flatten())
     return replace(
         quiver,
         activations="kept",

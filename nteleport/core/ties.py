@@ -104,9 +104,9 @@ class Ties:
         self._state = self._state._replace(bits=bits)
         self.pin(roots[bits[roots] == _BITS["positive"] | _BITS["sign"]], operator)
 
-    def admitted(self, label: int) -> Admitted:
-        """What a label that stands for itself may be."""
-        return _ADMITTED[int(self._state.bits[label])]
+    def admitted(self, labels: Tensor) -> tuple[Admitted, ...]:
+        """What each of these labels, which stand for themselves, may be."""
+        return tuple(_ADMITTED[bits] for bits in self._state.bits[labels].tolist())
 
     def ended_by(self, labels: Tensor) -> list[str]:
         """The operators that pinned these labels, or tied them to earlier ones; "" where none did."""
