@@ -100,9 +100,8 @@ class Attachment:
             PlainCoordinates() if type(optimizer) is SGD else TeleportedCoordinates(self._parameters)
         )
         self._watch = Watch(network, self._parameters)
-        self._factors: dict[
-            str, list[Tensor]
-        ] = {}  # of 1 / s, for SGD of 1 / s²; empty while nothing is scaled
+        # Of 1 / s, for SGD of 1 / s²; empty while nothing is scaled.
+        self._factors: dict[str, list[Tensor]] = {}
         self._hook()
 
     def detach(self, optimizer_state: OptimizerState = "transport") -> None:
@@ -210,7 +209,8 @@ class Attachment:
             The norm before clipping, a scalar.
         """
         scaled = self.teleported_gradients()
-        others = [p for p in self._stepped if id(p) not in {id(q) for q in self._parameters.values()}]
+        ours = {id(p) for p in self._parameters.values()}
+        others = [p for p in self._stepped if id(p) not in ours]
         gradients = [*scaled.values(), *(p.grad for p in others if p.grad is not None)]
         norm = nn.utils.get_total_norm(gradients, norm_type, error_if_nonfinite)
         nn.utils.clip_grads_with_norm_(self._stepped, max_norm, norm)
