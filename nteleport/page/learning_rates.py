@@ -17,8 +17,6 @@ from nteleport.page.parts import Chart, Column, Note, Part, Section, Table, Valu
 from nteleport.plots.wording import dataset_name, metric_label, model_name
 
 _MOST_CHARTS = 60
-_WITHIN = 0.01
-"""A score is good that is at most so much below the best."""
 
 
 def section(folder: Folder, table: pd.DataFrame | None) -> Section | None:
@@ -173,7 +171,7 @@ def _range(good: GoodRange) -> str:
 def _good_range(rows: pd.DataFrame, key: str) -> GoodRange | None:
     scored = rows[rows["score"].notna() & (rows[key] > 0)]
     best = scored.groupby(key, sort=True)["score"].max()
-    return good_range(best.index.tolist(), best.tolist(), _WITHIN) if len(best) else None
+    return good_range(best.index.tolist(), best.tolist()) if len(best) else None
 
 
 def _point(row: pd.Series[Any], keys: Sequence[str]) -> str:
