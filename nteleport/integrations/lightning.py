@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from nteleport.core.attachment import Attachment
-from nteleport.core.certificate import Certificate
 from nteleport.core.objectives import UserFunction
 from nteleport.errors import TeleportationError
 from nteleport.extras import import_extra
-from nteleport.integrations.teleporter import Schedule, SplitBatch, Teleporter
+from nteleport.integrations.teleporter import Schedule, SplitBatch, Teleporter, Teleporting
 from nteleport.vocabulary import Activations, Objective, OptimizerState, Sampling
 
 _callbacks = import_extra(
@@ -22,7 +20,7 @@ _callbacks = import_extra(
 __all__ = ["Teleport"]
 
 
-class Teleport(_callbacks.Callback):  # type: ignore[misc,name-defined]  # Lightning's types are not followed
+class Teleport(Teleporting, _callbacks.Callback):  # type: ignore[misc,name-defined]  # Lightning's types are not followed
     """Teleport the network of a ``LightningModule`` while it is trained, in place.
 
     Checkpoints carry the change of basis; from one, training continues bit for bit on a CPU.
@@ -76,21 +74,6 @@ class Teleport(_callbacks.Callback):  # type: ignore[misc,name-defined]  # Light
             certificate=certificate,
             seed=seed,
         )
-
-    @property
-    def cob(self) -> Tensor | None:
-        """The change of basis since the training began, shape ``(cob_size,)``; None before the first step."""
-        return self._teleporter.cob
-
-    @property
-    def attachment(self) -> Attachment | None:
-        """During a training with activations conjugated, what ``nteleport.attach`` returned."""
-        return self._teleporter.attachment
-
-    @property
-    def certificates(self) -> list[Certificate]:
-        """Of the teleportations so far, with activations kept."""
-        return self._teleporter.certificates
 
     def setup(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
         """Forget an earlier training."""

@@ -321,3 +321,24 @@ def _checked_state(state: object) -> dict[str, Any]:
     raise TeleportationError(
         "a saved state of a teleportation has the keys activations, cob, last and teleported_weights"
     )
+
+
+class Teleporting:
+    """What the callbacks of all frameworks show of their ``Teleporter``."""
+
+    _teleporter: Teleporter
+
+    @property
+    def cob(self) -> Tensor | None:
+        """The change of basis since the training began, shape ``(cob_size,)``; None before the first step."""
+        return self._teleporter.cob
+
+    @property
+    def attachment(self) -> Attachment | None:
+        """During a training with activations conjugated, what ``nteleport.attach`` returned."""
+        return self._teleporter.attachment
+
+    @property
+    def certificates(self) -> list[Certificate]:
+        """Of the teleportations so far, with activations kept."""
+        return self._teleporter.certificates

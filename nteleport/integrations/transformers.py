@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from nteleport.core.attachment import Attachment
-from nteleport.core.certificate import Certificate, weights_digest
+from nteleport.core.certificate import weights_digest
 from nteleport.core.objectives import UserFunction
 from nteleport.errors import CheckpointError, TeleportationError
 from nteleport.extras import import_extra
-from nteleport.integrations.teleporter import Schedule, SplitBatch, Teleporter
+from nteleport.integrations.teleporter import Schedule, SplitBatch, Teleporter, Teleporting
 from nteleport.jobs.atomic import replacing
 from nteleport.vocabulary import Activations, Objective, OptimizerState, Sampling
 
@@ -29,11 +28,11 @@ __all__ = ["TeleportCallback"]
 _FILE = "nteleport.pt"
 
 
-class TeleportCallback(_transformers.TrainerCallback):  # type: ignore[misc,name-defined]  # untyped
+class TeleportCallback(Teleporting, _transformers.TrainerCallback):  # type: ignore[misc,name-defined]  # untyped
     """Teleport the model of a ``Trainer`` while it is trained, in place.
 
     Checkpoints carry the change of basis, in a file ``nteleport.pt``; from one, training continues bit for
-    bit on a CPU.
+    bit on a CPU. With activations conjugated, ``cob`` is None after the training.
 
     Args:
         schedule: one of ``{"every_n_epochs": n}``, ``{"epochs": [0, 10]}`` and ``{"every_n_steps": n}``, with
@@ -87,22 +86,6 @@ class TeleportCallback(_transformers.TrainerCallback):  # type: ignore[misc,name
         self._epoch = -1
         self._starts_epoch = False
         self._hook: RemovableHandle | None = None
-
-    @property
-    def cob(self) -> Tensor | None:
-        """The change of basis since the training began, shape ``(cob_size,)``; None before the first step,
-        and, with activations conjugated, after the training."""
-        return self._teleporter.cob
-
-    @property
-    def attachment(self) -> Attachment | None:
-        """During a training with activations conjugated, what ``nteleport.attach`` returned."""
-        return self._teleporter.attachment
-
-    @property
-    def certificates(self) -> list[Certificate]:
-        """Of the teleportations so far, with activations kept."""
-        return self._teleporter.certificates
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         """Forget an earlier training, and read the file of a checkpoint that is resumed."""
