@@ -1,7 +1,7 @@
 """Teleport a network while a framework trains it: what the callbacks of all frameworks share.
 
-A framework has the loop, the network and the optimizer; a ``Teleporter`` is told before each step where the
-training stands. At the first step it analyzes the network. With activations kept, weights and optimizer
+A framework has the loop, the network and the optimizer; before each step it reports the epoch and the step to
+a ``Teleporter``. At the first step, the network is analyzed. With activations kept, weights and optimizer
 state are then moved in place (``nteleport.teleport_``). With activations conjugated, the optimizer's steps
 happen in teleported coordinates (``nteleport.attach``), and the weights in the network stay the plain ones.
 Either way the network as it is computes, evaluates and saves what it should.
