@@ -81,7 +81,7 @@ def compare(
     Raises:
         ResultsError: an outcome, arm, word or band is unknown; arms were tuned on data that are reported,
             too; or there is nothing to compare.
-        MissingExtraError: scipy is not installed.
+        MissingExtraError: scipy or statsmodels is not installed.
     """
     wanted = read_outcomes(outcomes, equivalent)
     tuned = read_choices(results, tuning)

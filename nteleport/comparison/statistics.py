@@ -1,7 +1,7 @@
 """Tests of paired differences: t interval, sign flips, Holm, equivalence, and how many pairs they need.
 
-The statistics are those of scipy, which the extra `compare` installs. Arrays have their pairs along the last
-axis, so that many comparisons are one call.
+The statistics are those of scipy and statsmodels, which the extra `compare` installs. Except for `holm`, arrays
+have their pairs along the last axis, so that many comparisons are one call.
 """
 
 from __future__ import annotations
@@ -124,18 +124,17 @@ def _rounded_mean(first: Array, second: Array, axis: int) -> Array:
 
 
 def holm(p: Array) -> Array:
-    """The p values of a family, shape (…, k), adjusted by Holm's step-down procedure (1979).
+    """The p values of a family, shape (k,), adjusted by Holm's step-down procedure (1979).
 
     An arm may be called different from the baseline where its adjusted p is at most 0.05; then the
     probability of any false call in the family is at most 0.05. NaN stays NaN, and does not count.
     """
-    order = np.argsort(p, axis=-1)  # NaN last
-    ordered = np.take_along_axis(p, order, axis=-1)
-    left = np.isfinite(p).sum(-1, keepdims=True) - np.arange(p.shape[-1])
-    adjusted = np.maximum.accumulate(np.minimum(ordered * np.maximum(left, 1), 1), axis=-1)
-    result = np.empty_like(adjusted)
-    np.put_along_axis(result, order, adjusted, axis=-1)
-    return result
+    known = np.isfinite(p)
+    adjusted = np.full_like(p, np.nan)
+    if known.any():
+        multitest = import_extra("statsmodels.stats.multitest", extra="compare", purpose="nteleport compare")
+        adjusted[known] = multitest.multipletests(p[known], method="holm")[1]
+    return adjusted
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def compared(folder: Folder, tuning: pd.DataFrame | None, options: Mapping[str, 
 
     Raises:
         ResultsError: a comparison was asked for, and is impossible.
-        MissingExtraError: a comparison was asked for, and scipy is not installed.
+        MissingExtraError: a comparison was asked for, and scipy or statsmodels is not installed.
     """
     given = {name: value for name, value in options.items() if value}
     try:
