@@ -45,6 +45,11 @@ _HTML, _MARKDOWN = (".html", ".htm"), (".md",)
     type=_FILE,
     help="The experiment file of these jobs, to be shown.  [default: put together from the jobs]",
 )
+@click.option(
+    "--anonymous",
+    is_flag=True,
+    help="Leave out hosts, people and folders of absolute paths, to publish the page.",
+)
 @click.option("--watch", is_flag=True, help="Serve the page on this machine, and refresh it while jobs run.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, help="The port of --watch.  [default: a free one]"
@@ -66,6 +71,7 @@ def report(
     by: tuple[str, ...],
     equivalent: tuple[str, ...],
     experiment: Path | None,
+    anonymous: bool,
     watch: bool,
     port: int,
     every: float,
@@ -80,7 +86,7 @@ def report(
 
     \b
     nteleport report results/quickstart -o quickstart.html
-    nteleport report results/quickstart --md
+    nteleport report results/quickstart --md --anonymous
     nteleport report results/quickstart --watch --port 8000
     """
     if out is not None and out.suffix not in (*_HTML, *_MARKDOWN):
@@ -91,6 +97,7 @@ def report(
         raise click.UsageError("--watch serves the page: expected it without --out and --md")
     options: dict[str, Any] = {
         "experiment": experiment,
+        "anonymous": anonymous,
         "baseline": baseline,
         "outcomes": outcome,
         "by": by,

@@ -1,7 +1,7 @@
 """Tests of paired differences: t interval, sign flips, Holm, equivalence, and how many pairs they need.
 
-The statistics are those of scipy and statsmodels, which the extra `compare` installs. Except for `holm`, arrays
-have their pairs along the last axis, so that many comparisons are one call.
+The statistics are those of scipy and statsmodels, which the extra `compare` installs. Except for `holm`,
+arrays have their pairs along the last axis, so that many comparisons are one call.
 """
 
 from __future__ import annotations

@@ -37,6 +37,12 @@ def version_notes(folder: Folder) -> list[str]:
     ]
 
 
+def hosts(folder: Folder) -> list[str]:
+    """The name of every machine that a training ran on, once."""
+    found = (text(each.get("host")) for each in _trainings(folder))
+    return list(dict.fromkeys(filter(None, found)))
+
+
 def text(value: Any) -> str:
     """A value from a file as one line of text; "" for what is neither text nor a number."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):

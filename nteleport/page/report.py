@@ -10,6 +10,7 @@ from nteleport.jobs.folders import TUNING
 from nteleport.jobs.paths import printable
 from nteleport.jobs.state import JobState
 from nteleport.page import asked, certificates, curves, learning_rates, ran, reproducing, verdicts
+from nteleport.page.anonymous import without_names
 from nteleport.page.folder import Folder, read_folder
 from nteleport.page.numbers import counted
 from nteleport.page.parts import Report
@@ -19,12 +20,15 @@ __all__ = ["read_report"]
 _MOST_NOTES = 30
 
 
-def read_report(directory: str | Path, *, experiment: str | Path | None = None, **comparison: Any) -> Report:
+def read_report(
+    directory: str | Path, *, experiment: str | Path | None = None, anonymous: bool = False, **comparison: Any
+) -> Report:
     """What there is to say about a folder of results, however far its jobs are.
 
     Args:
         directory: the output folder of `nteleport train --out`.
         experiment: the experiment file that these jobs come from; by default one is put together from theirs.
+        anonymous: leave out names of hosts and people, and folders of absolute paths.
         comparison: options of `nteleport.comparison.compare`: `baseline`, `outcomes`, `by`, `equivalent`.
 
     Raises:
@@ -50,7 +54,10 @@ def read_report(directory: str | Path, *, experiment: str | Path | None = None, 
     running = any(status.state is JobState.RUNNING for status in folder.statuses.values())
     sections = tuple(each for each in found if each is not None)
     title = printable(folder.results.directory.resolve().name) or "results"
-    return Report(title, _summary(folder), _shortened(notes), sections, running)
+    report = Report(title, _summary(folder), _shortened(notes), sections, running)
+    if anonymous:
+        return without_names(report, ran.hosts(folder), [str(folder.results.directory.resolve())])
+    return report
 
 
 def _summary(folder: Folder) -> str:

@@ -15,6 +15,7 @@ from nteleport.errors import NTeleportError, ResultsError
 from nteleport.jobs.paths import printable
 from nteleport.jobs.state import read_status
 from nteleport.jobs.tuning import tuning_table
+from nteleport.page.anonymous import without_names
 from nteleport.page.html import as_html
 from nteleport.page.parts import Report
 from nteleport.page.report import read_report
@@ -64,6 +65,8 @@ class Live:
             report = read_report(self._directory, **self._options)
         except NTeleportError as error:  # such as a folder without a job as yet
             report = Report(printable(self._directory.name), "nothing to show yet", (str(error),), ())
+            if self._options.get("anonymous"):
+                report = without_names(report, [], [str(self._directory.resolve())])
         return as_html(report, refresh=self._every)
 
 

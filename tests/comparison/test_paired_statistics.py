@@ -134,7 +134,7 @@ def test_holm_is_the_closed_test_of_bonferroni() -> None:
 
 @pytest.fixture
 def many_families() -> Iterator[Callable[[Any], Any]]:
-    """`holm` of each row. statsmodels collects garbage at each call, which is slow beside all that torch holds."""
+    """`holm` of each row. statsmodels collects garbage at each call: slow, with all that torch holds."""
     gc.freeze()
     yield partial(np.apply_along_axis, holm, -1)
     gc.unfreeze()
