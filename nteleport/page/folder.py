@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from nteleport.errors import ResultsError
+from nteleport.jobs.folders import job_names
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.records import read_provenance
 from nteleport.jobs.state import JobState, JobStatus, read_status
 from nteleport.jobs.table import JobResult, Results, read_results
+from nteleport.jobs.tuning import tuning_folder
 from nteleport.page.arms import Arms
 
 
@@ -23,6 +25,7 @@ class Folder:
     """Everything that was read.
 
     Attributes:
+        directory: the output folder.
         results: the jobs, their hyper-parameters and epochs.
         arms: the teleportations of these jobs.
         statuses: the status of each job by name; none of jobs of the published implementation.
@@ -30,11 +33,17 @@ class Folder:
         seconds: what the epochs of each job took, in the same order.
     """
 
+    directory: Path
     results: Results
     arms: Arms
     statuses: Mapping[str, JobStatus]
     provenance: tuple[Mapping[str, Any], ...]
     seconds: tuple[float, ...]
+
+    @property
+    def only_tuning(self) -> bool:
+        """Whether the jobs are those of the tuning, as there are none to report yet."""
+        return self.results.directory != self.directory
 
     def paths(self, job: JobResult) -> JobPaths:
         """Where the files of a job are."""
@@ -53,18 +62,19 @@ class Folder:
 
 
 def read_folder(directory: Path) -> Folder:
-    """Read every job of a folder, however far it is.
+    """Read every job of a folder, however far it is; its tuning jobs if there are no others yet.
 
     Raises:
         ResultsError: it is not a readable folder, or holds no readable job.
     """
-    results = read_results(directory)
+    tuning = tuning_folder(directory)
+    results = read_results(tuning if tuning.is_dir() and not job_names(directory) else directory)
     try:
-        statuses = {status.job: status for status in read_status(directory)}
+        statuses = {status.job: status for status in read_status(results.directory)}
     except ResultsError:  # of the published implementation, which leaves no `config.yml`
         statuses = {}
-    provenance = tuple(read_provenance(JobPaths(directory, job.name)) for job in results.jobs)
-    return Folder(results, Arms(results.jobs), statuses, provenance, _seconds(results))
+    provenance = tuple(read_provenance(JobPaths(results.directory, job.name)) for job in results.jobs)
+    return Folder(directory, results, Arms(results.jobs), statuses, provenance, _seconds(results))
 
 
 def _seconds(results: Results) -> tuple[float, ...]:

@@ -68,7 +68,7 @@ def tuning_of(folder: Folder) -> pd.DataFrame | None:
     Raises:
         ResultsError: it is damaged.
     """
-    return read_tuning(folder.results.directory)
+    return read_tuning(folder.directory)
 
 
 def _lead(table: pd.DataFrame, keys: Sequence[str]) -> Note:

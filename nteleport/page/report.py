@@ -18,6 +18,7 @@ from nteleport.page.parts import Report
 __all__ = ["read_report"]
 
 _MOST_NOTES = 30
+_ONLY_TUNING = "only jobs for tuning so far: the runs to report are trained once a value is chosen"
 
 
 def read_report(
@@ -42,26 +43,29 @@ def read_report(
     again = reproducing.section(folder, None if experiment is None else Path(experiment))
     found = [
         verdicts.section(folder, compared),
-        curves.section(folder),
+        None if folder.only_tuning else curves.section(folder),  # one for each point of a grid
         learning_rates.section(folder, tuning),
         asked.section(folder),
         ran.section(folder),
         certificates.section(folder),
         again,
     ]
-    notes = [*verdicts.notes(compared), *ran.version_notes(folder), *curves.incomplete(folder)]
+    state = [_ONLY_TUNING] if folder.only_tuning else curves.incomplete(folder)
+    notes = [*verdicts.notes(compared), *ran.version_notes(folder), *state]
     notes += [f"left out {reason}" for reason in folder.results.skipped]
     running = any(status.state is JobState.RUNNING for status in folder.statuses.values())
     sections = tuple(each for each in found if each is not None)
-    title = printable(folder.results.directory.resolve().name) or "results"
+    title = printable(folder.directory.resolve().name) or "results"
     report = Report(title, _summary(folder), _shortened(notes), sections, running)
     if anonymous:
-        return without_names(report, ran.hosts(folder), [str(folder.results.directory.resolve())])
+        return without_names(report, ran.hosts(folder), [str(folder.directory.resolve())])
     return report
 
 
 def _summary(folder: Folder) -> str:
     states = ", ".join(f"{count:,} {state}" for state, count in folder.states.items())
+    if folder.only_tuning:
+        return f"{counted(len(folder.results.jobs), 'job')} for tuning: {states}"
     tuning = sum(TUNING in name.split("/")[:-1] for name in folder.statuses)
     tuned = f"; and {counted(tuning, 'job')} for tuning" if tuning else ""
     return f"{counted(len(folder.results.jobs), 'job')}: {states}{tuned}"

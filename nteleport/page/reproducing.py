@@ -38,7 +38,7 @@ def section(folder: Folder, experiment: Path | None = None) -> Section:
         ExperimentError: the experiment file cannot be read.
     """
     parts = _experiments(folder) if experiment is None else _given(folder, experiment)
-    if experiment is None and tuning_table(folder.results.directory).exists():
+    if experiment is None and tuning_table(folder.directory).exists():
         parts.append(
             Note("An experiment file with a section tune chose the values; --experiment CONFIG shows it.")
         )
@@ -55,8 +55,11 @@ def section(folder: Folder, experiment: Path | None = None) -> Section:
 def _given(folder: Folder, path: Path) -> list[Part]:
     """The text of an experiment file, and how many jobs of the folder it describes."""
     experiment = load_experiment(path)
-    tuned = experiment.tune is not None
-    jobs = recorded_plan(experiment, folder.results.directory).reported if tuned else expand(experiment)
+    if experiment.tune is None:
+        jobs: Sequence[Job] = expand(experiment)
+    else:
+        plan = recorded_plan(experiment, folder.directory)
+        jobs = plan.tuning if folder.only_tuning else plan.reported
     described = {job.name for job in jobs}
     others = sum(job.name.rpartition("/")[2] not in described for job in folder.results.jobs)
     text = Code(f"Experiment file, {path.name}", path.read_text(encoding="utf-8-sig"))

@@ -33,6 +33,11 @@ def compared(folder: Folder, tuning: pd.DataFrame | None, options: Mapping[str, 
         MissingExtraError: a comparison was asked for, and scipy or statsmodels is not installed.
     """
     given = {name: value for name, value in options.items() if value}
+    if folder.only_tuning:
+        reason = f"no jobs in {folder.directory} but those of its tuning"
+        if given:
+            raise ResultsError(f"{reason}: expected jobs to report")
+        return reason
     try:
         return compare(folder.results, tuning=tuning, **given)
     except (ResultsError, MissingExtraError) as error:

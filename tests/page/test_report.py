@@ -12,6 +12,7 @@ from support.reported import EPOCHS, accuracy_of, provenance, write_everything, 
 from support.synthetic_results import learning_curve, make_job, matrix, write_job, write_jobs
 
 from nteleport.errors import ExperimentError, ResultsError
+from nteleport.jobs.tuning import tuning_folder, tuning_table
 from nteleport.page.charts import columns
 from nteleport.page.numbers import in_words, rounded
 from nteleport.page.parts import Chart, Code, Report, Table
@@ -228,3 +229,24 @@ def test_numbers_in_words() -> None:
 
 def test_columns_of_rows() -> None:
     assert columns("ab", [(1, 2), (3, 4)]) == {"a": [1, 3], "b": [2, 4]}
+
+
+def test_a_folder_with_tuning_jobs_only_shows_what_is_known_of_their_values(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    write_everything(whole)
+    out = tmp_path / "tuned"
+    write_jobs(tuning_folder(out), matrix(runs=2, epochs=EPOCHS))
+    report = read_report(out)
+    assert names(report) == ["verdicts", "asked", "ran", "reproduce"]
+    assert report.summary == "4 jobs for tuning: 4 finished"
+    assert report.notes == (
+        "only jobs for tuning so far: the runs to report are trained once a value is chosen",
+    )
+    tuning_table(out).write_bytes(tuning_table(whole).read_bytes())
+    tuned = read_report(out)
+    assert names(tuned) == ["verdicts", "tuning", "asked", "ran", "reproduce"]
+    assert [(chart.title, chart.data) for chart in charts(tuned, "tuning")] == [
+        (chart.title, chart.data) for chart in charts(read_report(whole), "tuning")
+    ]
+    with pytest.raises(ResultsError, match=r"no jobs in .*tuned but those of its tuning"):
+        read_report(out, outcomes=["val_accuracy"])
