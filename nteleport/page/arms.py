@@ -9,7 +9,7 @@ from functools import cached_property
 
 from nteleport.jobs.table import JobResult, Scalar
 from nteleport.plots.panels import hyper_parameters, value_of
-from nteleport.plots.wording import mode_order, teleport_labels
+from nteleport.plots.wording import mode_order, split_state, teleport_labels
 from nteleport.vocabulary import MODES
 
 COLORS = 9
@@ -80,11 +80,11 @@ class Arms:
         """
         if key in self._arms:
             return self._arms[key]
-        plain, _, state = key.rpartition(", state ")
+        plain, state = split_state(key)
         arm = next((each for each in self if " ".join(each.key.split()) in (key, plain)), None)
         if arm is None:
             return Arm(key, key, "", color(0), 0)
-        return replace(arm, key=key, label=f"{arm.label}, state {state}" if plain else arm.label)
+        return replace(arm, key=key, label=arm.label + state)
 
     @cached_property
     def baseline(self) -> Arm | None:

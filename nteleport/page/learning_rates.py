@@ -14,7 +14,7 @@ from nteleport.page.charts import columns, learning_rate_spec
 from nteleport.page.folder import Folder
 from nteleport.page.numbers import counted, rounded
 from nteleport.page.parts import Chart, Column, Note, Part, Section, Table, Value
-from nteleport.plots.wording import dataset_name, metric_label, model_name
+from nteleport.plots.wording import dataset_name, labels_with_state, metric_label, model_name
 
 _MOST_CHARTS = 60
 
@@ -52,13 +52,7 @@ def _by_cell(table: pd.DataFrame) -> pd.DataFrame:
     states = [str(training.pop("optimizer_state", "")) for training in trainings]
     for training in trainings:
         training.pop("certificates", None)
-    several: dict[str, set[str]] = {}
-    for arm, state in zip(table["teleport"], states, strict=True):
-        several.setdefault(arm, set()).add(state)
-    labels = [
-        f"{arm}, state {state}" if len(several[arm]) > 1 else arm
-        for arm, state in zip(table["teleport"], states, strict=True)
-    ]
+    labels = labels_with_state(table["teleport"].tolist(), states)
     return table.assign(teleport=labels, training=[json.dumps(each, sort_keys=True) for each in trainings])
 
 
