@@ -9,7 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from nteleport.jobs.tuning import ARM, GoodRange, good_range, read_tuning, run_columns, tuned_keys
+from nteleport.jobs.tuning import (
+    ARM,
+    GoodRange,
+    good_range,
+    read_tuning,
+    run_columns,
+    training_of,
+    tuned_keys,
+)
 from nteleport.page.charts import columns, learning_rate_spec
 from nteleport.page.folder import Folder
 from nteleport.page.numbers import counted, rounded
@@ -208,8 +216,6 @@ def _names(cells: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _training(text: Any) -> dict[str, Any]:
-    try:
-        content = json.loads(str(text))
-    except (ValueError, RecursionError):
-        return {"training": str(text)}
-    return content if isinstance(content, dict) else {"training": str(text)}
+    """The training parameters of an arm; the text itself where it is damaged."""
+    training = training_of(str(text))
+    return {"training": str(text)} if training is None else training
