@@ -10,7 +10,6 @@ from functools import cached_property
 from nteleport.jobs.table import JobResult, Scalar
 from nteleport.plots.panels import hyper_parameters, value_of
 from nteleport.plots.wording import mode_order, split_state, teleport_labels
-from nteleport.vocabulary import MODES
 
 COLORS = 9
 """Colors of the style sheet beside the gray of the baseline, `--arm-1` to `--arm-9`."""
@@ -90,11 +89,6 @@ class Arms:
     def baseline(self) -> Arm | None:
         """The first arm that does not teleport."""
         return next((arm for arm in self if arm.mode == BASELINE), None)
-
-
-def mode_label(mode: str) -> str:
-    """What a job in this mode is called in sentences."""
-    return next((about.label for name, about in MODES.items() if name == mode), mode)
 
 
 def _key(job: JobResult) -> str:
