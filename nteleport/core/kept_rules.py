@@ -9,28 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from nteleport.core.activation_rules import as_result, is_scalable, reduced_shape
+from nteleport.core.calls import arguments, is_zero, operator_name, result_shapes
 from nteleport.core.labels import is_pinned, pinned, reduce_to
 from nteleport.core.parameter_rules import view_of
 from nteleport.core.parameter_views import ParameterView
 from nteleport.core.products import MATMULS, PRODUCTS, Product
 from nteleport.core.recurrent_rules import KINDS, Step, project, steps_of
 from nteleport.core.ties import Restriction
-from nteleport.core.walk import (
-    Flow,
-    Propagation,
-    Use,
-    arguments,
-    operator_name,
-    pinned_like,
-    result_shapes,
-)
+from nteleport.core.walk import Flow, Propagation, Use, pinned_like
 from nteleport.core.weight_rules import (
     add_product,
     arranged,
@@ -115,21 +107,10 @@ def merged(node: Node, walk: Propagation, admits: _Admits = None, *, first: int 
             if use is None:
                 return None
             weights[operand] = use
-        elif not _is_zero(operand):
+        elif not is_zero(operand):
             return None
     conditions = [n for n in walk.activations(node) if n not in operands]
     return Flow(_restricted(labels, admits, node, walk), walk.unscaled(conditions), weights)
-
-
-def _is_zero(operand: Any) -> bool:
-    """Whether an operand is 0 whatever the network's parameters and buffers hold."""
-    if not isinstance(operand, Node):
-        return bool(operand == 0)
-    if operand.op != "call_function":
-        return False
-    name, given = operator_name(operand), arguments(operand)
-    value = given.get("fill_value", given.get("s"))
-    return name in ("zeros", "new_zeros") or (name in ("full", "scalar_tensor") and value == 0)
 
 
 def largest(node: Node, walk: Propagation) -> Flow | None:
@@ -249,7 +230,7 @@ def product(node: Node, walk: Propagation) -> Flow | None:
     if as_weight is not None:
         return as_weight
     result = _of_activations(found, node, walk)
-    if result is None or found.bias is None or _is_zero(found.bias):
+    if result is None or found.bias is None or is_zero(found.bias):
         return result
     assert isinstance(result.result, Tensor)
     if not is_pinned(result.result):
@@ -366,7 +347,7 @@ def recurrent(node: Node, walk: Propagation) -> Flow | None:
         for each, shape in zip((hidden, memory), shapes[-len(states) :], strict=False)
     ]
     for state, wanted in zip(states, final, strict=True):
-        if not _is_zero(state):
+        if not is_zero(state):
             carried = walk.labels_of(state)
             walk.ties.tie(wanted, pinned(()) if carried is None else carried, name)
     results = final if is_cell else [torch.cat(hidden[-directions:]), *final]

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from nteleport.core.calls import arguments, operator_name, result_shapes
 from nteleport.core.labels import along_last_axis, pinned
 from nteleport.core.ties import Restriction
-from nteleport.core.walk import Flow, Propagation, Use, arguments, operator_name, result_shapes
+from nteleport.core.walk import Flow, Propagation, Use
 from nteleport.core.weight_rules import join
 
 
