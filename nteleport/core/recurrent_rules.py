@@ -6,7 +6,7 @@ other side and ``W_hh`` those of the hidden state. The hidden state has the entr
 first factor in the recurrence (``h = o · tanh(c)`` in an LSTM, ``h = (1 − z) · n + z · h`` in a GRU, the
 neuron itself in a plain network) or, with a projection, those of the projection. Cell states are pinned.
 
-Where activations are kept, ``nteleport.core.kept_rules.recurrent`` takes their place.
+Where activations are kept, ``nteleport.core.kept_recurrent_rules`` takes their place.
 """
 
 from __future__ import annotations
