@@ -22,7 +22,7 @@ from nteleport.experiment.experiment import load_experiment
 from nteleport.experiment.matrix import cells
 from nteleport.jobs.paths import JobPaths
 from nteleport.studies.study import load_study
-from nteleport.training.checkpoint import load_checkpoint
+from nteleport.training.checkpoint import intact_checkpoints
 
 EXPERIMENT = b"""datasets: [digits]
 models: [mlp]
@@ -100,7 +100,7 @@ def test_any_checkpoint_is_loaded_or_passed_over(tmp_path: Path, saved: bytes, d
     paths.checkpoint.write_bytes(data.draw(damaged(saved)))
     warnings: list[str] = []
     with contextlib.suppress(NTeleportError):
-        assert load_checkpoint(paths, job.digest, warnings.append) is None
+        assert not list(intact_checkpoints(paths, job.digest, warnings.append))
         assert len(warnings) == 1
 
 

@@ -8,19 +8,15 @@ from pathlib import Path
 
 import click
 
-from nteleport.cli.options import Command, Failure, NamedPath
+from nteleport.cli.options import Command, Failure, NamedPath, out_file_option
 
 __all__ = ["collect"]
 
 
 @click.command(cls=Command)
 @click.argument("directory", metavar="DIR", type=NamedPath(path_type=Path))
-@click.option(
-    "--out",
-    "-o",
-    metavar="FILE",
-    type=NamedPath(path_type=Path, dir_okay=False),
-    help="Write here: .csv, or .parquet where pyarrow is installed.  [default: CSV on standard output]",
+@out_file_option(
+    "Write here: .csv, or .parquet where pyarrow is installed.  [default: CSV on standard output]"
 )
 def collect(directory: Path, out: Path | None) -> None:
     """Collect all epochs of all jobs of a folder into one table.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nteleport.cli.options import Command, Failure, NamedPath, list_option
+from nteleport.cli.options import Command, Failure, NamedPath, list_option, out_file_option
 
 __all__ = ["compare"]
 
@@ -46,13 +46,7 @@ _FORMATS = ("md", "csv", "json")
     type=click.Choice(_FORMATS),
     help="Format of the table.  [default: that of FILE, or md]",
 )
-@click.option(
-    "--out",
-    "-o",
-    metavar="FILE",
-    type=NamedPath(path_type=Path, dir_okay=False),
-    help="Write the table here: .md, .csv or .json.  [default: standard output]",
-)
+@out_file_option("Write the table here: .md, .csv or .json.  [default: standard output]")
 @click.option(
     "--out-dir",
     metavar="DIR",

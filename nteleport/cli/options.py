@@ -5,6 +5,7 @@
 - ``list_option``: a list is separated by commas or by spaces, or the option is repeated, or all of these.
 - ``NamedPath``: a path that is not empty.
 - ``plugin_option``: files of the user's whose names a command may refer to.
+- ``out_file_option``, ``every_option``: ``--out FILE`` and ``--every SECONDS``.
 - ``AliasedOption``: older names of an option that are accepted but not shown in the help.
 
 A command is ``@click.command(cls=Command)``; a group passes ``context_settings=CONTEXT_SETTINGS``.
@@ -134,6 +135,24 @@ def list_option(
         multiple=True,
         callback=flatten,
         **attrs,
+    )
+
+
+def out_file_option(what: str) -> Callable[[_Decorated], _Decorated]:
+    """``--out`` for the file to write, as the argument ``out``; ``what`` is its help."""
+    file = NamedPath(path_type=Path, dir_okay=False)
+    return click.option("--out", "-o", metavar="FILE", type=file, help=what)
+
+
+def every_option(seconds: float) -> Callable[[_Decorated], _Decorated]:
+    """``--every``, with its default, for a command that has ``--watch``."""
+    return click.option(
+        "--every",
+        metavar="SECONDS",
+        type=click.FloatRange(min=0.1),
+        default=seconds,
+        show_default=True,
+        help="Refresh interval of --watch.",
     )
 
 

@@ -8,23 +8,16 @@ from typing import Any
 import click
 
 from nteleport.cli.compare import bands_of
-from nteleport.cli.options import Command, Failure, NamedPath, list_option
+from nteleport.cli.options import Command, Failure, NamedPath, every_option, list_option, out_file_option
 
 __all__ = ["report"]
 
-_FILE = NamedPath(path_type=Path, dir_okay=False)
 _HTML, _MARKDOWN = (".html", ".htm"), (".md",)
 
 
 @click.command(cls=Command)
 @click.argument("directory", metavar="DIR", type=NamedPath(path_type=Path))
-@click.option(
-    "--out",
-    "-o",
-    metavar="FILE",
-    type=_FILE,
-    help="Write here: .html or .md.  [default: DIR/report.html; Markdown goes to standard output]",
-)
+@out_file_option("Write here: .html or .md.  [default: DIR/report.html; Markdown goes to standard output]")
 @click.option("--md", is_flag=True, help="Write Markdown, for a pull request: notes and tables.")
 @click.option(
     "--baseline", metavar="ARM", help="What the other arms are compared with.  [default: no_teleport]"
@@ -42,7 +35,7 @@ _HTML, _MARKDOWN = (".html", ".htm"), (".md",)
 @click.option(
     "--experiment",
     metavar="CONFIG",
-    type=_FILE,
+    type=NamedPath(path_type=Path, dir_okay=False),
     help="The experiment file of these jobs, to be shown.  [default: put together from the jobs]",
 )
 @click.option(
@@ -54,14 +47,7 @@ _HTML, _MARKDOWN = (".html", ".htm"), (".md",)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=0, help="The port of --watch.  [default: a free one]"
 )
-@click.option(
-    "--every",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0.1),
-    default=5.0,
-    show_default=True,
-    help="Refresh interval of --watch.",
-)
+@every_option(5.0)
 def report(
     directory: Path,
     out: Path | None,

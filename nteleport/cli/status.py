@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nteleport.cli.options import Command, NamedPath
+from nteleport.cli.options import Command, NamedPath, every_option
 
 if TYPE_CHECKING:
     from nteleport.jobs.state import JobStatus
@@ -30,14 +30,7 @@ _LONGEST_LIST = 30
 @click.option("--json", "as_json", is_flag=True, help="Print all jobs and their summary as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print all jobs as CSV.")
 @click.option("--watch", is_flag=True, help="Refresh the output until nothing runs or Ctrl-C.")
-@click.option(
-    "--every",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0.1),
-    default=2.0,
-    show_default=True,
-    help="Refresh interval of --watch.",
-)
+@every_option(2.0)
 def status(directory: Path, as_json: bool, as_csv: bool, watch: bool, every: float) -> None:
     """Show the state of the jobs of a folder.
 

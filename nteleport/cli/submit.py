@@ -204,7 +204,7 @@ def _submit(
     jobs: Sequence[Job], out: Path, options: RunOptions, resources: Resources, task: TrainTask
 ) -> None:
     from nteleport.runner import slurm
-    from nteleport.runner.preflight import prepare
+    from nteleport.runner.preparation import prepare
 
     limit = slurm.array_limit()
     missing, states = _missing(jobs, out, ask_queue=True)

@@ -18,6 +18,7 @@ import pandas as pd
 from nteleport.errors import ResultsError, nearest
 from nteleport.jobs.table import JobResult, Results, Scalar
 from nteleport.plots.panels import REPETITION, expand, hyper_parameters, identity, of_teleportation, value_of
+from nteleport.plots.wording import labels_with_state
 from nteleport.vocabulary import MODES
 
 __all__ = [
@@ -135,13 +136,7 @@ def _unit(job: JobResult) -> Unit:
 def _labels(jobs: Sequence[JobResult]) -> list[str]:
     """The arm of each job; what happens to the optimizer's state is named where it tells arms apart."""
     labels = [one_line(value_of(job.hparams, "teleport") or "no teleportation") for job in jobs]
-    states: dict[str, set[Scalar | None]] = {}
-    for job, label in zip(jobs, labels, strict=True):
-        states.setdefault(label, set()).add(job.hparams.get("training.optimizer_state"))
-    return [
-        f"{label}, state {job.hparams.get('training.optimizer_state')}" if len(states[label]) > 1 else label
-        for job, label in zip(jobs, labels, strict=True)
-    ]
+    return labels_with_state(labels, [job.hparams.get("training.optimizer_state") for job in jobs])
 
 
 def _in_words(job: JobResult, word: str, tuned: Sequence[str]) -> str:

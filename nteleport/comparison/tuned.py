@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -15,7 +14,7 @@ import pandas as pd
 from nteleport.comparison.arms import Arm, Cell, one_line, untuned_label
 from nteleport.errors import ResultsError
 from nteleport.jobs.table import JobResult, Results, Scalar
-from nteleport.jobs.tuning import ARM, good_range, run_columns, tuned_keys
+from nteleport.jobs.tuning import ARM, good_range, run_columns, training_of, tuned_keys
 from nteleport.plots.wording import number
 
 __all__ = ["Tuned", "points_of", "read_choices", "width_cell"]
@@ -168,7 +167,7 @@ class _Arms:
             *labels, training = map(str, values)
             keys = tuple(_keys_of(group))
             self.tuned[keys] = None
-            self.groups.setdefault((*keys, *labels), []).append((_mapping(training), group))
+            self.groups.setdefault((*keys, *labels), []).append((_training(training), group))
 
     def of(self, job: JobResult) -> pd.DataFrame | None:
         """The rows of a job's arm; None if it was not tuned."""
@@ -180,14 +179,11 @@ class _Arms:
         return None
 
 
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
+def _training(text: str) -> dict[str, Any]:
+    training = training_of(text)
+    if training is None:
         raise ResultsError(f"the table of tuning has training {text[:60]!r}, expected a mapping as JSON")
-    return content
+    return training
 
 
 def _same(one: Scalar | None, other: Any) -> bool:

@@ -13,19 +13,11 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from nteleport.core.calls import arguments, as_int, operator_name, result_shapes
 from nteleport.core.labels import concatenate, is_constant, is_pinned, moved, pinned, reduce_to, reshape
 from nteleport.core.parameter_rules import parameters_beside, view_of
 from nteleport.core.products import MATMULS, PRODUCTS
-from nteleport.core.walk import (
-    Flow,
-    Labels,
-    Propagation,
-    arguments,
-    as_int,
-    operator_name,
-    pinned_like,
-    result_shapes,
-)
+from nteleport.core.walk import Flow, Labels, Propagation, pinned_like
 from nteleport.core.weight_rules import (
     LOOKUPS,
     add_parameter,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.fx import Graph, Node
 
+from nteleport.core.calls import result_shapes
 from nteleport.core.kept import lost_entries, noticing_mode_reads, resolved_factors, tie_walks
 from nteleport.core.labels import collapse, is_pinned, pinned
 from nteleport.core.mutations import region
@@ -34,14 +35,7 @@ from nteleport.core.quiver import Activations, Factor, Layer, Norms, ParameterSc
 from nteleport.core.rules import LARGEST_CONSTANT, propagate
 from nteleport.core.ties import Ties
 from nteleport.core.tracing import ExampleInputs, as_call
-from nteleport.core.walk import (
-    NETWORK_INPUT,
-    Flow,
-    Labels,
-    Propagation,
-    Use,
-    result_shapes,
-)
+from nteleport.core.walk import NETWORK_INPUT, Flow, Labels, Propagation, Use
 from nteleport.errors import AnalysisError
 from nteleport.vocabulary import NORMS
 

@@ -9,37 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from nteleport.core.activation_rules import as_result, is_scalable, reduced_shape
-from nteleport.core.labels import is_pinned, pinned, reduce_to
+from nteleport.core.calls import arguments, is_zero, operator_name, result_shapes
+from nteleport.core.kept_product_rules import attention, product
+from nteleport.core.kept_recurrent_rules import recurrent
+from nteleport.core.labels import is_pinned, reduce_to
 from nteleport.core.parameter_rules import view_of
-from nteleport.core.parameter_views import ParameterView
-from nteleport.core.products import MATMULS, PRODUCTS, Product
-from nteleport.core.recurrent_rules import KINDS, Step, project, steps_of
+from nteleport.core.products import PRODUCTS
 from nteleport.core.ties import Restriction
-from nteleport.core.walk import (
-    Flow,
-    Propagation,
-    Use,
-    arguments,
-    operator_name,
-    pinned_like,
-    result_shapes,
-)
-from nteleport.core.weight_rules import (
-    add_product,
-    arranged,
-    embedding,
-    is_activation,
-    join,
-    multiply_parameter,
-    weighted,
-)
+from nteleport.core.walk import Flow, Propagation, Use, pinned_like
+from nteleport.core.weight_rules import add_product, embedding, is_activation, join, multiply_parameter
 
 Rule = Callable[[Node, Propagation], Flow | None]
 _Admits = Restriction | None
@@ -115,21 +99,10 @@ def merged(node: Node, walk: Propagation, admits: _Admits = None, *, first: int 
             if use is None:
                 return None
             weights[operand] = use
-        elif not _is_zero(operand):
+        elif not is_zero(operand):
             return None
     conditions = [n for n in walk.activations(node) if n not in operands]
     return Flow(_restricted(labels, admits, node, walk), walk.unscaled(conditions), weights)
-
-
-def _is_zero(operand: Any) -> bool:
-    """Whether an operand is 0 whatever the network's parameters and buffers hold."""
-    if not isinstance(operand, Node):
-        return bool(operand == 0)
-    if operand.op != "call_function":
-        return False
-    name, given = operator_name(operand), arguments(operand)
-    value = given.get("fill_value", given.get("s"))
-    return name in ("zeros", "new_zeros") or (name in ("full", "scalar_tensor") and value == 0)
 
 
 def largest(node: Node, walk: Propagation) -> Flow | None:
@@ -237,86 +210,6 @@ def gated(node: Node, walk: Propagation) -> Flow | None:
     return Flow(walk.ties.resolve(half))
 
 
-def product(node: Node, walk: Propagation) -> Flow | None:
-    """A product with a parameter is a linear layer. Of two activations, either one is pinned and the other's
-    labels pass, or they are inverse to one another along the axes that both have (queries and keys)."""
-    found = PRODUCTS[operator_name(node)](node)
-    if found is None:
-        return None
-    if not walk.activations(node) and operator_name(node) in MATMULS:  # part of computing a weight
-        return view_of(node, walk)
-    as_weight = weighted(found, node, walk)
-    if as_weight is not None:
-        return as_weight
-    result = _of_activations(found, node, walk)
-    if result is None or found.bias is None or _is_zero(found.bias):
-        return result
-    assert isinstance(result.result, Tensor)
-    if not is_pinned(result.result):
-        return None
-    result.operands.update(walk.unscaled([found.bias]))
-    return result
-
-
-def _of_activations(found: Product, node: Node, walk: Propagation) -> Flow | None:
-    """A product without a weight."""
-    for side in (found.swapped(), found):
-        labels, other = walk.labels_of(side.left), walk.labels_of(side.right)
-        if labels is not None and (other is None or is_pinned(other)) and side.left is not side.right:
-            return _passed(side, labels, node, walk)
-    return _inverse(found, node, walk)
-
-
-def _passed(side: Product, labels: Tensor, node: Node, walk: Propagation) -> Flow | None:
-    """The labels of the left operand, tied along the axes that are summed over."""
-    axes, name = side.left_axes, operator_name(node)
-    if side.left_shape is not None:
-        return None
-    dropped = [position for position, a in enumerate(axes) if a not in side.result_axes]
-    constant = walk.constant_along(labels, dropped, name)
-    assert constant is not None
-    result = arranged(constant, axes, side.result_axes)
-    unscaled = walk.unscaled([side.right]) if isinstance(side.right, Node) else {}
-    return Flow(result.expand(result_shapes(node)), unscaled)
-
-
-def _inverse(found: Product, node: Node, walk: Propagation) -> Flow | None:
-    """Both operands are scaled, each other's inverse along the axes that both have."""
-    assert walk.ties is not None
-    left, right = walk.labels_of(found.left), walk.labels_of(found.right)
-    if left is None or right is None or found.left_shape is not None or found.left is found.right:
-        return None
-    name = operator_name(node)
-    shared = [a for a in found.left_axes if a in found.right_axes]
-    sides = []
-    for labels, axes in ((left, found.left_axes), (right, found.right_axes)):
-        own = [position for position, a in enumerate(axes) if a not in shared]
-        constant = walk.constant_along(labels, own, name)
-        sides.append(arranged(constant, axes, shared))
-    walk.ties.tie(sides[0], -sides[1], name)
-    return Flow(pinned(result_shapes(node)))
-
-
-def attention(node: Node, walk: Propagation) -> Flow | None:
-    """Scaled dot-product attention: queries and keys are inverse to one another, per head and channel; the
-    labels of values pass. All are tied along tokens."""
-    assert walk.ties is not None
-    given, name = arguments(node), operator_name(node)
-    operands = [given["query"], given["key"], given["value"]]
-    labels = [walk.labels_of(n) for n in operands]
-    if any(own is None for own in labels) or len(set(operands)) < 3:
-        return None
-    query, key, value = (
-        walk.ties.tie_along(own, [-2], name).narrow(-2, 0, 1) for own in labels if own is not None
-    )
-    if given.get("enable_gqa"):
-        groups = query.shape[-3] // key.shape[-3]
-        key, value = (own.repeat_interleave(groups, -3) for own in (key, value))
-    walk.ties.tie(query, -key, name)
-    others = [n for n in walk.activations(node) if n not in operands]
-    return Flow(walk.ties.resolve(value).expand(result_shapes(node)), walk.unscaled(others))
-
-
 def bagged(node: Node, walk: Propagation) -> Flow | None:
     """``embedding_bag``: sums, means or maxima of rows."""
     flow = embedding(node, walk)
@@ -324,108 +217,6 @@ def bagged(node: Node, walk: Propagation) -> Flow | None:
         return flow
     labels = _restricted(flow.result[0], "positive" if arguments(node)["mode"] == 2 else None, node, walk)
     return Flow([labels, *flow.result[1:]], flow.operands, flow.weights)
-
-
-def recurrent(node: Node, walk: Propagation) -> Flow | None:
-    """``lstm``, ``gru`` and their like, over a sequence or as cells.
-
-    Inputs are read through linear maps, which undo any scaling. A hidden unit may change its sign, with a
-    ReLU its size: an LSTM's candidate ``g`` does, then ``c = f · c + i · g``, then ``h = o · tanh(c)``; a
-    GRU's ``n`` does, then ``h = (1 − z) · n + z · h``. Gates are pinned. The states at the start must have
-    the same scaling: zeros have any.
-    """
-    assert walk.ties is not None
-    given, name = arguments(node), operator_name(node)
-    source = given.get("input", given.get("data"))
-    labels = walk.labels_of(source)
-    if labels is None:
-        return None
-    labels = walk.constant_along(labels, range(labels.dim() - 1), name)
-    assert labels is not None
-    inputs, weights = labels[(0,) * (labels.dim() - 1)], dict[Node, Use]()
-    is_cell, directions = "w_ih" in given, 1 + bool(given.get("bidirectional"))
-    if is_cell:
-        biases = tuple(given[bias] for bias in ("b_ih", "b_hh") if given[bias] is not None)
-        steps = [Step(given["w_ih"], given["w_hh"], biases, None)]
-    else:
-        steps = steps_of(given["params"], int(given["num_layers"]) * directions, bool(given["has_biases"]))
-    hidden, memory = list[Tensor](), list[Tensor]()
-    for position, step in enumerate(steps):
-        if position and position % directions == 0:
-            inputs = torch.cat(hidden[-directions:])
-        found = _recurrent_step(step, inputs, node, walk, weights)
-        if found is None:
-            return None
-        hidden.append(found[0])
-        memory.append(found[1])
-    states = given["hx"] if isinstance(given["hx"], (list, tuple)) else [given["hx"]]
-    shapes = result_shapes(node)
-    shapes = shapes if isinstance(shapes, list) else [shapes]
-    final = [
-        each[0] if is_cell else torch.stack(each).view(len(each), *[1] * (len(shape) - 2), -1)
-        for each, shape in zip((hidden, memory), shapes[-len(states) :], strict=False)
-    ]
-    for state, wanted in zip(states, final, strict=True):
-        if not _is_zero(state):
-            carried = walk.labels_of(state)
-            walk.ties.tie(wanted, pinned(()) if carried is None else carried, name)
-    results = final if is_cell else [torch.cat(hidden[-directions:]), *final]
-    resolved = [walk.ties.resolve(r.expand(s)) for r, s in zip(results, shapes, strict=True)]
-    others = walk.unscaled(n for n in walk.activations(node) if n is not source and n not in states)
-    return Flow(resolved if isinstance(result_shapes(node), list) else resolved[0], others, weights)
-
-
-def _recurrent_step(
-    step: Step, inputs: Tensor, node: Node, walk: Propagation, weights: dict[Node, Use]
-) -> tuple[Tensor, Tensor] | None:
-    """Use the parameters of one layer in one direction; returns the labels of its hidden state and of its
-    neurons, which are also those of an LSTM's memory. They are pinned if a parameter cannot follow."""
-    assert walk.ties is not None
-    ties, name = walk.ties, operator_name(node)
-    kind = KINDS[name.removesuffix("_cell")]
-    view = walk.parameter(step.weight_ih)
-    if view is None:
-        return None
-    rows = None if walk.known_use(view, "recurrent") else walk.fresh(view.names[0], view.shape[0])
-    use = _used_again(view, rows, inputs, name, walk)
-    if use is None or use.outputs is None:
-        return None
-    weights[step.weight_ih] = use
-    rows = use.outputs.reshape(-1)
-    gates = rows.view(kind.gates, -1)
-    neurons = gates[kind.candidate]
-    ties.pin(torch.cat([gates[: kind.candidate], gates[kind.candidate + 1 :]]), name)
-    ties.restrict(neurons, kind.admits, name)
-    hidden: Tensor | None = neurons
-    if step.projection is not None:
-        hidden = project(step.projection, neurons, name, walk, weights)
-    found = {bias: join(walk, bias, rows, name, None) for bias in step.biases}
-    view = walk.parameter(step.weight_hh)
-    if view is not None and hidden is not None:
-        found[step.weight_hh] = _used_again(view, rows, hidden, name, walk)
-    used = {parameter: each for parameter, each in found.items() if each is not None}
-    weights.update(used)
-    if hidden is None or len(used) < 1 + len(step.biases):
-        ties.pin(rows, name)
-        hidden = pinned(result_shapes(step.projection)[:1] if step.projection else neurons.shape)
-    return hidden, neurons
-
-
-def _used_again(
-    view: ParameterView, rows: Tensor | None, columns: Tensor, operator: str, walk: Propagation
-) -> Use | None:
-    """The use of a matrix of a recurrent network; an earlier one is tied to these labels."""
-    assert walk.ties is not None
-    known = walk.known_use(view, "recurrent")
-    if known is None or known.outputs is None or known.inputs is None:
-        take = walk.use if walk.is_free(view) else walk.tied_use
-        outputs = None if rows is None else rows.view(-1, 1)
-        return take(view, "recurrent", operator, outputs=outputs, inputs=columns.view(1, -1))
-    known.count += 1
-    walk.ties.tie(columns, known.inputs.view(-1), operator)
-    if rows is not None:
-        walk.ties.tie(rows, known.outputs.reshape(-1), operator)
-    return known
 
 
 def _rules(words: str, rule: Rule) -> dict[str, Rule]:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from nteleport.core.analysis import Runs, Sources, walk_graph
+from nteleport.core.calls import operator_name
 from nteleport.core.labels import collapse, is_pinned, pinned
 from nteleport.core.network_graph import Traced, canonical_names, movable_buffers, unscalable
 from nteleport.core.quiver import Quiver
 from nteleport.core.ties import Ties
-from nteleport.core.walk import FreshLabels, Propagation, operator_name
+from nteleport.core.walk import FreshLabels, Propagation
 
 
 def runnable(traced: Traced) -> GraphModule:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from nteleport.core.analysis import used_factors
+from nteleport.core.calls import operator_name
 from nteleport.core.checks import checked_cob
 from nteleport.core.labeled_graph import conjugated_walk, runnable
 from nteleport.core.labels import collapse, is_pinned, pinned
@@ -27,7 +28,7 @@ from nteleport.core.mutations import region
 from nteleport.core.network_graph import Traced, trace_functional
 from nteleport.core.parameter_views import ParameterView
 from nteleport.core.quiver import ParameterScaling, Quiver, scales
-from nteleport.core.walk import Flow, Labels, Propagation, operator_name
+from nteleport.core.walk import Flow, Labels, Propagation
 from nteleport.errors import TeleportationError
 
 _aten = torch.ops.aten

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from nteleport.core.walk import operator_name
+from nteleport.core.calls import operator_name
 
 _MAY_RETURN_THEIR_INPUT = frozenset(["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"])
 """They do so in evaluation mode, although their schema does not declare it."""

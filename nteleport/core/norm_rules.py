@@ -15,19 +15,12 @@ from torch import Tensor
 from torch.fx import Node
 
 from nteleport.core.activation_rules import normalize
+from nteleport.core.calls import arguments, operator_name, result_shapes
 from nteleport.core.kept import resolved_factors
 from nteleport.core.parameter_views import whole
 from nteleport.core.quiver import Correction, Factor, ParameterScaling
 from nteleport.core.ties import Ties
-from nteleport.core.walk import (
-    Flow,
-    Propagation,
-    Statistics,
-    arguments,
-    operator_name,
-    pinned_like,
-    result_shapes,
-)
+from nteleport.core.walk import Flow, Propagation, Statistics, pinned_like
 from nteleport.core.weight_rules import normalization
 
 

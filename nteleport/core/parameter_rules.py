@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from nteleport.core.calls import arguments, as_int, operator_name, result_shapes
 from nteleport.core.labels import is_constant
 from nteleport.core.parameter_views import ParameterView, combined
-from nteleport.core.walk import Flow, Propagation, Use, arguments, as_int, operator_name, result_shapes
+from nteleport.core.walk import Flow, Propagation, Use
 from nteleport.core.weight_rules import join
 
 MOVES_PARAMETERS = frozenset(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from nteleport.core.walk import arguments, operator_name, result_shapes
+from nteleport.core.calls import arguments, operator_name, result_shapes
 
 Letters = Sequence[Hashable]
 """A name for each axis of a tensor."""

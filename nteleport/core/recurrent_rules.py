@@ -6,7 +6,7 @@ other side and ``W_hh`` those of the hidden state. The hidden state has the entr
 first factor in the recurrence (``h = o · tanh(c)`` in an LSTM, ``h = (1 − z) · n + z · h`` in a GRU, the
 neuron itself in a plain network) or, with a projection, those of the projection. Cell states are pinned.
 
-Where activations are kept, ``nteleport.core.kept_rules.recurrent`` takes their place.
+Where activations are kept, ``nteleport.core.kept_recurrent_rules`` takes their place.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from nteleport.core.calls import arguments, operator_name, result_shapes
 from nteleport.core.labels import along_last_axis, pinned
 from nteleport.core.ties import Restriction
-from nteleport.core.walk import Flow, Propagation, Use, arguments, operator_name, result_shapes
+from nteleport.core.walk import Flow, Propagation, Use
 from nteleport.core.weight_rules import join
 
 

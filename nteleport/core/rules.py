@@ -33,13 +33,14 @@ from nteleport.core.activation_rules import (
     reshape_data,
     unknown,
 )
+from nteleport.core.calls import axes_of_unknown_size, operator_name, result_shapes
 from nteleport.core.kept_rules import KEPT_RULES, SHAPE_ALONE
 from nteleport.core.labels import is_constant
 from nteleport.core.norm_rules import scaled_normalization
 from nteleport.core.parameter_rules import view_of
 from nteleport.core.products import PRODUCTS
 from nteleport.core.recurrent_rules import RECURRENT
-from nteleport.core.walk import Flow, Propagation, axes_of_unknown_size, operator_name, result_shapes
+from nteleport.core.walk import Flow, Propagation
 from nteleport.core.weight_rules import LOOKUPS, NORMALIZATIONS, bilinear
 
 Rule = Callable[[Node, Propagation], Flow | None]

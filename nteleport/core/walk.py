@@ -19,13 +19,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from nteleport.core.calls import operator_name
 from nteleport.core.labels import collapse, is_constant, is_pinned, pinned, reduce_to
 from nteleport.core.parameter_views import ParameterView
 from nteleport.core.quiver import Factor
@@ -406,77 +406,8 @@ def _term(ties: Ties, labels: Tensor) -> tuple[tuple[int, ...], Tensor]:
     return tuple(axis for axis, size in enumerate(labels.shape) if size > 1), labels
 
 
-def operator_name(node: Node) -> str:
-    """The name of the operator of a call, without namespace, overload and in-place underscore."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        name = str(target.overloadpacket.__name__)
-    else:
-        name = getattr(target, "__name__", str(target))
-    return name.rstrip("_") if not name.startswith("__") else name
-
-
-def arguments(node: Node) -> dict[str, Any]:
-    """The arguments of a call of an ATen operator by name, defaults included."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return dict(node.kwargs)
-    names, defaults = _schema(node.target)
-    return {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
-
-
-@cache
-def _schema(operator: torch._ops.OpOverload) -> tuple[list[str], dict[str, Any]]:
-    given = operator._schema.arguments
-    defaults = {a.name: a.default_value for a in given if a.has_default_value()}
-    return [a.name for a in given], defaults
-
-
-def result_shapes(node: Any) -> Any:
-    """Shapes of the result of ``node``: a ``torch.Size``, a list of them, or None where it is not a
-    tensor."""
-
-    def shape(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [shape(v) for v in value]
-        return torch.Size(as_int(s) for s in value.shape) if isinstance(value, Tensor) else None
-
-    return shape(node.meta.get("val"))
-
-
 def pinned_like(shapes: Any) -> Labels:
     """Pinned labels for results of these shapes, as ``result_shapes`` gives them."""
     if isinstance(shapes, list):
         return [pinned_like(s) for s in shapes]
     return None if shapes is None else pinned(shapes)
-
-
-def axes_of_unknown_size(node: Node) -> list[int]:
-    """Axes of the result whose size is known only at run time."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        return []
-    sizes: list[Any] = list(value.shape)
-    return [axis for axis, size in enumerate(sizes) if not isinstance(size, int) and not _is_known(size)]
-
-
-def as_int(size: Any) -> int:
-    """A size as a number. One that is known only at run time is replaced by a unique number, so that equal
-    sizes stay equal and products of sizes stay products."""
-    if isinstance(size, int):
-        return size
-    if _is_known(size):
-        return int(size)
-    expression = size.node.expr
-    stand_ins = {symbol: _stand_in(str(symbol)) for symbol in expression.free_symbols}
-    return int(expression.xreplace(stand_ins))
-
-
-def _is_known(size: Any) -> bool:
-    return size.node.maybe_as_int() is not None or bool(size.node.has_hint())
-
-
-@cache
-def _stand_in(symbol: str) -> Any:
-    import sympy
-
-    return sympy.Integer(sympy.nextprime(10_007 + 30 * int("".join(filter(str.isdigit, symbol)) or 0)))

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from nteleport.core.calls import arguments, operator_name, result_shapes
 from nteleport.core.labels import pinned, reduce_to, reshape, spread
 from nteleport.core.parameter_views import ParameterView
 from nteleport.core.products import Letters, Product
-from nteleport.core.walk import Flow, Propagation, Use, arguments, operator_name, pinned_like, result_shapes
+from nteleport.core.walk import Flow, Propagation, Use, pinned_like
 
 WeightRule = Callable[[Node, Propagation], Flow | None]
 

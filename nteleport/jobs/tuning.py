@@ -47,6 +47,7 @@ __all__ = [
     "read_tuning",
     "run_columns",
     "score_of",
+    "training_of",
     "tuned_keys",
     "tuning_folder",
     "tuning_table",
@@ -126,6 +127,15 @@ def arm_of(job: Job) -> dict[str, str]:
         key.removeprefix("training."): value for key, value in hparams.items() if key.startswith("training.")
     }
     return {**{key: str(hparams[key]) for key in ARM[:-1]}, "training": json.dumps(training)}
+
+
+def training_of(text: str) -> dict[str, Any] | None:
+    """The training parameters in the column `training` of `ARM`; None if they are damaged."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def score_of(result: Mapping[str, Any], by: TuningScore, chance: float) -> float | None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nteleport.errors import ModelError, UnknownNameError, nearest
 from nteleport.extras import import_extra
-from nteleport.plugins import LIBRARIES, keywords_of, located, look_up, one_line
+from nteleport.plugins import keywords_of, located, look_up, one_line
 
 _GIVEN = ("num_classes", "input_shape")
 """What the data set gives."""
@@ -32,11 +32,6 @@ _NOT_OF_TIMM = frozenset(
 """What the data set gives, what reads files, and what makes another kind of network."""
 
 _NOT_OF_TRANSFORMERS = frozenset({"num_channels", "image_size", "model_type", "dtype", "architectures"})
-
-
-def is_library(reference: str) -> bool:
-    """Whether a reference names a network of timm or transformers."""
-    return reference.partition(":")[0] in LIBRARIES
 
 
 def build_reference(

@@ -9,8 +9,7 @@ from functools import cached_property
 
 from nteleport.jobs.table import JobResult, Scalar
 from nteleport.plots.panels import hyper_parameters, value_of
-from nteleport.plots.wording import mode_order, teleport_labels
-from nteleport.vocabulary import MODES
+from nteleport.plots.wording import mode_order, split_state, teleport_labels
 
 COLORS = 9
 """Colors of the style sheet beside the gray of the baseline, `--arm-1` to `--arm-9`."""
@@ -80,21 +79,16 @@ class Arms:
         """
         if key in self._arms:
             return self._arms[key]
-        plain, _, state = key.rpartition(", state ")
+        plain, state = split_state(key)
         arm = next((each for each in self if " ".join(each.key.split()) in (key, plain)), None)
         if arm is None:
             return Arm(key, key, "", color(0), 0)
-        return replace(arm, key=key, label=f"{arm.label}, state {state}" if plain else arm.label)
+        return replace(arm, key=key, label=arm.label + state)
 
     @cached_property
     def baseline(self) -> Arm | None:
         """The first arm that does not teleport."""
         return next((arm for arm in self if arm.mode == BASELINE), None)
-
-
-def mode_label(mode: str) -> str:
-    """What a job in this mode is called in sentences."""
-    return next((about.label for name, about in MODES.items() if name == mode), mode)
 
 
 def _key(job: JobResult) -> str:

@@ -78,35 +78,42 @@ def curves_spec() -> Spec:
                 "mark": {"type": "line", "strokeWidth": 2.2, "clip": True},
                 "encoding": {"y": {"field": "whole", **y}, **_arms()},
             },
-            {
-                "data": {"name": "curves"},
-                "transform": [{"filter": {"param": "hover", "empty": False}}],
-                "mark": {"type": "point", "filled": True, "size": 48, "opacity": 1, "clip": True},
-                "encoding": {"y": {"field": "y", **y}, **_arms(dashed=False)},
-            },
-            {
-                "data": {"name": "epochs"},
-                "transform": [{"filter": {"param": "hover", "empty": False}}],
-                "mark": {"type": "rule", "color": _INK, "opacity": 0.35, "clip": True},
-            },
-            {
-                "data": {"name": "epochs"},
-                "mark": {"type": "rect", "opacity": 0, "clip": True},
-                "encoding": {"x": {**x, "field": "from"}, "x2": {"field": "to"}, "tooltip": slot("tooltip")},
-                "params": [
-                    {
-                        "name": "hover",
-                        "select": {
-                            "type": "point",
-                            "fields": ["x"],
-                            "on": "pointerover",
-                            "clear": "pointerout",
-                        },
-                    }
-                ],
-            },
+            *_hover_layers(x, y),
         ],
     }
+
+
+def _hover_layers(x: Spec, y: Spec) -> list[Spec]:
+    """What follows a pointer over curves: a mark on each of them, a line, and what is told of the epoch."""
+    return [
+        {
+            "data": {"name": "curves"},
+            "transform": [{"filter": {"param": "hover", "empty": False}}],
+            "mark": {"type": "point", "filled": True, "size": 48, "opacity": 1, "clip": True},
+            "encoding": {"y": {"field": "y", **y}, **_arms(dashed=False)},
+        },
+        {
+            "data": {"name": "epochs"},
+            "transform": [{"filter": {"param": "hover", "empty": False}}],
+            "mark": {"type": "rule", "color": _INK, "opacity": 0.35, "clip": True},
+        },
+        {
+            "data": {"name": "epochs"},
+            "mark": {"type": "rect", "opacity": 0, "clip": True},
+            "encoding": {"x": {**x, "field": "from"}, "x2": {"field": "to"}, "tooltip": slot("tooltip")},
+            "params": [
+                {
+                    "name": "hover",
+                    "select": {
+                        "type": "point",
+                        "fields": ["x"],
+                        "on": "pointerover",
+                        "clear": "pointerout",
+                    },
+                }
+            ],
+        },
+    ]
 
 
 def learning_rate_spec(key: str, score: str) -> Spec:

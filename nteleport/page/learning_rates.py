@@ -9,12 +9,20 @@ from typing import Any
 
 import pandas as pd
 
-from nteleport.jobs.tuning import ARM, GoodRange, good_range, read_tuning, run_columns, tuned_keys
+from nteleport.jobs.tuning import (
+    ARM,
+    GoodRange,
+    good_range,
+    read_tuning,
+    run_columns,
+    training_of,
+    tuned_keys,
+)
 from nteleport.page.charts import columns, learning_rate_spec
 from nteleport.page.folder import Folder
 from nteleport.page.numbers import counted, rounded
 from nteleport.page.parts import Chart, Column, Note, Part, Section, Table, Value
-from nteleport.plots.wording import dataset_name, metric_label, model_name
+from nteleport.plots.wording import dataset_name, labels_with_state, metric_label, model_name
 
 _MOST_CHARTS = 60
 
@@ -52,13 +60,7 @@ def _by_cell(table: pd.DataFrame) -> pd.DataFrame:
     states = [str(training.pop("optimizer_state", "")) for training in trainings]
     for training in trainings:
         training.pop("certificates", None)
-    several: dict[str, set[str]] = {}
-    for arm, state in zip(table["teleport"], states, strict=True):
-        several.setdefault(arm, set()).add(state)
-    labels = [
-        f"{arm}, state {state}" if len(several[arm]) > 1 else arm
-        for arm, state in zip(table["teleport"], states, strict=True)
-    ]
+    labels = labels_with_state(table["teleport"].tolist(), states)
     return table.assign(teleport=labels, training=[json.dumps(each, sort_keys=True) for each in trainings])
 
 
@@ -214,8 +216,6 @@ def _names(cells: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _training(text: Any) -> dict[str, Any]:
-    try:
-        content = json.loads(str(text))
-    except (ValueError, RecursionError):
-        return {"training": str(text)}
-    return content if isinstance(content, dict) else {"training": str(text)}
+    """The training parameters of an arm; the text itself where it is damaged."""
+    training = training_of(str(text))
+    return {"training": str(text)} if training is None else training

@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from nteleport.errors import ResultsError, nearest
-from nteleport.jobs.tuning import ARM, good_range, run_columns, tuned_keys
+from nteleport.jobs.tuning import ARM, good_range, run_columns, training_of, tuned_keys
 from nteleport.plots.figures import COLUMN, PAGE, line_style, paper_style
 from nteleport.plots.style import LIGHT
 from nteleport.plots.ticks import logarithmic_ticks
@@ -200,14 +200,15 @@ def _training_of_cell(text: str) -> str:
 
 
 def _training(text: str) -> dict[str, Any]:
-    """The training parameters of an arm."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+    """The training parameters of an arm.
+
+    Raises:
+        ResultsError: they are damaged.
+    """
+    training = training_of(text)
+    if training is None:
         raise ResultsError("the table of tuning is damaged: expected training parameters as JSON")
-    return found
+    return training
 
 
 def _styles(arms: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -19,10 +19,12 @@ __all__ = [
     "MetricLabel",
     "dataset_name",
     "differing_keys",
+    "labels_with_state",
     "metric_label",
     "mode_order",
     "model_name",
     "setting_labels",
+    "split_state",
     "teleport_labels",
 ]
 
@@ -57,6 +59,8 @@ _FAMILIES = {
     "vgg": "VGG",
     "vit": "ViT",
 }
+
+_STATE = ", state "
 
 _MODES = {str(mode): about.label for mode, about in MODES.items()}
 
@@ -138,6 +142,28 @@ def teleport_labels(groups: Sequence[Values], keys: Sequence[str], modes: Sequen
         differing = [key for key in differing_keys(alike, keys) if key != "teleport.mode"]
         labels.append(_join([_MODES.get(mode, mode), *_teleport_phrases(group, differing)]))
     return labels
+
+
+def labels_with_state(labels: Sequence[str], states: Sequence[object]) -> list[str]:
+    """The labels of arms with what happens to the optimizer's state, named where it tells arms apart.
+
+    Args:
+        labels: of the teleportations; shape (arms,).
+        states: what happens to the optimizer's state in each; shape (arms,).
+    """
+    several: dict[str, set[object]] = {}
+    for label, state in zip(labels, states, strict=True):
+        several.setdefault(label, set()).add(state)
+    return [
+        f"{label}{_STATE}{state}" if len(several[label]) > 1 else label
+        for label, state in zip(labels, states, strict=True)
+    ]
+
+
+def split_state(label: str) -> tuple[str, str]:
+    """The two parts of a label to which `labels_with_state` added a state; both empty where it added none."""
+    plain, separator, state = label.rpartition(_STATE)
+    return (plain, separator + state) if plain else ("", "")
 
 
 def mode_order(mode: str) -> int:

@@ -20,7 +20,7 @@ from nteleport.jobs.job import Job
 from nteleport.jobs.options import RunOptions
 from nteleport.jobs.tuning import tuning_folder, write_tuning
 from nteleport.runner.places import places
-from nteleport.runner.preflight import prepare
+from nteleport.runner.preparation import prepare
 from nteleport.runner.run import run
 from nteleport.training.loop import Clock
 

@@ -31,7 +31,7 @@ from nteleport.jobs.state import job_state
 from nteleport.plugins import Plugin, admitted
 from nteleport.runner.attempt import attempt, known_outcome
 from nteleport.runner.places import Place, places
-from nteleport.runner.preflight import prepare
+from nteleport.runner.preparation import prepare
 from nteleport.runner.queue import Queue, Ticket
 from nteleport.runner.slot import Slot
 from nteleport.trackers.reporting import tracking

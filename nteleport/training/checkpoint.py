@@ -102,11 +102,6 @@ def intact_checkpoints(
         yield path.name, checkpoint
 
 
-def load_checkpoint(paths: JobPaths, job: str, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The first of `intact_checkpoints`; None if there is none."""
-    return next((checkpoint for _, checkpoint in intact_checkpoints(paths, job, warn)), None)
-
-
 def damaged(name: str, error: Exception) -> str:
     """The warning about a checkpoint that is skipped, in one line."""
     reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from support.precision import double
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.optim import Optimizer
@@ -36,11 +37,7 @@ def quiver() -> Quiver:
     return analyze(network(), X)
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+_double = pytest.fixture(autouse=True)(double)
 
 
 def cob_of(quiver: Quiver, seed: int = 1) -> Tensor:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from support.precision import double_and_seeded
 from support.zoo.constructs import Inputs, Wired
 from support.zoo.constructs_run import assert_same, call, kept, largest, made
+from support.zoo.marks import each_construct, each_construct_and_mode
 from support.zoo.networks import CONSTRUCTS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,19 +25,7 @@ from nteleport.core.cob import admitted_cob
 from nteleport.core.kept import noticing_mode_reads
 from nteleport.errors import AnalysisError, TeleportationError
 
-
-@pytest.fixture(autouse=True)
-def _double_and_seeded() -> Iterator[None]:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-Maker = pytest.mark.parametrize("name", CONSTRUCTS)
-MakerAndMode = pytest.mark.parametrize(
-    ("name", "training"), [(name, mode) for name, construct in CONSTRUCTS.items() for mode in construct.modes]
-)
+_double_and_seeded = pytest.fixture(autouse=True)(double_and_seeded)
 
 
 @cache
@@ -65,7 +55,7 @@ def move(network: nn.Module, quiver: Quiver, cob: Tensor) -> None:
             parameters[name].copy_(value)
 
 
-@MakerAndMode
+@each_construct_and_mode
 def test_teleported_weights_keep_the_unmodified_network(name: str, training: bool) -> None:
     construct = CONSTRUCTS[name]
     network, inputs = made(construct)
@@ -81,7 +71,7 @@ def test_teleported_weights_keep_the_unmodified_network(name: str, training: boo
     assert_same(dict(network.named_buffers()), buffers, construct.tolerance(1e-10))
 
 
-@Maker
+@each_construct
 def test_every_entry_moves_some_weight(name: str) -> None:
     quiver = kept_quiver(name)
     for entry in range(quiver.cob_size):
@@ -90,7 +80,7 @@ def test_every_entry_moves_some_weight(name: str) -> None:
         assert any((scale != 1).any() for scale in scales(quiver, cob).values()), entry
 
 
-@Maker
+@each_construct
 def test_entries_are_fewer_than_with_conjugated_activations(name: str) -> None:
     network, inputs = made(CONSTRUCTS[name])
     with kept(network):

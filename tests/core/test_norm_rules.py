@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from support.precision import double_and_seeded
 from support.zoo.constructs import Wired
 from support.zoo.constructs_run import assert_same, call, kept, largest, made
 from support.zoo.networks import CONSTRUCTS
@@ -40,12 +41,7 @@ from nteleport.errors import AnalysisError, TeleportationError
 NEXT_TO_NOTHING = 1e-20
 
 
-@pytest.fixture(autouse=True)
-def _double_and_seeded() -> Iterator[None]:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+_double_and_seeded = pytest.fixture(autouse=True)(double_and_seeded)
 
 
 def up_to_eps(network: nn.Module, inputs: Any, **options: Any) -> Quiver:

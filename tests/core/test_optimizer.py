@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.optimizers import OPTIMIZERS
+from support.precision import double
 from support.zoo.reference import Residual
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,11 +21,7 @@ STEPS = 10
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+_double = pytest.fixture(autouse=True)(double)
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.optimizers import OPTIMIZERS
+from support.precision import double
 from support.zoo.reference import DenseUpsample, Residual
 from torch import Tensor, nn
 
@@ -25,11 +26,7 @@ SGDS = [name for name in OPTIMIZERS if name.startswith("SGD")]
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"residual": Residual, "concatenation": DenseUpsample}
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+_double = pytest.fixture(autouse=True)(double)
 
 
 @cache

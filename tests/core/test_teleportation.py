@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.precision import double_and_seeded
 from support.zoo.constructs import Construct, Inputs
 from support.zoo.constructs_run import analyzed, assert_same, call, is_inexact, kept, largest, leaves, made
 from support.zoo.constructs_untraceable import UNTRACEABLE
+from support.zoo.marks import (
+    each_construct,
+    each_construct_and_mode,
+    each_construct_and_traced_mode,
+    each_construct_of_both_modes,
+)
 from support.zoo.networks import CONSTRUCTS, ZOO, mlp, residual
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -23,31 +30,7 @@ from nteleport import Quiver, TeleportableModel, analyze, materialize, sample_co
 from nteleport.core.quiver import Factor
 from nteleport.errors import AnalysisError, TeleportationError
 
-
-@pytest.fixture(autouse=True)
-def _double_and_seeded() -> Iterator[None]:
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-Maker = pytest.mark.parametrize("name", CONSTRUCTS)
-MakerAndMode = pytest.mark.parametrize(
-    ("name", "training"), [(name, mode) for name, construct in CONSTRUCTS.items() for mode in construct.modes]
-)
-MakerAndTracedMode = pytest.mark.parametrize(
-    ("name", "training"),
-    [
-        (n, mode)
-        for n, construct in CONSTRUCTS.items()
-        for mode in construct.modes
-        if mode in construct.traced
-    ],
-)
-MakerOfBothModes = pytest.mark.parametrize(
-    "name", [n for n, c in CONSTRUCTS.items() if len(c.modes) == len(c.traced) == 2]
-)
+_double_and_seeded = pytest.fixture(autouse=True)(double_and_seeded)
 
 
 @dataclass(frozen=True)
@@ -94,7 +77,7 @@ def assert_weights(actual: Tensor, expected: Tensor, roundings: int, atol: float
     torch.testing.assert_close(actual, expected.to(actual.dtype), rtol=rtol, atol=atol)
 
 
-@MakerAndMode
+@each_construct_and_mode
 def test_teleporting_keeps_the_function_on_every_call(name: str, training: bool) -> None:
     construct, found = CONSTRUCTS[name], analyzed(name, training)
     plain, inputs = made(construct)
@@ -108,7 +91,7 @@ def test_teleporting_keeps_the_function_on_every_call(name: str, training: bool)
     assert all(p is found.before.parameters[n] for n, p in found.network.named_parameters())
 
 
-@MakerAndMode
+@each_construct_and_mode
 def test_analysis_leaves_no_trace_in_any_network(name: str, training: bool) -> None:
     found = analyzed(name, training)
     before, after = found.before, found.after
@@ -130,7 +113,7 @@ def test_analysis_uses_up_no_random_numbers_of_numpy() -> None:
     assert np.random.get_state()[2] == position
 
 
-@MakerAndTracedMode
+@each_construct_and_traced_mode
 def test_materialized_network_agrees(name: str, training: bool) -> None:
     subject = prepared(name, training)
     model = subject.model
@@ -142,7 +125,7 @@ def test_materialized_network_agrees(name: str, training: bool) -> None:
     assert all(torch.equal(held[name], p) for name, p in weights(model).items() if name in held)
 
 
-@MakerOfBothModes
+@each_construct_of_both_modes
 def test_materialized_network_agrees_in_evaluation_mode_when_analyzed_in_training_mode(name: str) -> None:
     subject = prepared(name, training=False, analyzed_in=True)
     before = subject.outputs(subject.model.network)
@@ -150,7 +133,7 @@ def test_materialized_network_agrees_in_evaluation_mode_when_analyzed_in_trainin
     assert_same(subject.outputs(materialize(subject.model)), before, subject.construct.tolerance(1e-10))
 
 
-@Maker
+@each_construct
 def test_undoing_restores_to_two_ulp(name: str) -> None:
     model = prepared(name).model
     before = weights(model)
@@ -161,7 +144,7 @@ def test_undoing_restores_to_two_ulp(name: str) -> None:
     assert (model.cob == 1).all()
 
 
-@Maker
+@each_construct
 def test_composing_is_teleporting_by_the_product(name: str) -> None:
     model = prepared(name).model
     start = weights(model)
@@ -178,7 +161,7 @@ def test_composing_is_teleporting_by_the_product(name: str) -> None:
         assert_weights(direct, (start[parameter] * scale).to(direct.dtype), roundings=16)
 
 
-@Maker
+@each_construct
 def test_teleporting_again_starts_from_the_original(name: str) -> None:
     model = prepared(name).model
     start, cob = weights(model), inter(model, 2)
@@ -189,7 +172,7 @@ def test_teleporting_again_starts_from_the_original(name: str) -> None:
         assert_weights(weight, (start[parameter] * scale).to(weight.dtype), roundings=16)
 
 
-@Maker
+@each_construct
 def test_ones_change_nothing(name: str) -> None:
     model = prepared(name).model
     before = weights(model)
@@ -197,7 +180,7 @@ def test_ones_change_nothing(name: str) -> None:
     assert all(torch.equal(after, before[n]) for n, after in weights(model).items())
 
 
-@Maker
+@each_construct
 def test_every_entry_changes_some_weight(name: str) -> None:
     quiver = prepared(name).model.quiver
     reached = [factor.index.flatten() for p in quiver.parameters.values() for factor in p.factors]
@@ -209,7 +192,7 @@ def test_every_entry_changes_some_weight(name: str) -> None:
         assert any((scale != 1).any() for scale in scales(quiver, cob).values()), entry
 
 
-@Maker
+@each_construct
 def test_the_report_says_untouched_of_what_does_not_move(name: str) -> None:
     model = prepared(name).model
     moved = {n: bool((scale != 1).any()) for n, scale in scales(model.quiver, inter(model)).items()}
@@ -218,7 +201,7 @@ def test_the_report_says_untouched_of_what_does_not_move(name: str) -> None:
     assert {n for n, status in report.items() if status == "untouched"} == {n for n in moved if not moved[n]}
 
 
-@Maker
+@each_construct
 def test_gradients_are_those_of_the_plain_network_over_the_scale(name: str) -> None:
     subject = prepared(name, training=False)
     model = subject.model
@@ -246,7 +229,7 @@ def test_gradients_are_those_of_the_plain_network_over_the_scale(name: str) -> N
         torch.testing.assert_close(teleported, expected, rtol=tolerance(1e-9), atol=atol)
 
 
-@Maker
+@each_construct
 def test_layers_are_runs_that_fill_the_cob(name: str) -> None:
     quiver = prepared(name).model.quiver
     ends = [0, *(layer.start + layer.size for layer in quiver.layers)]

@@ -27,6 +27,7 @@ from nteleport.jobs.tuning import (
     read_tuning,
     run_columns,
     score_of,
+    training_of,
     tuned_keys,
     write_tuning,
 )
@@ -120,6 +121,17 @@ def test_a_damaged_table_is_one_error_and_stays(tmp_path: Path, change: object, 
         with pytest.raises(ResultsError, match=message):
             act(tmp_path)
     assert path.read_bytes() == damaged
+
+
+def test_training_parameters_are_read_back_or_found_damaged() -> None:
+    training = training_of(arm_of(BASELINE)["training"])
+    assert training is not None
+    assert {key: training[key] for key in ("epochs", "validation")} == {
+        "epochs": BASELINE.training.epochs,
+        "validation": 0.2,
+    }
+    for damaged in ("", "{", "[1]", "3", "[" * 100_000):
+        assert training_of(damaged) is None
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -18,7 +18,7 @@ from nteleport.experiment.matrix import expand
 from nteleport.jobs.job import Component
 from nteleport.networks.models import build_model, check_model
 from nteleport.networks.pretrained import load_where_shapes_fit, pretrained_weights
-from nteleport.runner.preflight import prepare
+from nteleport.runner.preparation import prepare
 
 CIFAR = (3, 32, 32)
 

@@ -22,7 +22,7 @@ from nteleport.jobs.job import Component, Job, Plateau, Scheduler
 from nteleport.jobs.table import read_results
 from nteleport.plots.grouping import arrange
 from nteleport.plots.panels import Panel, default_group_by
-from nteleport.plots.wording import metric_label, model_name
+from nteleport.plots.wording import labels_with_state, metric_label, model_name, split_state
 
 Arrange = Callable[[Sequence[Job], str], list[Panel]]
 
@@ -305,3 +305,12 @@ def test_models_have_their_published_names(name: str, expected: str) -> None:
 )
 def test_metrics_have_units(metric: str, expected: str) -> None:
     assert metric_label(metric).text == expected
+
+
+def test_states_are_named_where_they_tell_arms_apart() -> None:
+    labels = labels_with_state(
+        ["random, once at 0"] * 2 + ["no_teleport"] * 2, ["reset", "keep"] + ["reset"] * 2
+    )
+    assert labels == ["random, once at 0, state reset", "random, once at 0, state keep", *["no_teleport"] * 2]
+    assert split_state(labels[1]) == ("random, once at 0", ", state keep")
+    assert split_state(labels[2]) == ("", "")

@@ -23,7 +23,7 @@ from nteleport.jobs.job import Component, Job
 from nteleport.jobs.lease import SILENCE
 from nteleport.jobs.paths import JobPaths
 from nteleport.jobs.state import read_status
-from nteleport.runner.preflight import check_trainable
+from nteleport.runner.preparation import check_trainable
 from nteleport.runner.run import run as run_all
 
 GOOD = small_job(epochs=1)

@@ -19,7 +19,7 @@ from nteleport.errors import JobError
 from nteleport.jobs.paths import JobPaths
 from nteleport.training.checkpoint import (
     Checkpoint,
-    load_checkpoint,
+    intact_checkpoints,
     remove_checkpoints,
     save_checkpoint,
 )
@@ -47,7 +47,8 @@ def paths(tmp_path: Path) -> JobPaths:
 
 def load(paths: JobPaths, job: str = "digest") -> tuple[Checkpoint | None, list[str]]:
     warnings: list[str] = []
-    return load_checkpoint(paths, job, warnings.append), warnings
+    latest = next((found for _, found in intact_checkpoints(paths, job, warnings.append)), None)
+    return latest, warnings
 
 
 def epochs_of(checkpoint: Checkpoint | None) -> int | None:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
 
+from nteleport.core.calls import operator_name
 from nteleport.core.materialization import materialize
 from nteleport.core.model import TeleportableModel
-from nteleport.core.walk import operator_name
 from nteleport.randomness import generator_for
 from nteleport.studies.activations import ActivationsSettings
 from nteleport.studies.points import first_images
