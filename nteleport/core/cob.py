@@ -71,17 +71,18 @@ def admitted_cob(quiver: Quiver, drawn: Tensor, generator: torch.Generator | Non
     −1, where it admits nothing else.
 
     Args:
-        drawn: shape ``(quiver.cob_size,)``, on the CPU, as from ``sample_cob``.
-        generator: tosses the coins; it is not used where no entry admits ±1 only.
+        drawn: shape ``(quiver.cob_size,)``, as from ``sample_cob``.
+        generator: tosses the coins, on the CPU; it is not used where no entry admits ±1 only.
+
+    Returns:
+        a tensor like ``drawn``, on its device.
     """
     check_form(quiver, drawn)
-    positive = torch.tensor([word == "positive" for word in quiver.admits], dtype=torch.bool)
-    sign = torch.tensor([word == "sign" for word in quiver.admits], dtype=torch.bool)
-    cob = torch.where(positive, drawn.abs(), drawn)
-    if not bool(sign.any()):
+    cob = torch.where(_admitting(quiver, "positive", drawn.device), drawn.abs(), drawn)
+    if "sign" not in quiver.admits:
         return cob
     coins = 1 - 2 * torch.randint(2, (quiver.cob_size,), generator=generator)
-    return torch.where(sign, coins.to(cob.dtype), cob)
+    return torch.where(_admitting(quiver, "sign", cob.device), coins.to(cob), cob)
 
 
 def layer_cob(quiver: Quiver, cob: Tensor) -> Tensor:
@@ -95,8 +96,12 @@ def layer_cob(quiver: Quiver, cob: Tensor) -> Tensor:
     for layer in quiver.layers:
         entries = slice(layer.start, layer.start + layer.size)
         constant[entries] = cob[entries].double().square().mean().sqrt()
-    sign = torch.tensor([word == "sign" for word in quiver.admits], dtype=torch.bool, device=cob.device)
-    return torch.where(sign, 1.0, constant)
+    return torch.where(_admitting(quiver, "sign", cob.device), 1.0, constant)
+
+
+def _admitting(quiver: Quiver, word: str, device: torch.device) -> Tensor:
+    """Which entries admit just what `word` says."""
+    return torch.tensor([each == word for each in quiver.admits], dtype=torch.bool, device=device)
 
 
 def _away_from_zero(cob: Tensor, *, negative: bool) -> Tensor:
