@@ -1,23 +1,32 @@
-"""`pytest --device cuda`: tensors and networks that tests make lie on that device.
+"""`pytest --device cuda`: tensors and networks that tests make or ask the package for lie on that device.
 
-The package is left alone: what it makes lies where it asks for, so that a tensor that it forgets on the CPU fails.
+What the package makes for itself lies where it says, so that a tensor that it forgets on the CPU fails.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import nn
 
 from nteleport.core import cob
+from nteleport.networks import models
 
-_MAKERS = "arange as_tensor empty eye full linspace logspace ones tensor tril_indices triu_indices zeros".split()
-_MOVED = "from_numpy rand randint randn randperm".split()
+_MAKERS = "arange as_tensor empty eye full linspace logspace ones tensor tril_indices triu_indices zeros"
+_MOVED = "from_numpy rand randint randn randperm"
+"""Made on the CPU at first, where their generators are and their numbers do not depend on the device."""
+
+_ON_THE_HOST = (
+    "test_parameter_views test_models test_pretrained test_checkpoints test_landscape test_points "
+    "test_checkpoint test_loop test_training_options"
+)
+"""Tests of what the package does on the CPU, of files, and of jobs that are trained there or say where."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,35 +38,50 @@ def pytest_configure(config: pytest.Config) -> None:
     if device.type == "cpu":
         return
     torch.empty(0, device=device)  # fails here, once, where there is none
-    for name in (*_MAKERS, *_MOVED):
-        setattr(torch, name, _made_on(device, getattr(torch, name), moved=name in _MOVED))
-    cob.sample_cob = _made_on(device, cob.sample_cob, moved=True)
+    importlib.import_module("torch._decomp.decompositions_for_jvp")  # reads the source of what it calls
+    for name in _MAKERS.split():
+        setattr(torch, name, _asked_for(getattr(torch, name), device))
+    of_torch = ((torch, name) for name in _MOVED.split())
+    for owner, name in (*of_torch, (cob, "sample_cob"), (models, "build_model")):
+        setattr(owner, name, _moved(getattr(owner, name), device))
 
 
-def _made_on(device: torch.device, make: Callable[..., Tensor], *, moved: bool) -> Callable[..., Tensor]:
-    """`make`, whose tensor tests find on `device`; random ones are moved, as their generator is of the CPU."""
+def _asked_for(make: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """`make` with `device=` for tests that do not say it."""
 
     @functools.wraps(make)
-    def made(*args: Any, **kwargs: Any) -> Tensor:
-        if kwargs.get("device") is not None or not _asked_by_a_test():
-            return make(*args, **kwargs)
-        if not moved:
-            return make(*args, **{**kwargs, "device": device})
-        tensor = make(*args, **kwargs)
-        return tensor.detach().to(device).requires_grad_(tensor.requires_grad)
+    def made(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("device") is None and _is_for_a_test():
+            kwargs["device"] = device
+        return make(*args, **kwargs)
 
     return made
 
 
-def _asked_by_a_test() -> bool:
-    """Whether a tensor is for a test, perhaps for a layer that it makes, rather than for the package or torch."""
+def _moved(make: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """`make`, moved to `device` for tests that do not say where."""
+
+    @functools.wraps(make)
+    def made(*args: Any, **kwargs: Any) -> Any:
+        found = make(*args, **kwargs)
+        if kwargs.get("device") is not None or not _is_for_a_test():
+            return found
+        if isinstance(found, nn.Module):
+            return found.to(device)
+        return found.detach().to(device).requires_grad_(found.requires_grad)
+
+    return made
+
+
+def _is_for_a_test() -> bool:
+    """Whether a test asks, perhaps through a layer of torch, rather than the package or torch itself."""
     frame = sys._getframe(2)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
-        package = module.partition(".")[0]
-        if package == "nteleport" or (package == "torch" and not module.startswith("torch.nn.")):
+        package, _, name = module.partition(".")
+        if package == "nteleport" or (package == "torch" and not name.startswith("nn.")):
             return False
-        if package in ("tests", "support") or package.startswith("test_"):
-            return True
+        if package in ("tests", "support"):
+            return module.rpartition(".")[2] not in _ON_THE_HOST.split()
         frame = frame.f_back
     return False

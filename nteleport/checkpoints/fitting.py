@@ -123,7 +123,7 @@ def _check_tensor(checkpoint: Checkpoint, name: str, tensor: Tensor, own: Tensor
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a.detach(), b.detach())
+    return torch.equal(a.detach(), b.detach().to(a.device))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -174,7 +174,7 @@ def best_entry(a: Tensor, b: Tensor, c: Tensor, d: Tensor, current: Tensor) -> T
     Args:
         a, c: non-negative, float64, shape ``(n,)``.
         b, d: float64, shape ``(n,)``.
-        current: the current values.
+        current: the current values, of the same shape and dtype.
     """
     candidates = torch.stack([current, *(_within_bounds(each) for each in _stationary(a, b, c, d))])
     values = a * candidates.square() - 2 * b * candidates + c / candidates.square() - 2 * d / candidates
@@ -193,11 +193,11 @@ def _stationary(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Iterator[Tensor]:
     # With x = τ / (c / a)^(1/4) the derivative vanishes where x⁴ − β x³ + δ x − 1 = 0.
     unit, height = (c / a).pow(0.25), (a * c).sqrt()
     beta, delta = b * unit / height, d / (unit * height)
-    companion = torch.zeros(len(a), 4, 4, dtype=torch.float64)
+    companion = a.new_zeros(len(a), 4, 4)
     companion[:, 0, 0], companion[:, 0, 2], companion[:, 0, 3] = beta, -delta, 1.0
     companion[:, [1, 2, 3], [0, 1, 2]] = 1.0
     solvable = torch.isfinite(companion).all(dim=(1, 2))
-    companion[~solvable] = torch.eye(4, dtype=torch.float64)
+    companion[~solvable] = torch.eye(4).to(companion)
     # A double root comes out as a complex pair; its real part is as good a candidate as any.
     roots = _sharpened(torch.linalg.eigvals(companion).real.T, beta, delta)
     yield from torch.where(solvable, roots * unit, torch.nan)

@@ -147,8 +147,7 @@ def balance(task: Task, *, p: int = 2) -> Search:
     """
     if isinstance(p, bool) or p not in (1, 2):
         raise TeleportationError(f"balance has p = 1 or 2, got {p!r}")
-    weights = {name: task.parameters[name] for name in task.reached}
-    sums = PowerSum(task.quiver, weights, p, torch.abs if p == 1 else torch.square)
+    sums = PowerSum(task.quiver, task.parameters, p, torch.abs if p == 1 else torch.square)
     movable = _two_sided(sums.at(task.start()))
     return replace(_extreme(sums), movable=movable, convex=True, unbounded="", bound=None)
 

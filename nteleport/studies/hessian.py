@@ -110,7 +110,7 @@ def traces(
     Args:
         product: the Hessian.
         weights: w, a flat vector.
-        masks: for each group, which positions of a flat vector belong to it, as booleans.
+        masks: for each group, which positions of a flat vector belong to it, as booleans on the CPU.
         probes: how many, at least 2.
         generator: on the CPU.
 

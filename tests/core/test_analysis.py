@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from support.releases import needs_torch
 from support.zoo.networks import Wired
 from torch import Tensor, nn
 
@@ -163,6 +164,7 @@ class TestCopies:
         model = moved(net, x())
         torch.testing.assert_close(materialize(model)(x()), expected, rtol=1e-11, atol=1e-11)
 
+    @needs_torch("2.10")
     def test_an_activation_that_was_kept(self) -> None:
         def forward(n: Any, x: Tensor) -> Tensor:
             n.kept = n.a(x)

@@ -307,7 +307,7 @@ def test_the_tolerance_follows_the_dtype(dtype: torch.dtype, expected: float) ->
 
 
 def test_under_autocast_the_tolerance_is_that_of_the_outputs() -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(X.device.type, dtype=torch.bfloat16):
         tolerance = Snapshot(nn.Linear(3, 2), X).tolerance
     assert tolerance == pytest.approx(0.088, rel=0.05)
 

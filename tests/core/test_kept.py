@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from support.precision import double_and_seeded
+from support.releases import needs_torch
 from support.zoo.constructs import Inputs, Wired
 from support.zoo.constructs_run import assert_same, call, kept, largest, made
 from support.zoo.marks import each_construct, each_construct_and_mode
@@ -231,6 +232,7 @@ class Decoder(nn.Module):
         return self.last(state)
 
 
+@needs_torch("2.13")
 def test_states_of_an_encoder_are_tied_to_those_of_its_decoder() -> None:
     torch.manual_seed(0)
     network, x = Decoder(), torch.randn(2, 4, 3)

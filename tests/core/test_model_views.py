@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from support.releases import needs_torch
 from support.zoo.networks import Wired
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
@@ -342,6 +343,7 @@ class TestSparseGradients:
         for name, weights in teleported.teleported_weights().items():
             torch.testing.assert_close(weights, simple.get_parameter(name), rtol=1e-9, atol=1e-10)
 
+    @needs_torch("2.9")
     def test_an_embedding_that_renormalizes_itself_trains_alike(self) -> None:
         networks = []
         for _ in range(2):

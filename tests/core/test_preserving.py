@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from support.releases import needs_torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils._pytree import tree_leaves
@@ -223,7 +224,10 @@ def world(network: nn.Module) -> dict[str, object]:
     return {path: v for name, root in roots.items() for path, v in contents(root, name, seen)}
 
 
-@pytest.fixture(params=NETWORKS)
+_SINCE = {"stored activation": "2.10", "lstm": "2.10", "generators": "2.13"}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=needs_torch(_SINCE.get(name, "2.6"))) for name in NETWORKS])
 def make(request: pytest.FixtureRequest) -> Callable[[], Made]:
     def seeded() -> Made:
         torch.manual_seed(0)

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.precision import double_and_seeded
+from support.releases import needs_torch
 from support.zoo.constructs import Construct, Inputs
 from support.zoo.constructs_run import analyzed, assert_same, call, is_inexact, kept, largest, leaves, made
 from support.zoo.constructs_untraceable import UNTRACEABLE
@@ -237,7 +238,12 @@ def test_layers_are_runs_that_fill_the_cob(name: str) -> None:
     assert ends[-1] == quiver.cob_size
 
 
-@pytest.mark.parametrize("name", UNTRACEABLE)
+_SAID_SINCE = {"lstm_packed": "2.8", "gradient_in_forward": "2.13"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs_torch(_SAID_SINCE.get(name, "2.6"))) for name in UNTRACEABLE]
+)
 def test_what_torch_cannot_trace_is_one_clear_error(name: str) -> None:
     construct, words = UNTRACEABLE[name]
     network, inputs = made(construct)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import CONFIGS
+from support.releases import needs_torch
 
 from nteleport.errors import ExperimentError
 from nteleport.experiment.experiment import load_experiment
@@ -73,7 +74,7 @@ def test_a_right_scheduler_passes_without_what_is_computed(tmp_path: Path, sched
         ("{cls: SGD, lr: -1}", "3:20", "SGD: Invalid learning rate: -1"),
         ("{cls: SGD, nesterov: true}", "3:20", "SGD: Nesterov momentum requires a momentum"),
         ("SparseAdam", "3:14", "SparseAdam does not support dense gradients"),
-        ("Muon", "3:14", "Muon only supports 2D parameters"),
+        pytest.param("Muon", "3:14", "Muon only supports 2D parameters", marks=needs_torch("2.9")),
     ],
 )
 def test_a_wrong_optimizer_is_reported_with_its_place(

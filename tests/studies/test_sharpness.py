@@ -133,7 +133,7 @@ def test_traces_are_within_four_standard_errors_for_the_network_and_each_group()
     network = small_network().eval()
     plain, matrix = Hessian(network, [images()]), dense(network)
     size, point = len(matrix), plain.point()
-    position = torch.arange(size)
+    position = torch.arange(size, device="cpu")
     masks = {"all": position >= 0, "first": position < 30, "rest": position >= 30}
     for weights, diagonal in ((torch.ones_like(point), matrix.diag()), (point, point**2 * matrix.diag())):
         found = traces(plain.product, weights, masks, 400, torch.Generator().manual_seed(0))
@@ -147,7 +147,7 @@ def test_the_standard_error_is_that_of_the_theory() -> None:
     matrix = torch.randn(30, 30, generator=generator, dtype=torch.float64)
     matrix = matrix + matrix.T
     ones = torch.ones(30, dtype=torch.float64)
-    found = traces(matrix.mv, ones, {"all": ones > 0}, 4000, generator)["all"]
+    found = traces(matrix.mv, ones, {"all": (ones > 0).cpu()}, 4000, generator)["all"]
     off = matrix - torch.diag(matrix.diag())
     assert found.error == pytest.approx(math.sqrt(2 * float(off.square().sum()) / 4000), rel=0.05)
 
@@ -156,12 +156,14 @@ def test_the_trace_of_a_diagonal_quadratic_has_no_error() -> None:
     """f(x) = Σ dᵢ xᵢ² / 2 has the Hessian diag(d), of which every probe gives the trace."""
     curvatures = torch.tensor([3.0, 1.0, -2.0, 0.5], dtype=torch.float64)
     ones = torch.ones_like(curvatures)
-    found = traces(lambda v: curvatures * v, ones, {"all": ones > 0}, 3, torch.Generator().manual_seed(0))
+    found = traces(
+        lambda v: curvatures * v, ones, {"all": (ones > 0).cpu()}, 3, torch.Generator().manual_seed(0)
+    )
     assert found["all"] == (2.5, 0.0)
     scale = torch.tensor([2.0, 0.5, -1.0, 4.0], dtype=torch.float64)
     moved = teleported_product(lambda v: curvatures * v, scale)
     weights = scale * torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)  # θ' of θ = 1, 2, 3, 4
-    found = traces(moved, weights, {"all": ones > 0}, 3, torch.Generator().manual_seed(0))
+    found = traces(moved, weights, {"all": (ones > 0).cpu()}, 3, torch.Generator().manual_seed(0))
     assert found["all"].value == pytest.approx(3 * 1 + 1 * 4 - 2 * 9 + 0.5 * 16)
 
 
@@ -177,7 +179,7 @@ def test_eigenvalues_are_those_of_the_dense_matrix(move: bool) -> None:
         product, plain.point(), 4, steps=60, tolerance=1e-9, generator=torch.Generator().manual_seed(0)
     )
     expected = torch.linalg.eigvalsh(matrix).flip(0)[:4]
-    np.testing.assert_allclose([each.value for each in found], expected.numpy(), rtol=1e-8)
+    np.testing.assert_allclose([each.value for each in found], expected.cpu().numpy(), rtol=1e-8)
     assert max(each.residual for each in found) < 1e-8
 
 
@@ -196,7 +198,7 @@ def test_repeated_eigenvalues_and_matrices_smaller_than_the_steps_are_complete()
         lambda v: curvatures * v, curvatures, 9, steps=50, tolerance=1e-9,
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
-    np.testing.assert_allclose([each.value for each in found], curvatures.numpy(), atol=1e-12)
+    np.testing.assert_allclose([each.value for each in found], curvatures.cpu().numpy(), atol=1e-12)
 
 
 def test_the_eigenvalues_of_nothing_are_zero() -> None:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from support.releases import torch_is
+
 from .constructs import Construct, Table, Wired
 from .constructs_convolutions import CONVOLUTIONS, NORMS
 from .constructs_dtypes import DTYPES, REGIONS
@@ -388,6 +390,21 @@ _TABLES: dict[str, Table] = {
     "region": REGIONS,
 }
 
+_SINCE = {
+    "2.7": "reduce-aminmax tie-module_in_a_list_and_as_attribute tie-module_twice_in_a_list",
+    "2.9": "control-vmap embedding-max_norm normalized_weight-spectral_norm "
+    "normalized_weight-spectral_norm_old",
+    "2.10": "hook-keeps_an_activation state-memory_in_a_mapping",
+    "2.12": "reduce-quantile",
+    "2.13": "recurrent-lstm_last_states",
+}
+"""Since which torch these can be traced, and in the case of aminmax differentiated."""
+
+_TOO_NEW = {name for release, names in _SINCE.items() if not torch_is(release) for name in names.split()}
+
 CONSTRUCTS: Table = {
-    f"{kind}-{name}": construct for kind, table in _TABLES.items() for name, construct in table.items()
+    f"{kind}-{name}": construct
+    for kind, table in _TABLES.items()
+    for name, construct in table.items()
+    if f"{kind}-{name}" not in _TOO_NEW
 }
