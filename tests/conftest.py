@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._device import _device_constructors
 
 from nteleport.core import cob
 from nteleport.networks import models
@@ -24,7 +25,7 @@ _MOVED = "from_numpy rand randint randn randperm"
 
 _ON_THE_HOST = (
     "test_parameter_views test_models test_pretrained test_checkpoints test_landscape test_points "
-    "test_checkpoint test_loop test_training_options"
+    "test_recover test_checkpoint test_loop test_training_options"
 )
 """Tests of what the package does on the CPU, of files, and of jobs that are trained there or say where."""
 
@@ -34,11 +35,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    device = torch.device(config.getoption("--device"))
-    if device.type == "cpu":
+    name = config.getoption("--device")
+    if name == "cpu":
         return
-    torch.empty(0, device=device)  # fails here, once, where there is none
-    importlib.import_module("torch._decomp.decompositions_for_jvp")  # reads the source of what it calls
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise pytest.UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    torch.backends.cudnn.allow_tf32 = False  # tolerances are those of float32
+    torch.use_deterministic_algorithms(True, warn_only=True)  # many laws hold bit for bit
+    importlib.import_module("torch._decomp.decompositions_for_jvp")  # reads the source of what it calls,
+    _device_constructors()  # and this remembers the functions
     for name in _MAKERS.split():
         setattr(torch, name, _asked_for(getattr(torch, name), device))
     of_torch = ((torch, name) for name in _MOVED.split())

@@ -17,6 +17,9 @@ from typing import Any
 
 import torch
 
+from nteleport.errors import JobError
+from nteleport.training.device import find_device
+
 from .arithmetic import arithmetic_limit
 from .epochs import whole_epoch
 from .growth import draw_growth, measure_growth, summarize
@@ -51,7 +54,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     clock = time.process_time if arguments.cpu_time else time.perf_counter
-    setting = Setting(torch.device(arguments.device), arguments.effort, clock)
+    setting = Setting(arguments.device, arguments.effort, clock)
     began = time.perf_counter()
     result: dict[str, Any] = {"machine": describe(setting.device), "figures": []}
     result["machine"]["seconds"] = "of CPU time" if arguments.cpu_time else "of the wall clock"
@@ -117,7 +120,11 @@ def _arguments() -> argparse.Namespace:
         help="0.1 takes a tenth of the time, for a first impression (default: 1)",
     )  # fmt: skip
     arguments = parser.parse_args()
-    if arguments.cpu_time and (arguments.threads != 1 or arguments.device != "cpu"):
+    try:
+        arguments.device = find_device(arguments.device)
+    except JobError as error:
+        parser.error(f"--device: {error}")
+    if arguments.cpu_time and (arguments.threads != 1 or arguments.device.type != "cpu"):
         parser.error("--cpu-time: expected --threads 1 and --device cpu")
     arguments.only = [name for name in names if not arguments.only or name in arguments.only]
     return arguments

@@ -286,7 +286,7 @@ def test_autocast_trains_as_plain_pytorch_with_its_rates(quiver: Quiver) -> None
     for _ in range(5):
         for module, optimizer in zip(modules, optimizers, strict=True):
             optimizer.zero_grad()
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast(X.device.type, dtype=torch.bfloat16):
                 loss = F.cross_entropy(module(X.float()), Y)
             loss.backward()
             if module is modules[1]:

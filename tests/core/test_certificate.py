@@ -236,7 +236,7 @@ def test_what_a_network_cannot_run_is_skipped_with_the_reason() -> None:
 
 def test_casts_that_autocast_keeps_do_not_hide_a_change() -> None:
     network, quiver = network_and_quiver()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(X.device.type, dtype=torch.bfloat16):
         network(X)  # autocast keeps the cast weights until its block ends
         certificate = certificate_of(network, quiver, scale_by(2.0))
     assert certificate.relative == pytest.approx(0.5, rel=0.02)

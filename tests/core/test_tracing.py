@@ -265,7 +265,7 @@ def _gradient(n: Net, x: Tensor) -> Tensor:
 
 
 def _quantized() -> nn.Module:
-    return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 3)), {nn.Linear})
+    return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 3)).cpu(), {nn.Linear})
 
 
 class Opaque:
