@@ -1,6 +1,6 @@
 """`pytest --device cuda`: tensors and networks that tests make or ask the package for lie on that device.
 
-What the package makes for itself lies where it says, so that a tensor that it forgets on the CPU fails.
+What the package makes for itself lies where it says: a tensor that it forgets on the CPU makes a test fail.
 """
 
 from __future__ import annotations
@@ -17,16 +17,32 @@ from torch import nn
 from torch.utils._device import _device_constructors
 
 from nteleport.core import cob
+from nteleport.errors import JobError
 from nteleport.networks import models
+from nteleport.training.device import find_device
 
-_MAKERS = "arange as_tensor empty eye full linspace logspace ones tensor tril_indices triu_indices zeros"
-_MOVED = "from_numpy rand randint randn randperm"
+_MAKERS = (
+    *(
+        "arange",
+        "as_tensor",
+        "empty",
+        "eye",
+        "full",
+        "linspace",
+        "logspace",
+        "ones",
+        "tensor",
+        "tril_indices",
+    ),
+    *("triu_indices", "zeros"),
+)
+_MOVED = ("from_numpy", "rand", "randint", "randn", "randperm")
 """Made on the CPU at first, where their generators are and their numbers do not depend on the device."""
 
-_ON_THE_HOST = (
-    "test_parameter_views test_models test_pretrained test_checkpoints test_landscape test_points "
-    "test_recover test_checkpoint test_loop test_training_options"
-)
+_ON_THE_HOST = {
+    *("test_parameter_views", "test_models", "test_pretrained", "test_checkpoints", "test_landscape"),
+    *("test_points", "test_recover", "test_checkpoint", "test_loop", "test_training_options"),
+}
 """Tests of what the package does on the CPU, of files, and of jobs that are trained there or say where."""
 
 
@@ -39,16 +55,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if name == "cpu":
         return
     try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise pytest.UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        device = find_device(name)
+    except JobError as error:
+        raise pytest.UsageError(f"--device: {error}") from error
     torch.backends.cudnn.allow_tf32 = False  # tolerances are those of float32
     torch.use_deterministic_algorithms(True, warn_only=True)  # many laws hold bit for bit
-    importlib.import_module("torch._decomp.decompositions_for_jvp")  # reads the source of what it calls,
-    _device_constructors()  # and this remembers the functions
-    for name in _MAKERS.split():
+    # Before torch's constructors are replaced: the first reads their source, the second remembers them.
+    importlib.import_module("torch._decomp.decompositions_for_jvp")
+    _device_constructors()
+    for name in _MAKERS:
         setattr(torch, name, _asked_for(getattr(torch, name), device))
-    of_torch = ((torch, name) for name in _MOVED.split())
+    of_torch = ((torch, name) for name in _MOVED)
     for owner, name in (*of_torch, (cob, "sample_cob"), (models, "build_model")):
         setattr(owner, name, _moved(getattr(owner, name), device))
 
@@ -89,6 +106,6 @@ def _is_for_a_test() -> bool:
         if package == "nteleport" or (package == "torch" and not name.startswith("nn.")):
             return False
         if package in ("tests", "support"):
-            return module.rpartition(".")[2] not in _ON_THE_HOST.split()
+            return module.rpartition(".")[2] not in _ON_THE_HOST
         frame = frame.f_back
     return False

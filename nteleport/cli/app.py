@@ -46,7 +46,7 @@ COMMANDS: Mapping[str, str] = {
     "collect": "Collect all epochs of all jobs of a folder into one table.",
     "compare": "Compare arms by paired runs: does teleporting help, and why?",
     "plot": "Draw mean curves and box plots of trained jobs.",
-    "report": "Write one page about a folder of results, to hand on.",
+    "report": "Write one page about a folder of results, to share.",
     "inspect": "Show what a teleportation does to each parameter of MODEL.",
     "teleport": "Teleport the weights in CHECKPOINT into other weights of the same function.",
     "study": "Run one of the paper's studies: a table, a picture and the study.yml that runs it again.",

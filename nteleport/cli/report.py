@@ -1,4 +1,4 @@
-"""``nteleport report``: one page about a folder of results, to hand on."""
+"""``nteleport report``: one page about a folder of results, to share."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def report(
     port: int,
     every: float,
 ) -> None:
-    """Write one page about a folder of results, to hand on.
+    """Write one page about a folder of results, to share.
 
     What was asked, how it ran, curves, tuned values, verdicts, certificates and how to run it again, in one
     HTML file that opens anywhere and asks no network for anything. DIR is the output folder of `nteleport

@@ -116,7 +116,8 @@ def shortage_in_words(pairs: int, arms: int, cells: int) -> str:
     """The note about families with too few pairs."""
     where = "" if cells == 1 else f" ({cells} cells)"
     return (
-        f"{pairs} pairs cannot show a difference{where}: their smallest p is {smallest_p(pairs):.2g}, and "
+        f"{pairs} {'pair' if pairs == 1 else 'pairs'} cannot show a difference{where}: the smallest p is "
+        f"{smallest_p(pairs):.2g}, and "
         f"Holm asks for {ALPHA / arms:.2g} among {arms} {'arm' if arms == 1 else 'arms'}; "
         f"{pairs_for_holm(arms)} pairs would do"
     )

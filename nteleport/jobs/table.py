@@ -124,7 +124,7 @@ def read_results(out: str | Path) -> Results:
         rows.append(job_rows)
     if not jobs and skipped:
         raise ResultsError(f"no readable job in {directory}: {'; '.join(skipped[:3])}")
-    if not jobs and (directory / TUNING).is_dir():
+    if not jobs and (directory / TUNING).is_dir() and job_names(directory / TUNING):
         raise ResultsError(
             f"no jobs in {directory} but those of its tuning: expected jobs to report, or the folder "
             f"{directory / TUNING}"

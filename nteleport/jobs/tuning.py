@@ -23,6 +23,8 @@ import csv
 import io
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +61,7 @@ ARM = ("dataset", "model", "initializer", "optimizer", "lr_scheduler", "teleport
 
 _END = ("score", "chosen", "edge", "by", "data")
 _RUN = "run "
+_TUNED_KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _HELD_OUT = "held out"
 _LARGEST_FILE = 200_000_000
 """Bytes; 100,000 tuning jobs take fewer than 40,000,000."""
@@ -288,6 +291,9 @@ def _read_text(path: Path) -> list[dict[str, str]]:
         if len(row) != len(header) or not _is_row(named):
             raise ResultsError(f"{path}: row {number} is damaged, expected a row of a table of tuning")
         table.append(named)
+    chosen = Counter(_arm(row) for row in table if row["chosen"] == "true")
+    if chosen and max(chosen.values()) > 1:
+        raise ResultsError(f"{path} is damaged: several rows of an arm are chosen, expected one")
     return table
 
 
@@ -301,7 +307,8 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
     keys, runs = header[len(ARM) : at], header[at + 1 : -len(_END)]
     expected = [*ARM, *keys, "round", *runs, *_END]
     once = len(set(header)) == len(header)
-    if keys and runs and all(map(_is_run, runs)) and once and list(header) == expected:
+    named = all(_TUNED_KEY.fullmatch(key) for key in keys)
+    if keys and named and runs and all(map(_is_run, runs)) and once and list(header) == expected:
         return
     raise ResultsError(
         f"{path} is not a table of tuning: expected the columns {', '.join((*ARM, '…', 'round'))}, …"

@@ -1,4 +1,4 @@
-"""One page about a folder of results, to hand on: HTML in one file, or Markdown for a pull request. No torch.
+"""One page about a folder of results, to share: HTML in one file, or Markdown for a pull request. No torch.
 
 `read_report` gathers what the page says as a `Report`: sections of notes, tables, charts and code. The parts:
 

@@ -41,7 +41,10 @@ def section(folder: Folder, table: pd.DataFrame | None) -> Section | None:
     cells = [(values, rows) for values, rows in table.groupby(cell_keys, sort=False)]
     names = _names([dict(zip(cell_keys, values, strict=True)) for values, _ in cells])
     key = next((each for each in keys if pd.api.types.is_numeric_dtype(table[each])), None)
-    parts: list[Part] = [_lead(table, keys), *_edges(folder, names, [rows for _, rows in cells], keys)]
+    parts: list[Part] = [
+        _lead(folder, table, keys),
+        *_edges(folder, names, [rows for _, rows in cells], keys),
+    ]
     if key is not None:
         shown = list(zip(names, (rows for _, rows in cells), strict=True))
         parts += [_chart(folder, name, rows, key, keys) for name, rows in shown[:_MOST_CHARTS]]
@@ -73,12 +76,13 @@ def tuning_of(folder: Folder) -> pd.DataFrame | None:
     return read_tuning(folder.directory)
 
 
-def _lead(table: pd.DataFrame, keys: Sequence[str]) -> Note:
+def _lead(folder: Folder, table: pd.DataFrame, keys: Sequence[str]) -> Note:
+    verb = "will be" if folder.only_tuning else "is"
     runs = ", ".join(name.removeprefix("run ") for name in run_columns(table))
     by = ", ".join(sorted(set(table["by"].astype(str))))
     data = ", ".join(sorted(set(table["data"].astype(str))))
     return Note(
-        f"Each arm of each cell is reported at its own best {' and '.join(keys)}: the point with the "
+        f"Each arm of each cell {verb} reported at its own best {' and '.join(keys)}: the point with the "
         f"best mean {by} ({data}) over the runs {runs}, which are reported nowhere else. A run that diverged "
         "counts as chance."
     )

@@ -58,7 +58,8 @@ def read_report(
     title = printable(folder.directory.resolve().name) or "results"
     report = Report(title, _summary(folder), _shortened(notes), sections, running)
     if anonymous:
-        return without_names(report, ran.hosts(folder), [str(folder.directory.resolve())])
+        files = [] if experiment is None else [Path(experiment)]
+        return without_names(report, ran.hosts(folder), [folder.directory, *files])
     return report
 
 

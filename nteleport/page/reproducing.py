@@ -66,7 +66,7 @@ def _given(folder: Folder, path: Path) -> list[Part]:
     if not others:
         return [text]
     return [
-        Note(f"{counted(others, 'job')} of this folder are none of this experiment file.", urgent=True),
+        Note(f"This experiment file does not describe {counted(others, 'job')} of this folder.", urgent=True),
         text,
     ]
 

@@ -66,7 +66,7 @@ class Live:
         except NTeleportError as error:  # such as a folder without a job as yet
             report = Report(printable(self._directory.name), "nothing to show yet", (str(error),), ())
             if self._options.get("anonymous"):
-                report = without_names(report, [], [str(self._directory.resolve())])
+                report = without_names(report, [], [self._directory])
         return as_html(report, refresh=self._every)
 
 

@@ -126,6 +126,8 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"--device: {error}")
     if arguments.cpu_time and (arguments.threads != 1 or arguments.device.type != "cpu"):
         parser.error("--cpu-time: expected --threads 1 and --device cpu")
+    if arguments.effort <= 0 or (arguments.threads is not None and arguments.threads < 1):
+        parser.error("expected --effort above 0 and --threads of at least 1")
     arguments.only = [name for name in names if not arguments.only or name in arguments.only]
     return arguments
 

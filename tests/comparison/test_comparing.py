@@ -352,7 +352,7 @@ def test_too_few_pairs_are_said_first_with_how_many_would_do(tmp_path: Path) -> 
     tuned(tmp_path, *values)
     found = compared(tmp_path)
     assert found.notes[0] == (
-        "5 pairs cannot show a difference: their smallest p is 0.062, and Holm asks for 0.017 among 3 arms; "
+        "5 pairs cannot show a difference: the smallest p is 0.062, and Holm asks for 0.017 among 3 arms; "
         "7 pairs would do"
     )
     write_arms(tmp_path / "more", {mode: [*v, *v[:2]] for mode, v in values.items()})

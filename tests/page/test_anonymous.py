@@ -13,7 +13,7 @@ from nteleport.jobs.paths import JobPaths
 from nteleport.page.anonymous import without_names
 from nteleport.page.html import as_html
 from nteleport.page.markdown import as_markdown
-from nteleport.page.parts import Code, Note, Report, Section
+from nteleport.page.parts import Chart, Code, Note, Report, Section
 from nteleport.page.report import read_report
 from nteleport.page.server import Live
 
@@ -102,22 +102,51 @@ def test_the_experiment_file_and_a_folder_without_jobs_name_nobody(out: Path, tm
     ("text", "expected"),
     [
         ("train -o /home/carol/out", "train -o out"),
-        ("rate 1e-3 / 2 and/or s/epoch", "rate 1e-3 / 2 and/or s/epoch"),
+        ("rate 1e-3 / 2 and/or s/epoch, 1 /3, </script>", "rate 1e-3 / 2 and/or s/epoch, 1 /3, </script>"),
+        ("~5 minutes, lr ~3e-4, hits@10, 14@336", "~5 minutes, lr ~3e-4, hits@10, 14@336"),
+        ("lr: 3e-4 # hits@top", "lr: 3e-4 # user"),
         ("configs/evidence/digits.yml", "configs/evidence/digits.yml"),
-        ("'/mnt/a b/c d.yml' \"/x/y z\"", "'c d.yml' \"y z\""),
+        ("'/mnt/a b/c d.yml' \"/x/y z\" `/x/y z` “/x/y z”", "'c d.yml' \"y z\" `y z` “y z”"),
+        ("""'/srv/it'"'"'s mine/sub dir/out'""", "'out'"),
+        ("'/srv/long folder/cut…", "'cut…"),
+        (r"/srv/my\ own\ dir/out.yml", "out.yml"),
+        ("/srv/a,b/c(1)/d, (/srv/e/f)", "d, (f)"),
         ("~/runs/one ~carol/two", "one two"),
-        (r"\\server\share\file.csv", "file.csv"),
+        ("PATH=/home/carol/bin:/opt/dan/bin cc -L/opt/dan/lib", "PATH=bin cc -Llib"),
+        (r"\\server\share\file.csv \\?\C:\Users\dan\x C:\Users\Dan Smith\x.txt", "file.csv x x.txt"),
         ("file:///home/carol/x.html?token=1", "x.html"),
-        ("carol, Carol's and carols", "user, user's and carols"),
-        ("on n1 and N1.example.org, not n12 or on1", "on machine 1 and machine 1, not n12 or on1"),
+        ("https://carol:s3cr3t!@wiki.corp tcp://n9.corp:29500/", "URL URL"),
+        ("git@gitlab.corp:carol/nets.git dan@mail.corp", "nets.git user"),
+        ("carol, Carol's and carols; USER=erin, erin", "user, user's and carols; USER=user, user"),
+        ("on n1 and N1.hpc.example, not n12 or on1", "on machine 1 and machine 1, not n12 or on1"),
+        ("login.hpc.example:22", "a machine:22"),
+        ("epochs: 10 at 10.0.0.5", "epochs: 10 at machine 3"),
         ("job-n2_carol", "job-machine 2_user"),
         ("root /root/x", "root x"),
+        ("ıstanbul İstanbul", "a machine machine 4"),
     ],
 )
 def test_texts(text: str, expected: str) -> None:
     report = Report("", "", (), (Section("s", "S", (Note(text), Note("in /home/carol"))),))
-    found = without_names(report, ["n1.example.org", "n2", "n1.example.org"])
+    found = without_names(report, ["n1.hpc.example", "n2", "n1.hpc.example", "10.0.0.5", "İstanbul"])
     assert found.sections[0].parts[0] == Note(expected)
+
+
+@pytest.mark.parametrize("letters", ["x", "a/", "~", "https://", "a@", "/ ", "\\", "'"])
+def test_long_texts_take_no_longer_than_their_length(letters: str) -> None:
+    """A pattern that looks from every letter to the end would take minutes."""
+    note = Note(letters * 100_000)
+    found = without_names(Report("", "", (), (Section("s", "S", (note,)),)), ["n1"])
+    assert found.sections[0].name == "s"
+
+
+def test_places_may_hold_spaces_and_styles_stay(tmp_path: Path) -> None:
+    place = tmp_path / "my own" / "results"
+    chart = Chart("", "", {}, {"a": [1, "x"]}, [{"label": "an arm", "color": "var(--arm-1)"}])
+    notes = (f"no jobs in {place}", f"cannot read {place}/a/b")
+    found = without_names(Report("", "", notes, (Section("s", "S", (chart,)),)), ["arm"], [place])
+    assert found.notes == ("no jobs in results", "cannot read results/a/b")
+    assert found.sections[0].parts[0].arms == [{"label": "an machine 1", "color": "var(--arm-1)"}]  # type: ignore[union-attr]
 
 
 def test_whoever_makes_the_page_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:

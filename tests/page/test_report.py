@@ -196,7 +196,7 @@ def test_an_experiment_file_is_shown_and_compared_with_the_jobs(tmp_path: Path) 
     report = read_report(tmp_path / "out", experiment=config)
     assert part(report, Code, "Experiment file").text.startswith("# as I wrote it")
     notes = [getattr(each, "text", "") for each in report.sections[-1].parts]
-    assert any(note.startswith("1 job of this folder are none") for note in notes)
+    assert "This experiment file does not describe 1 job of this folder." in notes
     config.write_text("models: 3")
     with pytest.raises(ExperimentError):
         read_report(tmp_path / "out", experiment=config)
