@@ -67,14 +67,18 @@ def read_folder(directory: Path) -> Folder:
     Raises:
         ResultsError: it is not a readable folder, or holds no readable job.
     """
-    tuning = tuning_folder(directory)
-    results = read_results(tuning if tuning.is_dir() and not job_names(directory) else directory)
+    results = read_results(tuning_folder(directory) if _has_only_tuning(directory) else directory)
     try:
         statuses = {status.job: status for status in read_status(results.directory)}
     except ResultsError:  # of the published implementation, which leaves no `config.yml`
         statuses = {}
     provenance = tuple(read_provenance(JobPaths(results.directory, job.name)) for job in results.jobs)
     return Folder(directory, results, Arms(results.jobs), statuses, provenance, _seconds(results))
+
+
+def _has_only_tuning(directory: Path) -> bool:
+    tuning = tuning_folder(directory)
+    return tuning.is_dir() and not job_names(directory) and bool(job_names(tuning))
 
 
 def _seconds(results: Results) -> tuple[float, ...]:
