@@ -265,7 +265,7 @@ def test_a_gradient_scaler_scales_and_skips(fused: bool, quiver: Quiver) -> None
 
     pair = Pair(quiver, make)
     for module, optimizer in ((pair.network, pair.optimizer), (pair.model, pair.plain)):
-        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+        scaler = torch.amp.GradScaler(X.device.type, init_scale=1024.0, growth_interval=2)
         for step in range(6):
             optimizer.zero_grad()
             loss = loss_of(module) * (torch.inf if step == 2 else 1.0)  # skipped
