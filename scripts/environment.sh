@@ -3,8 +3,8 @@
 # The environment is made on first use, in .venv of the checkout or in $NTELEPORT_VENV. A file in it says how far that
 # got: "unfinished PID" (while that process runs we wait for it; if it was killed, all is made again), "stale" (pip
 # failed: pip runs again) or a digest of what was installed (pip runs again when that changes). A virtual environment
-# that somebody else made in $NTELEPORT_VENV is never emptied; nteleport is installed into it from this checkout. $NTELEPORT_EXTRAS says which extras
-# of the package go in (default: dev).
+# that somebody else made in $NTELEPORT_VENV is never emptied; nteleport is installed into it from this checkout.
+# $NTELEPORT_EXTRAS says which extras of the package go in (default: dev).
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=${NTELEPORT_VENV:-$root/.venv}

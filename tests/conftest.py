@@ -22,27 +22,15 @@ from nteleport.networks import models
 from nteleport.training.device import find_device
 
 _MAKERS = (
-    *(
-        "arange",
-        "as_tensor",
-        "empty",
-        "eye",
-        "full",
-        "linspace",
-        "logspace",
-        "ones",
-        "tensor",
-        "tril_indices",
-    ),
-    *("triu_indices", "zeros"),
+    "arange as_tensor empty eye full linspace logspace ones tensor tril_indices triu_indices zeros".split()
 )
-_MOVED = ("from_numpy", "rand", "randint", "randn", "randperm")
+_MOVED = "from_numpy rand randint randn randperm".split()
 """Made on the CPU at first, where their generators are and their numbers do not depend on the device."""
 
-_ON_THE_HOST = {
-    *("test_parameter_views", "test_models", "test_pretrained", "test_checkpoints", "test_landscape"),
-    *("test_points", "test_recover", "test_checkpoint", "test_loop", "test_training_options"),
-}
+_ON_THE_HOST = (
+    "test_parameter_views test_models test_pretrained test_checkpoints test_landscape test_points "
+    "test_recover test_checkpoint test_loop test_training_options"
+).split()
 """Tests of what the package does on the CPU, of files, and of jobs that are trained there or say where."""
 
 

@@ -84,7 +84,7 @@ def curves_spec() -> Spec:
 
 
 def _hover_layers(x: Spec, y: Spec) -> list[Spec]:
-    """What follows a pointer over curves: a mark on each of them, a line, and what is told of the epoch."""
+    """Layers that follow the pointer: a mark on each curve, a vertical line, and the tooltip of an epoch."""
     return [
         {
             "data": {"name": "curves"},
